@@ -1,0 +1,1 @@
+"""From files on disk to views: skeletons, readers, augmentation, crops, target heatmaps."""

@@ -1,0 +1,137 @@
+"""Views: from (seed, sample, view number) to augmentation parameters to one affine map.
+
+A view's parameters are a pure function of the cache seed, the augmentation settings, the sample's
+id and the view number. Nothing else enters: no position in a list, no rank, no generator state. So
+any view can be made again anywhere, in any order, and new views never disturb old ones.
+
+The random words are those of the counter-based generator Philox4x64-10 (Salmon et al., "Parallel
+random numbers: as easy as 1, 2, 3", SC 2011), with
+
+    key     = (seed, 64-bit hash of the augmentation settings)
+    counter = (operation + 1, view, 64-bit hash of the sample id, 0)
+
+from word 0 to 3; the first output word becomes a float by `(word >> 11) * 2**-53`, in [0, 1).
+(NumPy's `Philox` increments counter word 0 before the first block, hence the + 1.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import IntEnum
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from .settings import Settings
+
+PARAMETERS = ("scale", "rotation_deg", "mirror")
+"""What a view's three float64 parameters are: the factor on the box side, the rotation in degrees
+(positive turns the image's content clockwise on screen), and 1.0 where the view is mirrored."""
+
+UNAUGMENTED: NDArray[np.float64] = np.array([1.0, 0.0, 0.0])
+"""The parameters of the plain crop, used for evaluation."""
+
+
+class Operation(IntEnum):
+    """The counter word of each random operation. Append; never renumber."""
+
+    SCALE = 0
+    ROTATION = 1
+    MIRROR = 2
+
+
+class Augmentation(Settings):
+    """Ranges that views are drawn from, uniformly. Defaults: the paper, section 4 (Training)."""
+
+    scale: tuple[float, float] = Field(
+        (0.75, 1.25), description="factor on the side of the person's box"
+    )
+    rotation_deg: float = Field(30.0, ge=0, le=180, description="largest rotation, either way")
+    mirror: bool = Field(True, description="mirror half of the views")
+
+    @field_validator("scale")
+    @classmethod
+    def _scale_is_a_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0.1 <= value[0] <= value[1] <= 10:
+            raise ValueError(f"expected 0.1 <= low <= high <= 10, got {value}")
+        return value
+
+    @cached_property
+    def digest(self) -> int:
+        """64-bit hash of the settings: the second word of the generator's key."""
+        text = self.model_dump_json().encode()
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def draw_parameters(
+    augmentation: Augmentation, seed: int, id_hash: int, view: int
+) -> NDArray[np.float64]:
+    """The `PARAMETERS` of one view.
+
+    Args:
+        seed: the cache's seed, 0 <= seed < 2**64.
+        id_hash: 64-bit hash of the sample's id (`samples.id_hash`).
+        view: view number, >= 0.
+
+    Returns:
+        float64 (3,).
+    """
+    key = (seed, augmentation.digest)
+    low, high = augmentation.scale
+    turn = augmentation.rotation_deg
+    scale, rotation, mirror = (_uniform(key, id_hash, view, operation) for operation in Operation)
+    return np.array(
+        [
+            low + (high - low) * scale,
+            turn * (2 * rotation - 1),
+            float(augmentation.mirror and mirror < 0.5),
+        ]
+    )
+
+
+def _uniform(key: tuple[int, int], id_hash: int, view: int, operation: Operation) -> float:
+    counter = np.array([operation, view, id_hash, 0], dtype=np.uint64)
+    philox = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=counter)
+    return (int(philox.random_raw()) >> 11) * 2.0**-53
+
+
+def affine_23(
+    centre_2: NDArray[np.float64],
+    side_px: float,
+    parameters_3: NDArray[np.float64],
+    crop_px: int,
+) -> NDArray[np.float64]:
+    """The affine map from original-image pixels to crop pixels.
+
+    Args:
+        centre_2: (x, y) of the person's box centre in the image, pixels.
+        side_px: side of the person's square box, image pixels.
+        parameters_3: see `PARAMETERS`.
+        crop_px: side of the square crop, pixels.
+
+    Returns:
+        float64 (2, 3): crop = affine @ (x, y, 1). The box, scaled, turned about its centre and
+        mirrored, fills the crop; both grids have pixel centres at whole numbers.
+    """
+    scale, rotation_deg, mirror = parameters_3
+    zoom = crop_px / (side_px * scale)
+    angle = np.deg2rad(rotation_deg)
+    linear = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    if mirror:
+        linear[0] = -linear[0]
+    offset = (crop_px - 1) / 2 - linear @ np.asarray(centre_2)
+    return np.column_stack([linear, offset])
+
+
+def transform(affine: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Apply an affine map (..., 2, 3) to points (..., K, 2)."""
+    linear, offset = affine[..., :2], affine[..., 2]
+    return points @ np.swapaxes(linear, -1, -2) + offset[..., None, :]
+
+
+def invert(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The inverse of affine maps (..., 2, 3), as (..., 2, 3)."""
+    linear = np.linalg.inv(affine[..., :2])
+    return np.concatenate([linear, -linear @ affine[..., 2:]], axis=-1)

@@ -1,0 +1,107 @@
+"""Pixels from image files: found, checked and decoded at the size a crop needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Read by OpenCV when it is first imported: no file may ask for more than 2**27 pixels (400 MB).
+MAX_PIXELS = 1 << 27
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+
+import cv2  # noqa: E402
+from PIL import Image, UnidentifiedImageError  # noqa: E402
+
+MAX_FILE_BYTES = 1 << 28
+JPEG_MAGIC = b"\xff\xd8"
+JPEG_END = b"\xff\xd9"
+# Cameras may write some padding behind the end marker.
+JPEG_TRAILER_BYTES = 4096
+
+# libjpeg scales by these while decoding (fewer DCT coefficients), which is faster and an area
+# average: no aliasing when the crop is much smaller than the image.
+REDUCED_FLAGS = {
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    1: cv2.IMREAD_COLOR,
+}
+
+
+class ImageFolder:
+    """Image files below one folder, which no name may lead out of."""
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        """Take the files `names`, relative to `root`, without opening them.
+
+        Raises:
+            ValueError: a name is absolute or climbs out of `root`.
+        """
+        self.root = root
+        self.names = tuple(names)
+        for name in self.names:
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"expected image names inside {root}, got {name!r}")
+
+    def locate(self, index: int) -> str:
+        return str(self.root / self.names[index])
+
+    def identity(self, index: int) -> str:
+        """Name and size in bytes: catches another or a re-encoded file, not an edit in place."""
+        return f"{self.names[index]} {(self.root / self.names[index]).stat().st_size}"
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(width, height) in pixels, from the file's header alone.
+
+        Raises:
+            ValueError: there is no such file, or it is no image.
+        """
+        path = self.root / self.names[index]
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+        except FileNotFoundError:
+            raise ValueError(f"{path} is missing") from None
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{path} cannot be read as an image ({error})") from None
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{path} has {width} x {height} pixels, more than {MAX_PIXELS}")
+        return width, height
+
+    def read(self, index: int, zoom: float) -> tuple[NDArray[np.uint8], int]:
+        """Decode at the smallest of 1, 1/2, 1/4, 1/8 that is still no smaller than the crop.
+
+        Orientation tags are ignored: labels refer to the pixels as stored.
+
+        Raises:
+            ValueError: the file is missing, too large, cut short or cannot be decoded.
+        """
+        path = self.root / self.names[index]
+        encoded = _read_bytes(path)
+        is_jpeg = encoded.startswith(JPEG_MAGIC)
+        if is_jpeg and JPEG_END not in encoded[-JPEG_TRAILER_BYTES:]:
+            raise ValueError(f"{path} is a JPEG cut short: replace or remove it")
+        reduction = next(r for r in REDUCED_FLAGS if r == 1 or (is_jpeg and zoom * r <= 1))
+        flags = REDUCED_FLAGS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
+        try:
+            bgr = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+        except cv2.error:
+            bgr = None
+        if bgr is None:
+            raise ValueError(f"{path} cannot be decoded as an image: replace or remove it")
+        return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False), reduction
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            encoded = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+    if not 0 < len(encoded) <= MAX_FILE_BYTES:
+        raise ValueError(f"{path}: expected an image of 1 to {MAX_FILE_BYTES} bytes")
+    return encoded

@@ -1,0 +1,115 @@
+"""Leeds Sports Pose and its extension, from the folders as published.
+
+    root/lsp/images/im0001.jpg ...    root/lsp/joints.mat     joints  3 x 14 x 2000
+    root/lspet/images/im00001.jpg ... root/lspet/joints.mat   joints  14 x 3 x 10000
+
+Third row of LSP: 1 where the joint is occluded; every joint is labelled. Third column of LSPET: 1
+where the joint is labelled. Coordinates are 1-based. Johnson & Everingham, BMVC 2010 and CVPR 2011.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+from numpy.typing import NDArray
+
+from ..images import ImageFolder
+from ..samples import SampleSet, boxes
+from ..skeletons import LSP
+
+TRAIN_IMAGES = 1000
+# 483/1211, 492/1436 and 670/1805 are the same photograph, byte for byte: a test on the second of
+# each pair would be a test on the training set.
+TEST_IMAGES_SEEN_IN_TRAINING = (1211, 1436, 1805)
+MAX_PEOPLE = 100_000
+
+# The box around the labelled joints, widened so that hands, feet and hair are inside: the images of
+# LSP itself were cut with this factor.
+BOX_MARGIN = 1.25
+
+
+Labels = tuple[list[str], NDArray[np.float64]]
+"""Image names without suffix, relative to the root, and float64 (N, 14, 2) joints, 0-based."""
+
+
+def lsp(root: Path, split: str) -> SampleSet:
+    """LSP, person-centric labels: images 1 to 1000 are "train", the rest "test"."""
+    return _sample_set("lsp", root, _lsp_labels(root, split))
+
+
+def lspet(root: Path, split: str) -> SampleSet:
+    """LSP Extended, which has gaps in its labels: all for training, tested on LSP."""
+    return _sample_set("lspet", root, _lspet_labels(root)) if split == "train" else lsp(root, split)
+
+
+def lsp_lspet(root: Path, split: str) -> SampleSet:
+    """The usual training union of the two, tested on LSP."""
+    if split != "train":
+        return lsp(root, split)
+    lsp_names, lsp_joints = _lsp_labels(root, "train")
+    lspet_names, lspet_joints = _lspet_labels(root)
+    labels = lsp_names + lspet_names, np.concatenate([lsp_joints, lspet_joints])
+    return _sample_set("lsp+lspet", root, labels)
+
+
+def _lsp_labels(root: Path, split: str) -> Labels:
+    joints_NK3 = _read_joints(root / "lsp" / "joints.mat", rows="coordinates").transpose(2, 1, 0)
+    numbers = np.arange(1, len(joints_NK3) + 1)
+    in_train = numbers <= TRAIN_IMAGES
+    unseen = ~np.isin(numbers, TEST_IMAGES_SEEN_IN_TRAINING)
+    chosen = {"train": in_train, "test": ~in_train & unseen}[split]
+    return [f"lsp/im{n:04d}" for n in numbers[chosen]], joints_NK3[chosen, :, :2] - 1
+
+
+def _lspet_labels(root: Path) -> Labels:
+    joints_NK3 = _read_joints(root / "lspet" / "joints.mat", rows="joints").transpose(2, 0, 1)
+    labelled = joints_NK3[..., 2:] == 1
+    names = [f"lspet/im{n:05d}" for n in range(1, len(joints_NK3) + 1)]
+    return names, np.where(labelled, joints_NK3[..., :2] - 1, np.nan)
+
+
+def _read_joints(path: Path, rows: str) -> NDArray[np.float64]:
+    """The array `joints` of a .mat file, its shape checked before it is read.
+
+    Args:
+        rows: what the first axis holds: "coordinates" (3 x 14 x N) or "joints" (14 x 3 x N).
+    """
+    expected = (3, 14) if rows == "coordinates" else (14, 3)
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is missing: expected joints.mat and images/ as published; "
+            "set their parent folder with --set data.root=FOLDER"
+        )
+    try:
+        shapes = {name: shape for name, shape, _ in scipy.io.whosmat(path)}
+        shape = shapes.get("joints", ())
+        if shape[:2] != expected or len(shape) != 3 or shape[2] > MAX_PEOPLE:
+            raise ValueError(f"expected an array 'joints' of {expected} x N, found {shapes}")
+        joints = scipy.io.loadmat(path, variable_names=["joints"])["joints"].astype(np.float64)
+    except Exception as error:  # scipy raises a dozen kinds for a damaged file
+        raise ValueError(f"{path} cannot be read as labels: {error}") from None
+    if not np.isfinite(joints).all():
+        person = int(np.argwhere(~np.isfinite(joints))[0, 2]) + 1
+        raise ValueError(f"{path}: expected finite coordinates, found NaN or inf at person {person}")
+    return joints
+
+
+def _sample_set(name: str, root: Path, labels: Labels) -> SampleSet:
+    ids, joints_NK2 = labels
+    images = ImageFolder(root, [f"{i.replace('/', '/images/')}.jpg" for i in ids])
+    centre_N2, side_N = boxes(joints_NK2, BOX_MARGIN)
+    first, second = LSP.normaliser
+    normaliser_N = np.linalg.norm(joints_NK2[:, first] - joints_NK2[:, second], axis=-1)
+    return SampleSet(
+        name,
+        LSP,
+        images,
+        tuple(ids),
+        np.arange(len(ids)),
+        joints_NK2,
+        centre_N2,
+        side_N,
+        normaliser_N,
+    )

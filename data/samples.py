@@ -1,0 +1,160 @@
+"""The one form every data set takes: people in columns, and where their pixels come from.
+
+Coordinates everywhere are (x, y) in pixels, 0-based, the centre of the top-left pixel being (0, 0).
+Shape letters: N samples, K joints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .skeletons import Skeleton
+
+
+class Images(Protocol):
+    """Where a data set's pixels come from: a folder of files, or a drawing routine."""
+
+    def read(self, index: int, zoom: float) -> tuple[NDArray[np.uint8], int]:
+        """Pixels of image `index`, for a crop that shows one image pixel as `zoom` crop pixels.
+
+        Returns:
+            (image, reduction): uint8 (H, W, 3) RGB, and the whole factor by which it was reduced
+            in decoding. `reduction` is 1 whenever reducing would cost the crop resolution.
+        """
+        ...
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(width, height) in pixels; ValueError where there is no usable image."""
+        ...
+
+    def identity(self, index: int) -> str:
+        """A short text that changes when the image does (see each source for how surely)."""
+        ...
+
+    def locate(self, index: int) -> str:
+        """The image's name in a message to a person."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One person.
+
+    Attributes:
+        id: stable name, unique in the data set; the augmentation's random numbers hang on it.
+        image: index into the data set's `Images`.
+        joints_K2: float64 (x, y) in pixels of the original image; NaN where not labelled.
+        centre_2: float64, centre of the person's box, pixels.
+        side_px: side of the person's square box, pixels: the crop without augmentation.
+        normaliser_px: PCK's unit of length for this person, pixels; NaN: not scored.
+    """
+
+    id: str
+    image: int
+    joints_K2: NDArray[np.float64]
+    centre_2: NDArray[np.float64]
+    side_px: float
+    normaliser_px: float
+
+
+@dataclass(frozen=True, eq=False)
+class SampleSet:
+    """The people of a data set, in columns (cheap to index, to slice and to send to workers)."""
+
+    name: str
+    skeleton: Skeleton
+    images: Images
+    ids: tuple[str, ...]
+    image_N: NDArray[np.int64]
+    joints_NK2: NDArray[np.float64]
+    centre_N2: NDArray[np.float64]
+    side_N: NDArray[np.float64]
+    normaliser_N: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        lengths = {len(column) for column in self._columns()}
+        if lengths != {len(self.ids)}:
+            raise ValueError(f"{self.name}: expected columns of one length, got {sorted(lengths)}")
+        if len(set(self.ids)) != len(self.ids):
+            raise ValueError(f"{self.name}: expected unique sample ids, found duplicates")
+
+    def _columns(self) -> tuple[NDArray[np.generic], ...]:
+        return (self.image_N, self.joints_NK2, self.centre_N2, self.side_N, self.normaliser_N)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(
+            self.ids[index],
+            int(self.image_N[index]),
+            self.joints_NK2[index],
+            self.centre_N2[index],
+            float(self.side_N[index]),
+            float(self.normaliser_N[index]),
+        )
+
+    def take(self, indices: Sequence[int] | NDArray[np.integer]) -> SampleSet:
+        """The samples at `indices`, in that order."""
+        indices = np.asarray(indices, dtype=np.int64)
+        columns = (column[indices] for column in self._columns())
+        ids = tuple(self.ids[i] for i in indices)
+        return SampleSet(self.name, self.skeleton, self.images, ids, *columns)  # type: ignore[arg-type]
+
+    @cached_property
+    def id_hash_N(self) -> NDArray[np.uint64]:
+        """`id_hash` of every sample, uint64."""
+        return np.array([id_hash(i) for i in self.ids], dtype=np.uint64)
+
+    def fingerprint(self) -> dict[str, str | int]:
+        """What two sets must share for heatmaps of one to be targets for the other.
+
+        Returns:
+            name, number of samples, and SHA-256 digests of: the ids in order; the images (their
+            `identity`) and boxes, which decide the pixels of a view; the labels.
+        """
+        images = (self.images.identity(int(i)) for i in self.image_N)
+        return {
+            "name": self.name,
+            "samples": len(self),
+            "ids": _digest("\n".join(self.ids).encode()),
+            "images": _digest(
+                "\n".join(images).encode(), self.centre_N2.tobytes(), self.side_N.tobytes()
+            ),
+            "labels": _digest(self.joints_NK2.tobytes()),
+        }
+
+
+def boxes(
+    joints_NK2: NDArray[np.float64], margin: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The square boxes around labelled joints, their sides `margin` times the joints' extent.
+
+    Returns:
+        (centre, side): float64 (N, 2) and (N,), pixels; NaN where no joint is labelled.
+    """
+    labelled = ~np.isnan(joints_NK2).any(-1, keepdims=True)
+    low = np.where(labelled, joints_NK2, np.inf).min(axis=1)
+    high = np.where(labelled, joints_NK2, -np.inf).max(axis=1)
+    extent = (high - low).max(axis=-1)
+    none = ~labelled.any(axis=(1, 2))
+    return np.where(none[:, None], np.nan, (low + high) / 2), np.where(none, np.nan, margin * extent)
+
+
+def id_hash(sample_id: str) -> int:
+    """64-bit BLAKE2b of a sample's id: the same in every process and on every machine."""
+    return int.from_bytes(hashlib.blake2b(sample_id.encode(), digest_size=8).digest(), "little")
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()

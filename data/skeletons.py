@@ -1,0 +1,89 @@
+"""Skeletons: which joints a data set labels, how they mirror, and how the field scores them.
+
+Joint order is the order of every array axis called K in this package. Names are unabbreviated and
+person-centric: "left" is the person's own left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A joint set and the conventions of the benchmark it comes from.
+
+    Attributes:
+        name: short name, as written into stores and reports.
+        joints: joint names, in array order.
+        mirror: for each joint, the index of the joint it becomes in a mirrored image.
+        limbs: pairs of joint indices to draw as lines.
+        groups: what the benchmark's table calls its columns, and the joints averaged in each.
+        normaliser: the two joints whose labelled distance is the unit of PCK.
+        threshold: PCK's tau: a joint is correct within `threshold` x the normaliser's length.
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    mirror: tuple[int, ...]
+    limbs: tuple[tuple[int, int], ...]
+    groups: tuple[tuple[str, tuple[int, ...]], ...]
+    normaliser: tuple[int, int]
+    threshold: float
+
+    @property
+    def num_joints(self) -> int:
+        return len(self.joints)
+
+
+# Leeds Sports Pose, Johnson & Everingham, BMVC 2010. PCK@0.2 of the torso's diagonal (left shoulder
+# to right hip), the person-centric protocol of the MPII team's evaluation of LSP.
+LSP = Skeleton(
+    name="lsp",
+    joints=(
+        "right ankle",
+        "right knee",
+        "right hip",
+        "left hip",
+        "left knee",
+        "left ankle",
+        "right wrist",
+        "right elbow",
+        "right shoulder",
+        "left shoulder",
+        "left elbow",
+        "left wrist",
+        "neck",
+        "head top",
+    ),
+    mirror=(5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 12, 13),
+    limbs=(
+        (0, 1),
+        (1, 2),
+        (3, 4),
+        (4, 5),
+        (2, 3),
+        (6, 7),
+        (7, 8),
+        (9, 10),
+        (10, 11),
+        (8, 12),
+        (9, 12),
+        (2, 8),
+        (3, 9),
+        (12, 13),
+    ),
+    groups=(
+        ("head", (12, 13)),
+        ("shoulder", (8, 9)),
+        ("elbow", (7, 10)),
+        ("wrist", (6, 11)),
+        ("hip", (2, 3)),
+        ("knee", (1, 4)),
+        ("ankle", (0, 5)),
+    ),
+    normaliser=(9, 2),
+    threshold=0.2,
+)
+
+SKELETONS = {skeleton.name: skeleton for skeleton in (LSP,)}

@@ -1,0 +1,121 @@
+"""A view: the augmented crop of one person, with its labels moved along.
+
+This is the one road from file to pixels; teacher, cache, student and evaluation all take it.
+Shape letters: S crop side, K joints.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from .augmentation import UNAUGMENTED, Augmentation, affine_23, draw_parameters, transform
+from .samples import Images, Sample, SampleSet
+from .settings import Settings
+
+VIEW_VERSION = 1
+"""Raise it with any change to the pixels or labels of a view: old caches are then refused."""
+
+PLAIN = -1
+"""The view number of the crop without augmentation."""
+
+
+class Geometry(Settings):
+    """Sizes of what goes into a network and what comes out of it."""
+
+    crop_px: int = Field(256, ge=16, le=1024, description="side of the square input crop, pixels")
+    stride_px: int = Field(4, ge=1, le=16, description="crop pixels a heatmap pixel covers")
+
+    @model_validator(mode="after")
+    def _stride_divides(self) -> Geometry:
+        if self.crop_px % self.stride_px:
+            raise ValueError(f"expected crop_px a multiple of {self.stride_px}, got {self.crop_px}")
+        return self
+
+    @property
+    def heatmap_px(self) -> int:
+        """Side of the square heatmap, heatmap pixels."""
+        return self.crop_px // self.stride_px
+
+    def to_heatmap(self, crop_xy: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Crop pixels to heatmap pixels: both have pixel centres at whole numbers."""
+        return (crop_xy + 0.5) / self.stride_px - 0.5
+
+    def to_crop(self, heatmap_xy: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Heatmap pixels to crop pixels."""
+        return (heatmap_xy + 0.5) * self.stride_px - 0.5
+
+
+class View(TypedDict):
+    """What a data loader carries for one view (PyTorch collates the arrays)."""
+
+    crop: NDArray[np.uint8]  # (S, S, 3) RGB
+    joints: NDArray[np.float32]  # (K, 2) x, y in heatmap pixels; NaN where not labelled
+    affine: NDArray[np.float64]  # (2, 3) original image to crop
+    parameters: NDArray[np.float64]  # (3,) see augmentation.PARAMETERS
+    index: int  # of the sample in its set
+
+
+class Views:
+    """All views of a sample set, by (sample index, view number). A map-style PyTorch data set."""
+
+    def __init__(
+        self, samples: SampleSet, geometry: Geometry, augmentation: Augmentation, seed: int
+    ) -> None:
+        """Views of `samples` under `augmentation`, keyed by `seed` (0 <= seed < 2**64)."""
+        self.samples = samples
+        self.geometry = geometry
+        self.augmentation = augmentation
+        self.seed = seed
+        self._mirror = np.array(samples.skeleton.mirror)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def parameters(self, index: int, view: int) -> NDArray[np.float64]:
+        """The view's float64 (3,) parameters; those of the plain crop for view `PLAIN`."""
+        if view == PLAIN:
+            return UNAUGMENTED
+        id_hash = int(self.samples.id_hash_N[index])
+        return draw_parameters(self.augmentation, self.seed, id_hash, view)
+
+    def __getitem__(self, key: tuple[int, int]) -> View:
+        index, view = key
+        sample = self.samples[index]
+        parameters = self.parameters(index, view)
+        affine = affine_23(sample.centre_2, sample.side_px, parameters, self.geometry.crop_px)
+        joints_K2 = self.geometry.to_heatmap(transform(affine, sample.joints_K2))
+        if parameters[2]:
+            joints_K2 = joints_K2[self._mirror]
+        return View(
+            crop=cut(self.samples.images, sample, affine, self.geometry.crop_px),
+            joints=joints_K2.astype(np.float32),
+            affine=affine,
+            parameters=parameters,
+            index=index,
+        )
+
+
+def cut(
+    images: Images, sample: Sample, affine: NDArray[np.float64], crop_px: int
+) -> NDArray[np.uint8]:
+    """Cut a crop out of a sample's image, by one bilinear interpolation; black beyond the edges.
+
+    Args:
+        affine: float64 (2, 3), original image to crop, pixels.
+
+    Returns:
+        uint8 (crop_px, crop_px, 3) RGB.
+    """
+    zoom = float(np.sqrt(abs(np.linalg.det(affine[:, :2]))))
+    image, reduction = images.read(sample.image, zoom)
+    # Pixel centres of the reduced image lie at (p + 0.5) / reduction - 0.5 of the original's.
+    enlarge = np.array([[reduction, 0, (reduction - 1) / 2], [0, reduction, (reduction - 1) / 2]])
+    reduced_affine = affine[:, :2] @ enlarge
+    reduced_affine[:, 2] += affine[:, 2]
+    crop = cv2.warpAffine(image, reduced_affine, (crop_px, crop_px), flags=cv2.INTER_LINEAR)
+    return crop.astype(np.uint8, copy=False)

@@ -1,0 +1,1 @@
+"""What the stages share: settings, networks, losses, training, the heatmap store, metrics."""

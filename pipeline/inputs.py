@@ -1,0 +1,18 @@
+"""From crops as the loader carries them to what a network takes, on the network's device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# ImageNet's RGB mean and standard deviation in 0..1, as HRNet and most of the field use them.
+MEAN_RGB = (0.485, 0.456, 0.406)
+STD_RGB = (0.229, 0.224, 0.225)
+
+
+def normalise(crop_BSS3: Tensor, device: torch.device) -> Tensor:
+    """uint8 (B, S, S, 3) RGB crops to float32 (B, 3, S, S), channels last in memory."""
+    mean = torch.tensor(MEAN_RGB, device=device).mul(255)
+    scale = torch.tensor(STD_RGB, device=device).mul(255).reciprocal()
+    crop = crop_BSS3.to(device, non_blocking=True)
+    return ((crop.float() - mean) * scale).permute(0, 3, 1, 2)

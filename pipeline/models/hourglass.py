@@ -1,0 +1,171 @@
+"""The stacked hourglass (Newell, Yang & Deng, ECCV 2016) that the paper distils (section 3.1).
+
+Parameter names are those of the public PyTorch ports (bearpaw/pytorch-pose,
+ilovepose/fast-human-pose-estimation.pytorch), so that their state dicts load unchanged into a
+network with the `ports` stem.
+
+Shape letters: B batch, C channels, H and W height and width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...data.settings import Settings
+
+STRIDE_PX = 4
+"""Input pixels to a heatmap pixel: the stem halves the resolution twice."""
+
+
+class HourglassSettings(Settings):
+    """Size and form of the network. The paper: teacher 8 x 256, student 4 x 128 (Table 1)."""
+
+    name: Literal["hourglass"] = "hourglass"
+    stages: int = Field(4, ge=1, le=16, description="hourglasses in sequence, each supervised")
+    channels: int = Field(128, ge=8, le=1024, description="feature channels of an hourglass")
+    stem: Literal["newell", "ports"] = Field(
+        "newell", description="fixed 64 -> 128 channels, or channels/4 -> channels/2 -> channels"
+    )
+    blocks: int = Field(1, ge=1, le=8, description="residual blocks at each place of an hourglass")
+    depth: int = Field(4, ge=1, le=6, description="times an hourglass halves its resolution")
+
+    @model_validator(mode="after")
+    def _channels_split(self) -> HourglassSettings:
+        if self.channels % 4:
+            raise ValueError(f"expected channels a multiple of 4, got {self.channels}")
+        return self
+
+    def check_crop(self, crop_px: int, stride_px: int) -> None:
+        """Refuse a crop that the network cannot halve often enough.
+
+        Raises:
+            ValueError: saying which crop sizes fit.
+        """
+        step = STRIDE_PX << self.depth
+        if stride_px != STRIDE_PX:
+            raise ValueError(f"expected geometry.stride_px = {STRIDE_PX} for an hourglass network")
+        if crop_px % step:
+            raise ValueError(
+                f"expected geometry.crop_px a multiple of {step} for an hourglass of depth "
+                f"{self.depth}, got {crop_px}"
+            )
+
+    def build(self, num_joints: int) -> Hourglass:
+        """A freshly initialised network with one heatmap for each of `num_joints` joints."""
+        return Hourglass(self, num_joints)
+
+
+class StemWidths(NamedTuple):
+    first: int  # of the 7 x 7 convolution
+    layer1: int
+    layer2: int
+    layer3: int
+
+
+def stem_widths(settings: HourglassSettings) -> StemWidths:
+    """Output channels of the stem's layers; Newell's are fixed, the ports' scale with the net."""
+    channels = settings.channels
+    if settings.stem == "newell":
+        return StemWidths(64, 128, 128, channels)
+    return StemWidths(channels // 4, channels // 2, channels, channels)
+
+
+class Bottleneck(nn.Module):
+    """Pre-activation residual block: 1 x 1 to half the width, 3 x 3, 1 x 1 (He et al., 2016)."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        half = channels_out // 2
+        self.bn1 = nn.BatchNorm2d(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, half, 1)
+        self.bn2 = nn.BatchNorm2d(half)
+        self.conv2 = nn.Conv2d(half, half, 3, padding=1)
+        self.bn3 = nn.BatchNorm2d(half)
+        self.conv3 = nn.Conv2d(half, channels_out, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if channels_in != channels_out:
+            self.downsample = nn.Sequential(nn.Conv2d(channels_in, channels_out, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1(self.relu(self.bn1(x)))
+        out = self.conv2(self.relu(self.bn2(out)))
+        out = self.conv3(self.relu(self.bn3(out)))
+        return out + (x if self.downsample is None else self.downsample(x))
+
+
+def _residual(channels_in: int, channels_out: int, blocks: int) -> nn.Sequential:
+    rest = (Bottleneck(channels_out, channels_out) for _ in range(blocks - 1))
+    return nn.Sequential(Bottleneck(channels_in, channels_out), *rest)
+
+
+class SingleHourglass(nn.Module):
+    """One hourglass: down to 1 / 2**depth of the resolution and up again, with skips."""
+
+    def __init__(self, channels: int, blocks: int, depth: int) -> None:
+        super().__init__()
+        # hg[level] holds: skip, before, after; the innermost level also what lies between.
+        self.hg = nn.ModuleList(
+            nn.ModuleList(
+                _residual(channels, channels, blocks) for _ in range(4 if level == 0 else 3)
+            )
+            for level in range(depth)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._level(len(self.hg) - 1, x)
+
+    def _level(self, level: int, x: Tensor) -> Tensor:
+        modules = self.hg[level]
+        assert isinstance(modules, nn.ModuleList)
+        low = modules[1](functional.max_pool2d(x, 2))
+        low = self._level(level - 1, low) if level else modules[3](low)
+        up: Tensor = functional.interpolate(modules[2](low), scale_factor=2.0, mode="nearest")
+        return modules[0](x) + up
+
+
+class Hourglass(nn.Module):
+    """The stacked network.
+
+    Input: float (B, 3, S, S), normalised (`pipeline.inputs`). Output: a list, one entry a stage, of
+    heatmaps float (B, num_joints, S / 4, S / 4); the last is the prediction.
+    """
+
+    def __init__(self, settings: HourglassSettings, num_joints: int) -> None:
+        super().__init__()
+        widths, channels, stages = stem_widths(settings), settings.channels, settings.stages
+        self.conv1 = nn.Conv2d(3, widths.first, 7, stride=2, padding=3)
+        self.bn1 = nn.BatchNorm2d(widths.first)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = _residual(widths.first, widths.layer1, 1)
+        self.layer2 = _residual(widths.layer1, widths.layer2, 1)
+        self.layer3 = _residual(widths.layer2, widths.layer3, 1)
+        self.hg = nn.ModuleList(
+            SingleHourglass(channels, settings.blocks, settings.depth) for _ in range(stages)
+        )
+        self.res = nn.ModuleList(
+            _residual(channels, channels, settings.blocks) for _ in range(stages)
+        )
+        self.fc = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels), self.relu)
+            for _ in range(stages)
+        )
+        self.score = nn.ModuleList(nn.Conv2d(channels, num_joints, 1) for _ in range(stages))
+        self.fc_ = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(stages - 1))
+        self.score_ = nn.ModuleList(nn.Conv2d(num_joints, channels, 1) for _ in range(stages - 1))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = functional.max_pool2d(self.layer1(x), 2)
+        x = self.layer3(self.layer2(x))
+        heatmaps = []
+        for stage, hourglass in enumerate(self.hg):
+            features = self.fc[stage](self.res[stage](hourglass(x)))
+            heatmaps.append(self.score[stage](features))
+            if stage < len(self.fc_):
+                x = x + self.fc_[stage](features) + self.score_[stage](heatmaps[-1])
+        return heatmaps

@@ -1,0 +1,229 @@
+"""The recipe: every setting of a run, typed, in one tree.
+
+A recipe is a TOML file (shipped ones in `recipes/`, or the user's own); `--set key.sub=value`
+overrides single settings. Each field states its unit and, where it has one, its source.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from ..data.augmentation import Augmentation
+from ..data.readers import Data
+from ..data.settings import Settings
+from ..data.views import Geometry
+from .models import Model
+
+MAX_RECIPE_BYTES = 1 << 20
+
+
+class Targets(Settings):
+    """The label's heatmap (paper, eq. 2)."""
+
+    sigma_px: float = Field(
+        1.0, gt=0, le=10, description="heatmap pixels; Newell: 1, HRNet: 2 (at 64 x 64)"
+    )
+    area_normalised: bool = Field(
+        False, description="divide by 2 pi sigma^2, as eq. 2 is written; every port has peak 1"
+    )
+
+
+class Training(Settings):
+    """How a network is trained. The paper's: rmsprop, constant 2.5e-4, batch 4, 130 epochs."""
+
+    model: Model = Model()
+    epochs: int = Field(130, ge=1, description="the paper, section 4: MPII 130, LSP 70")
+    batch: int = Field(16, ge=1, description="views a step")
+    optimiser: Literal["adamw", "rmsprop"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0, description="its peak, where it has a schedule")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW only")
+    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the forward pass; auto: bfloat16 on CUDA. Losses are float32"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="initial weights, order of samples, views")
+
+
+class Student(Training):
+    """A student; `alpha = 0` trains on labels alone and needs no store."""
+
+    alpha: float = Field(0.5, ge=0, le=1, description="the teacher's part in the loss, eq. 5")
+    teacher_peaks: Literal["unit", "raw"] = Field(
+        "unit", description="scale each teacher map to peak 1, or take it as it is (eq. 4)"
+    )
+    peak_floor: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="with unit peaks: a map whose peak is below is scaled by 1/peak_floor instead",
+    )
+
+
+class Store(Settings):
+    """The heatmap store."""
+
+    views: int = Field(4, ge=1, le=1_000_000, description="augmented views of each person")
+    seed: int = Field(0, ge=0, lt=2**63, description="what the views' augmentation is drawn from")
+    max_error: float = Field(
+        0.01, ge=0.002, le=0.25, description="largest error of a stored value, as a share of its "
+        "map's peak; below 0 everything is stored as 0"
+    )
+    shard_samples: int = Field(512, ge=1, le=65536, description="samples in a file")
+    batch: int = Field(32, ge=1, description="views in a pass of the teacher")
+
+
+class Loader(Settings):
+    """Reading and cutting crops."""
+
+    workers: int | None = Field(
+        None, ge=0, le=256, description="processes; none given: 0 on CPU, up to 8 beside a GPU"
+    )
+
+
+class Recipe(Settings):
+    """Everything that a run depends on."""
+
+    data: Data = Data()
+    geometry: Geometry = Geometry()
+    augmentation: Augmentation = Augmentation()
+    targets: Targets = Targets()
+    teacher: Training = Training(model=Model(stages=8, channels=256))
+    store: Store = Store()
+    student: Student = Student()
+    students: dict[str, dict[str, Any]] = Field(
+        {}, description="further students by name: what differs from `student`"
+    )
+    loader: Loader = Loader()
+
+    @field_validator("students")
+    @classmethod
+    def _names_are_folders(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in value:
+            check_name(name)
+        return value
+
+    @model_validator(mode="after")
+    def _everything_fits(self) -> Recipe:
+        for training in (self.teacher, *(self.student_named(name) for name in self.student_names)):
+            training.model.check_crop(self.geometry.crop_px, self.geometry.stride_px)
+        return self
+
+    @property
+    def student_names(self) -> list[str]:
+        return [DEFAULT_STUDENT, *self.students]
+
+    def student_named(self, name: str) -> Student:
+        """The settings of the student called `name`: `student`, with its own overrides if any."""
+        changes = self.students.get(name, {})
+        return Student.model_validate(merge(self.student.model_dump(), changes))
+
+
+DEFAULT_STUDENT = "student"
+RESERVED_NAMES = frozenset({"teacher", "evaluation", "heatmaps.zarr"})
+
+
+def check_name(name: str) -> str:
+    """A student's name, which is also its folder's.
+
+    Raises:
+        ValueError: it is taken, or not letters, digits, dots, dashes and underscores.
+    """
+    plain = name and name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+    if not plain or name.startswith(".") or name in RESERVED_NAMES:
+        raise ValueError(
+            f"expected a student's name of letters, digits, '-', '_' and '.', and none of "
+            f"{', '.join(sorted(RESERVED_NAMES))}; got {name!r}"
+        )
+    return name
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes in the package."""
+    folder = resources.files(__package__) / "recipes"
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a shipped recipe by name, or a TOML file by path, and apply `key.sub=value` overrides.
+
+    Raises:
+        ValueError: no such recipe, not TOML, an unknown key or a value out of range; the message
+            names the key.
+    """
+    return apply_overrides(tomllib_loads(_recipe_text(name_or_path), name_or_path), overrides)
+
+
+def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> Recipe:
+    """Build a recipe from a tree of settings, with overrides as given to `--set`."""
+    merged = dict(tree)
+    for override in overrides:
+        merged = merge(merged, _parse_override(override))
+    try:
+        return Recipe.model_validate(merged)
+    except ValidationError as error:
+        raise ValueError(_describe(error)) from None
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` laid over it, table by table."""
+    merged = dict(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        both_tables = isinstance(value, Mapping) and isinstance(below, Mapping)
+        merged[key] = merge(below, value) if both_tables else value  # type: ignore[arg-type]
+    return merged
+
+
+def tomllib_loads(text: str, name: str) -> dict[str, Any]:
+    """Parse TOML, or say in one sentence where it is not."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{name} is not a TOML file: {error}") from None
+
+
+def _recipe_text(name_or_path: str) -> str:
+    if name_or_path in shipped_recipes():
+        folder = resources.files(__package__) / "recipes"
+        return (folder / f"{name_or_path}.toml").read_text("utf-8")
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise ValueError(
+            f"no recipe {name_or_path!r}: expected a TOML file or one of "
+            f"{', '.join(shipped_recipes())}"
+        )
+    if path.stat().st_size > MAX_RECIPE_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_RECIPE_BYTES} bytes: not a recipe")
+    return path.read_text("utf-8", errors="replace")
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not all(part.strip() for part in key.split(".")):
+        raise ValueError(f"expected --set key.sub=value, got {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string: --set data.reader=lsp
+    for part in reversed(key.split(".")):
+        value = {part.strip(): value}
+    return dict(value)
+
+
+def _describe(error: ValidationError) -> str:
+    """Pydantic's findings as one sentence each, by the key as `--set` would name it."""
+    findings = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "recipe"
+        if item["type"] == "extra_forbidden":
+            findings.append(f"{key}: there is no such setting")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            findings.append(f"{key}: {message[0].lower()}{message[1:]} (got {item['input']!r:.80})")
+    return "; ".join(findings)

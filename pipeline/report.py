@@ -1,0 +1,64 @@
+"""What people see of an evaluation: a table in the terminal, curves in a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .workdir import atomic
+
+
+def table(report: dict[str, Any]) -> str:
+    """The models side by side, in percent, in the columns of the field's tables."""
+    models: dict[str, dict[str, Any]] = report["models"]
+    first = next(iter(models.values()))
+    header = [
+        "model",
+        *first["groups"],
+        "mean",
+        "unweighted",
+        "AUC",
+        "params",
+        "GMACs",
+        "ms/image",
+    ]
+    rows = [[name, *_cells(row)] for name, row in models.items()]
+    return f"{first['metric']} in percent, {first['people']} people\n{align([header, *rows])}"
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    shares = [*row["groups"].values(), row["mean"], row["mean_unweighted"], row["auc"]]
+    return [
+        *(f"{100 * share:.1f}" for share in shares),
+        f"{row['parameters'] / 1e6:.2f} M",
+        f"{row['gmacs']:.3f}",
+        f"{row['ms_per_image']:.1f}",
+    ]
+
+
+def align(rows: list[list[str]]) -> str:
+    """Columns padded to a common width: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        for row in rows
+    )
+
+
+def draw_curves(report: dict[str, Any], path: Path) -> None:
+    """PCK over its threshold, one line a model, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for name, row in report["models"].items():
+        shares = [100 * share for share in row["curve"]["pck"]]
+        axes.plot(row["curve"]["thresholds"], shares, label=f"{name}: {100 * row['mean']:.1f}")
+    axes.set_xlabel("threshold, in the person's unit of length")
+    axes.set_ylabel("joints found, %")
+    axes.set_ylim(0, 100)
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend(title=row["metric"])
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png")

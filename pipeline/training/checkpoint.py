@@ -1,0 +1,131 @@
+"""Checkpoints: everything needed to go on as if nothing had happened, written whole or not at all.
+
+`state.pt` holds tensors, numbers and text only and is read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..compare import differences
+from ..workdir import ModelDir, atomic
+
+Identity = dict[str, Any]
+"""What a run depends on: a checkpoint of another identity is refused, not continued."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        epoch, step: the next step to take: `step` steps of epoch `epoch` are done.
+        sums: of this epoch so far: loss, zero_loss, images, seconds, seconds waiting for data.
+        history: one row for each finished epoch; `metrics.jsonl` is written from it.
+        best: the highest validation PCK so far, its epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_pck: float = -1.0
+    best_epoch: int = -1
+
+    def add(self, **amounts: float) -> None:
+        """Add to the epoch's sums."""
+        for key, amount in amounts.items():
+            self.sums[key] = self.sums.get(key, 0.0) + amount
+
+
+@dataclass
+class TrainingState:
+    """The moving parts of a run."""
+
+    network: nn.Module
+    optimiser: Optimizer
+    schedule: LRScheduler
+    progress: Progress = field(default_factory=Progress)
+
+    def save(self, out: ModelDir, identity: Identity) -> None:
+        """Write `state.pt`, and `metrics.jsonl` in step with it."""
+        state = {
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "progress": json.dumps(vars(self.progress)),
+            "identity": json.dumps(identity),
+        }
+        with atomic(out.metrics) as temporary:
+            rows = (json.dumps(row) + "\n" for row in self.progress.history)
+            temporary.write_text("".join(rows), "utf-8")
+        with atomic(out.state) as temporary:
+            torch.save(state, temporary)
+
+    def restore(self, out: ModelDir, identity: Identity) -> bool:
+        """Take up a checkpoint, if there is one.
+
+        Raises:
+            ValueError: it is damaged, or of a run with other settings or inputs.
+        """
+        if not out.state.is_file():
+            return False
+        try:
+            state = torch.load(out.state, map_location="cpu", weights_only=True)
+            found = json.loads(state["identity"])
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise ValueError(
+                f"{out.state} is damaged ({type(error).__name__}): remove {out.path} to start over"
+            ) from None
+        check_identity(out, identity, found)
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.progress = Progress(**json.loads(state["progress"]))
+        return True
+
+
+def check_identity(out: ModelDir, expected: Identity, found: Identity) -> None:
+    """Refuse to mix two runs in one folder.
+
+    Raises:
+        ValueError: naming every setting or input that differs.
+    """
+    different = differences(expected, found)
+    if different:
+        raise ValueError(
+            f"{out.path} holds a run with other settings or inputs: {'; '.join(different)}. "
+            f"Give this one another --name or -w, or remove {out.path} to start over"
+        )
+
+
+def save_weights(network: nn.Module, out: ModelDir) -> None:
+    """Write the network's tensors to `weights.safetensors`."""
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    with atomic(out.weights) as temporary:
+        save_file(tensors, temporary)
+
+
+def load_weights(network: nn.Module, path: Any) -> None:
+    """Load tensors from a safetensors file.
+
+    Raises:
+        ValueError: it is missing, damaged, or of another network.
+    """
+    try:
+        tensors = load_file(path)
+    except Exception as error:  # safetensors has its own error class for damage
+        raise ValueError(f"{path} cannot be read as weights: {error}") from None
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise ValueError(f"{path} holds weights of another network: {reason}") from None

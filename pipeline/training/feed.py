@@ -1,0 +1,128 @@
+"""What a network is fed: which views in which order, and the loaders that bring them.
+
+Crops travel as uint8, labels as coordinates, the teacher's maps as stored bytes; everything that
+makes floats of them happens on the training device (`objective.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ...data.samples import SampleSet
+from ...data.views import PLAIN, View, Views
+from ..recipe import Loader, Recipe
+from ..store import StoreReader
+
+Key = tuple[int, int]
+"""(sample index, view number)."""
+
+# Store seeds fill the lower half of the generator's seeds, fresh training views the upper: the
+# teacher is not asked for heatmaps of the very views it was trained on.
+FRESH_VIEWS = 1 << 63
+
+
+class EpochBatches:
+    """The batches of one epoch: every sample once, in an order that (seed, epoch) decide.
+
+    In epoch e, sample i comes in view (e + hash(i)) mod `views`, so that views spread over an epoch
+    and over epochs; with `views` = None in the fresh view e.
+    """
+
+    def __init__(self, samples: SampleSet, batch: int, seed: int, views: int | None) -> None:
+        self.id_hash_N = samples.id_hash_N
+        self.steps = -(-len(samples) // batch)
+        self.seed = seed
+        self.views = views
+        self.epoch = 0
+        self.start = 0
+
+    def set(self, epoch: int, start: int) -> None:
+        """Choose the epoch to iterate over, from batch `start` on."""
+        self.epoch, self.start = epoch, start
+
+    def __len__(self) -> int:
+        return self.steps - self.start
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        key = np.array([self.seed, self.epoch], dtype=np.uint64)
+        words = np.random.Philox(key=key).random_raw(len(self.id_hash_N))
+        order = np.argsort(words, kind="stable")
+        # Split evenly: no batch is so much smaller that its statistics are worse.
+        for batch in np.array_split(order, self.steps)[self.start :]:
+            yield [(int(i), self.view(int(i))) for i in batch]
+
+    def view(self, index: int) -> int:
+        """The view that a sample comes in, in the chosen epoch."""
+        if self.views is None:
+            return self.epoch
+        return (self.epoch + int(self.id_hash_N[index])) % self.views
+
+
+class CachedView(View):
+    """A view with what the teacher said of it."""
+
+    heatmaps: np.ndarray  # uint8 (K, H, W), quantised and relative to each map's peak
+    peaks: np.ndarray  # float16 (K,)
+
+
+class DistillationViews(Dataset[CachedView]):
+    """Views with their cached teacher heatmaps, by (sample index, view number)."""
+
+    def __init__(self, views: Views, store: StoreReader) -> None:
+        self.views = views
+        self.store = store
+
+    def __getitem__(self, key: Key) -> CachedView:
+        view = self.views[key]
+        cached = self.store.read(view=key[1], index=key[0])
+        if not np.array_equal(cached.parameters, view["parameters"]):
+            raise ValueError(
+                f"{self.store.path}: view {key[1]} of {self.views.samples.ids[key[0]]} was cached "
+                f"with parameters {cached.parameters}, expected {view['parameters']}: "
+                "make the store again with `fpd cache-heatmaps --overwrite`"
+            )
+        return CachedView(**view, heatmaps=cached.heatmaps, peaks=cached.peaks)
+
+
+def fresh_views(recipe: Recipe, samples: SampleSet, seed: int) -> Views:
+    """New augmentation every epoch: for teachers, and for students without a store."""
+    return Views(samples, recipe.geometry, recipe.augmentation, FRESH_VIEWS + seed)
+
+
+def stored_views(recipe: Recipe, samples: SampleSet) -> Views:
+    """The views that the store's seed decides."""
+    return Views(samples, recipe.geometry, recipe.augmentation, recipe.store.seed)
+
+
+def make_loader(dataset: Any, batches: Any, loader: Loader, device: torch.device) -> DataLoader:
+    """A PyTorch loader over batches of keys, which shuts down quietly on Ctrl-C."""
+    workers = loader.workers
+    if workers is None:
+        workers = min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+        worker_init_fn=_init_worker,
+    )
+
+
+def plain_batches(samples: SampleSet, batch: int) -> list[list[Key]]:
+    """All samples in order, each in its plain crop."""
+    keys = [(i, PLAIN) for i in range(len(samples))]
+    return [keys[i : i + batch] for i in range(0, len(keys), batch)]
+
+
+def _init_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
+    cv2.setNumThreads(0)

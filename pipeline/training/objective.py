@@ -1,0 +1,81 @@
+"""What a network is asked for: its loss on a batch, from coordinates and stored bytes.
+
+Shape letters: B batch, K joints, H and W heatmap height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...data.targets import render
+from ..losses import distillation_loss, supervised_loss
+from ..recipe import Student, Targets
+from ..store import dequantise
+
+Batch = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of teachers and students alike: eq. 3 on labels, eq. 5 with cached heatmaps.
+
+    Attributes:
+        student: None for a teacher; a student with alpha = 0 is trained as one.
+        max_error: the store's, which decides its quantisation step.
+    """
+
+    targets: Targets
+    heatmap_px: int
+    student: Student | None = None
+    max_error: float = 0.0
+
+    def __call__(self, stages: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss of a network's heatmaps, and that of an answer of zero everywhere.
+
+        Returns:
+            float32 scalars (loss, zero_loss); a loss that stays at zero_loss is a network that has
+            collapsed.
+        """
+        device = stages[-1].device
+        labels, weights = render(
+            batch["joints"].to(device, non_blocking=True),
+            self.heatmap_px,
+            self.targets.sigma_px,
+            area_normalised=self.targets.area_normalised,
+        )
+        teacher = self._teacher(batch, device)
+        nothing = [torch.zeros_like(labels)] * len(stages)
+        if teacher is None or self.student is None:
+            return supervised_loss(stages, labels, weights), supervised_loss(
+                nothing, labels, weights
+            )
+        alpha = self.student.alpha
+        return distillation_loss(stages, labels, weights, teacher, alpha), distillation_loss(
+            nothing, labels, weights, teacher, alpha
+        )
+
+    def _teacher(self, batch: Batch, device: torch.device) -> Tensor | None:
+        if self.student is None or self.student.alpha == 0:
+            return None
+        peaks_BK = batch["peaks"].to(device, non_blocking=True).float()
+        stored = batch["heatmaps"].to(device, non_blocking=True)
+        return dequantise(stored, amplitudes(peaks_BK, self.student), self.max_error)
+
+
+def amplitudes(peaks_BK: Tensor, student: Student) -> Tensor:
+    """How high each of the teacher's maps is to the student.
+
+    "raw": as high as the teacher had it (eq. 4). "unit": 1, so that what a hesitant teacher says of
+    *where* a joint is counts in full; under `peak_floor` the height falls off linearly, so that
+    noise is not blown up.
+
+    Returns:
+        float32 (B, K).
+    """
+    if student.teacher_peaks == "raw":
+        return peaks_BK
+    return peaks_BK / peaks_BK.clamp_min(student.peak_floor)

@@ -1,0 +1,180 @@
+"""A work directory: where each stage's files lie, and how they are written.
+
+    work/demo/
+      recipe.json   the settings of the first command, from which later ones start
+      teacher/      weights.safetensors  state.pt  metrics.jsonl  record.json
+      heatmaps.zarr/
+      student/      the same as teacher/; further students under their names
+      evaluation/   report.json  pck_curve.png
+
+A stage is finished when its `record.json` is there: it is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .recipe import Recipe, apply_overrides, check_name, load_recipe
+
+DEFAULT_RECIPE = "demo"
+MAX_JSON_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class WorkDir:
+    """Paths below one folder."""
+
+    root: Path
+
+    @property
+    def teacher(self) -> ModelDir:
+        return ModelDir(self.root / "teacher")
+
+    @property
+    def store(self) -> Path:
+        return self.root / "heatmaps.zarr"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.root / "evaluation"
+
+    def student(self, name: str) -> ModelDir:
+        return ModelDir(self.root / check_name(name))
+
+    def models(self) -> dict[str, ModelDir]:
+        """Finished models by name, the teacher first."""
+        folders = [self.root / "teacher", *sorted(self.root.glob("*"))]
+        return {f.name: ModelDir(f) for f in folders if (f / "record.json").is_file()}
+
+    def recipe(self, name_or_path: str | None, overrides: tuple[str, ...]) -> Recipe:
+        """The recipe of a command, kept in the directory if it is its first.
+
+        A recipe named by the command is taken as it is; otherwise the directory's own is, and the
+        shipped demo where there is none. Overrides hold for one command, the first excepted.
+        """
+        kept = self.root / "recipe.json"
+        if name_or_path is not None or not kept.is_file():
+            recipe = load_recipe(name_or_path or DEFAULT_RECIPE, overrides)
+        else:
+            recipe = apply_overrides(read_json(kept), overrides)
+        if not kept.is_file():
+            self.create()
+            write_json(kept, recipe.model_dump(mode="json"))
+        return recipe
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            ValueError: it cannot be made or written to.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = self.root / f".write-test-{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(
+                f"work directory {self.root} cannot be written to ({error.strerror}): "
+                "name another with -w"
+            ) from None
+
+
+@dataclass(frozen=True)
+class ModelDir:
+    """A trained network's folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "weights.safetensors"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state.pt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def record_path(self) -> Path:
+        return self.path / "record.json"
+
+    @property
+    def finished(self) -> bool:
+        return self.record_path.is_file()
+
+    def record(self) -> dict[str, Any]:
+        return read_json(self.record_path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one of our own JSON files.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"larger than {MAX_JSON_BYTES} bytes")
+        value = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it and run its stage again") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged (no JSON object): remove it and run its stage again")
+    return value
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all, the same bytes for the same value."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, synced and renamed to `path` when the block succeeds."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have a file's, or a folder's, content reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides pixels and numbers."""
+    packages = ("fpd", "torch", "numpy", "opencv-python-headless", "zarr", "numcodecs")
+    return {"python": platform.python_version()} | {p: metadata.version(p) for p in packages}

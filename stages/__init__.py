@@ -1,0 +1,1 @@
+"""What happens, in order: teacher, heatmaps, student, evaluate. One file and one `run` a stage."""

@@ -1,0 +1,83 @@
+"""Stage 4: score every model of the work directory on the test people, side by side.
+
+    fpd evaluate -w work/demo
+
+In: the data set, the models' folders. Out: `evaluation/` (report.json, pck_curve.png).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..data.readers import load
+from ..data.samples import SampleSet
+from ..data.views import Geometry
+from ..pipeline.inference import score
+from ..pipeline.metrics import Pck, group_means
+from ..pipeline.models import Model
+from ..pipeline.models.cost import count, latency_ms
+from ..pipeline.recipe import Recipe
+from ..pipeline.report import draw_curves
+from ..pipeline.training.train import load_model
+from ..pipeline.workdir import ModelDir, WorkDir, versions, write_json
+
+
+def run(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any]:
+    """Evaluate all finished models.
+
+    Returns:
+        The content of `report.json`: "dataset", "models" by name, "versions".
+
+    Raises:
+        ValueError: there is no finished model, or the test people cannot be used.
+    """
+    models = work.models()
+    if not models:
+        raise ValueError(f"{work.root} has no finished model: run `fpd run all -w {work.root}`")
+    samples = load(recipe.data, "test")
+    rows = {name: _evaluate(folder, recipe, samples, device) for name, folder in models.items()}
+    report = {
+        "dataset": samples.fingerprint(),
+        "models": rows,
+        "device": str(device),
+        "versions": versions(),
+    }
+    work.evaluation.mkdir(exist_ok=True)
+    write_json(work.evaluation / "report.json", report)
+    draw_curves(report, work.evaluation / "pck_curve.png")
+    return report
+
+
+def _evaluate(
+    folder: ModelDir, recipe: Recipe, samples: SampleSet, device: torch.device
+) -> dict[str, Any]:
+    """One model's row of the report."""
+    settings = folder.record()["identity"]["settings"]
+    geometry = Geometry.model_validate(settings["geometry"])
+    model = Model.model_validate(settings["training"]["model"])
+    network = load_model(folder, samples.skeleton.num_joints, device)
+    pck = score(network, recipe.model_copy(update={"geometry": geometry}), samples, device)
+    parameters, gmacs = count(model, samples.skeleton.num_joints, geometry.crop_px)
+    return _scores(pck, samples) | {
+        "parameters": parameters,
+        "gmacs": gmacs,
+        "ms_per_image": latency_ms(network, geometry.crop_px, device),
+    }
+
+
+def _scores(pck: Pck, samples: SampleSet) -> dict[str, Any]:
+    """Shares in 0..1; None for a joint that is nowhere labelled."""
+    shares = [None if share != share else float(share) for share in pck.per_joint_K]
+    return {
+        "metric": pck.metric,
+        "mean": pck.mean,
+        "mean_unweighted": pck.mean_unweighted,
+        "auc": pck.auc,
+        "per_joint": dict(zip(samples.skeleton.joints, shares, strict=True)),
+        "groups": group_means(pck, samples.skeleton),
+        "joints": pck.joints,
+        "people": len(samples),
+        "curve": {"thresholds": pck.thresholds_T.tolist(), "pck": pck.curve_T.tolist()},
+    }
