@@ -1,3 +1,3 @@
-"""Fast Pose Distillation with the teacher run once: its heatmaps cached, students trained on them."""
+"""Fast pose distillation: the teacher runs once, students train on its cached heatmaps."""
 
 __version__ = "0.1.0"

@@ -39,7 +39,7 @@ def run_options(command: Command) -> Command:
             "-r",
             "--recipe",
             metavar="NAME|FILE",
-            help="Recipe: a shipped one or a TOML file.  [default: the work directory's, else demo]",
+            help="Recipe: shipped, or a TOML file.  [default: the work directory's, else demo]",
         ),
         click.option(
             "--set",
@@ -48,7 +48,9 @@ def run_options(command: Command) -> Command:
             metavar="KEY=VALUE",
             help="Override a setting, such as student.alpha=0.9. May be given several times.",
         ),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1."),
+        click.option(
+            "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1."
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -58,7 +60,7 @@ def run_options(command: Command) -> Command:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fpd")
 def main() -> None:
-    """Fast pose distillation: the teacher runs once, students train on its cached heatmaps.
+    r"""Fast pose distillation: the teacher runs once, students train on its cached heatmaps.
 
     \b
     fpd demo                              all four stages on drawn people
@@ -131,18 +133,22 @@ def demo(**options: Any) -> None:
 @contextmanager
 def stage(options: dict[str, Any]) -> Iterator[tuple[WorkDir, Recipe, torch.device]]:
     """What a stage needs, from the options; mistakes become one sentence, not a traceback."""
-    from .pipeline.device import choose_device
+    from .pipeline.device import choose_device, divide_cores
     from .pipeline.training.loop import Interrupted
     from .pipeline.workdir import WorkDir
 
     try:
         device = choose_device(options["device"])
         work = WorkDir(options["work"])
-        yield work, work.recipe(options["recipe"], options["overrides"]), device
+        recipe = work.recipe(options["recipe"], options["overrides"])
+        divide_cores(recipe.loader, device)
+        yield work, recipe, device
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
-        raise click.ClickException(f"{error.filename or options['work']}: {error.strerror}") from None
+        raise click.ClickException(
+            f"{error.filename or options['work']}: {error.strerror}"
+        ) from None
     except Interrupted as error:
         click.echo(str(error), err=True)
         raise SystemExit(INTERRUPTED_EXIT) from None

@@ -106,7 +106,7 @@ class SampleSet:
         indices = np.asarray(indices, dtype=np.int64)
         columns = (column[indices] for column in self._columns())
         ids = tuple(self.ids[i] for i in indices)
-        return SampleSet(self.name, self.skeleton, self.images, ids, *columns)  # type: ignore[arg-type]
+        return SampleSet(self.name, self.skeleton, self.images, ids, *columns)
 
     @cached_property
     def id_hash_N(self) -> NDArray[np.uint64]:
@@ -140,12 +140,13 @@ def boxes(
     Returns:
         (centre, side): float64 (N, 2) and (N,), pixels; NaN where no joint is labelled.
     """
-    labelled = ~np.isnan(joints_NK2).any(-1, keepdims=True)
+    labelled: NDArray[np.bool] = ~np.isnan(joints_NK2).any(-1, keepdims=True)
     low = np.where(labelled, joints_NK2, np.inf).min(axis=1)
     high = np.where(labelled, joints_NK2, -np.inf).max(axis=1)
     extent = (high - low).max(axis=-1)
-    none = ~labelled.any(axis=(1, 2))
-    return np.where(none[:, None], np.nan, (low + high) / 2), np.where(none, np.nan, margin * extent)
+    nobody: NDArray[np.bool] = ~labelled.any(axis=1)  # (N, 1)
+    centre = np.where(nobody, np.nan, low + np.where(nobody, 0.0, high - low) / 2)
+    return centre, np.where(nobody[:, 0], np.nan, margin * extent)
 
 
 def id_hash(sample_id: str) -> int:

@@ -60,7 +60,7 @@ def decode(heatmaps_BKHW: Tensor) -> tuple[Tensor, Tensor]:
         value of the highest pixel.
     """
     heatmaps = heatmaps_BKHW.float()
-    height, width = heatmaps.shape[-2:]
+    width = heatmaps.shape[-1]
     peaks_BK, position = heatmaps.flatten(2).max(dim=-1)
     y, x = position // width, position % width
     row_BKW = torch.take_along_dim(heatmaps, y[..., None, None], dim=2).squeeze(2)

@@ -42,9 +42,7 @@ def predict(
     return np.concatenate(predicted)
 
 
-def score(
-    network: nn.Module, recipe: Recipe, samples: SampleSet, device: torch.device
-) -> Pck:
+def score(network: nn.Module, recipe: Recipe, samples: SampleSet, device: torch.device) -> Pck:
     """PCK of a network on a set."""
     predicted = predict(network, recipe, samples, device)
     return pck(predicted, samples.joints_NK2, samples.normaliser_N, samples.skeleton)

@@ -71,8 +71,11 @@ class Store(Settings):
     views: int = Field(4, ge=1, le=1_000_000, description="augmented views of each person")
     seed: int = Field(0, ge=0, lt=2**63, description="what the views' augmentation is drawn from")
     max_error: float = Field(
-        0.01, ge=0.002, le=0.25, description="largest error of a stored value, as a share of its "
-        "map's peak; below 0 everything is stored as 0"
+        0.01,
+        ge=0.002,
+        le=0.25,
+        description="largest error of a stored value, as a share of its "
+        "map's peak; below 0 everything is stored as 0",
     )
     shard_samples: int = Field(512, ge=1, le=65536, description="samples in a file")
     batch: int = Field(32, ge=1, description="views in a pass of the teacher")
@@ -82,7 +85,7 @@ class Loader(Settings):
     """Reading and cutting crops."""
 
     workers: int | None = Field(
-        None, ge=0, le=256, description="processes; none given: 0 on CPU, up to 8 beside a GPU"
+        None, ge=0, le=256, description="processes; none given: 1 on CPU, up to 8 beside a GPU"
     )
 
 
@@ -146,7 +149,9 @@ def check_name(name: str) -> str:
 def shipped_recipes() -> list[str]:
     """Names of the recipes in the package."""
     folder = resources.files(__package__) / "recipes"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:

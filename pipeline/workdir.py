@@ -134,7 +134,9 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError(f"larger than {MAX_JSON_BYTES} bytes")
         value = json.loads(path.read_text("utf-8"))
     except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}): remove it and run its stage again") from None
+        raise ValueError(
+            f"{path} is damaged ({error}): remove it and run its stage again"
+        ) from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged (no JSON object): remove it and run its stage again")
     return value

@@ -138,7 +138,8 @@ def _answers(
 
 def _cost(heatmaps: Tensor, stored: Tensor, peaks: Tensor, max_error: float) -> Tensor:
     """What storing maps changes: float32 (B, K, 3) of largest error and mean squared error, as
-    shares of the peak, and displacement of the decoded joint in heatmap pixels (NaN: no joint)."""
+    shares of the peak, and displacement of the decoded joint in heatmap pixels (NaN: no joint).
+    """
     wanted = heatmaps.clamp_min(0)
     kept = dequantise(stored, peaks.float(), max_error)
     share = (kept - wanted).abs() / peaks.float().clamp_min(1e-9)[..., None, None]

@@ -52,7 +52,7 @@ def run(
             folder holds another run.
     """
     student = recipe.student_named(name)
-    people = {split: load(recipe.data, split) for split in ("train", "validation")}  # type: ignore[arg-type]
+    people = {"train": load(recipe.data, "train"), "validation": load(recipe.data, "validation")}
     samples = people["train"]
     inputs: dict[str, Any] = {"dataset": samples.fingerprint()}
     views: int | None = None
@@ -93,9 +93,7 @@ def open_store(
     # Where the teacher lies beside the store, the store must be of that teacher.
     weights = work.teacher.weights
     teacher_sha256 = sha256(weights) if weights.is_file() else found["teacher"]["sha256"]
-    check_manifest(
-        work.store, make_manifest(recipe, samples, teacher_sha256), found, work.root
-    )
+    check_manifest(work.store, make_manifest(recipe, samples, teacher_sha256), found, work.root)
     layout = layout_of(recipe, samples)
     check_complete(work.store, layout, work.root)
     return StoreReader(work.store, layout), found

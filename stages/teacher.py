@@ -28,7 +28,7 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any]:
     Raises:
         ValueError: the data set cannot be used, or the folder holds another run.
     """
-    people = {split: load(recipe.data, split) for split in ("train", "validation")}  # type: ignore[arg-type]
+    people = {"train": load(recipe.data, "train"), "validation": load(recipe.data, "validation")}
     return train_model(
         out=work.teacher,
         recipe=recipe,

@@ -23,10 +23,11 @@ from .figure_poses import F64
 Colour = list[float]  # red, green, blue, 0 to 255
 
 SHIFT = 8  # binary digits after the point in OpenCV's coordinates: those of figure_poses.GRID_PX
-LEAST_CLUTTER, MOST_CLUTTER = 6, 18  # shapes behind the person
+LEAST_CLUTTER, MOST_CLUTTER = 4, 14  # shapes behind the person
 PATCHES = 4  # the backdrop is enlarged from this many colours a side
-CLUTTER_UNIFORMS = 16 + 3 * PATCHES**2 + 13 * MOST_CLUTTER  # more than are ever taken, as
-LOOK_UNIFORMS = 64  # are these
+# Uniform numbers to hand in: a few more than are ever taken.
+CLUTTER_UNIFORMS = 16 + 3 * PATCHES**2 + 13 * MOST_CLUTTER
+LOOK_UNIFORMS = 64
 DARK, LIT, LIT_OFFSET = 0.78, 0.65, 0.25  # shading: a dark shape, a smaller lit one towards light
 
 SKIN, SHIRT, TROUSERS, SHOES, HAIR = range(5)  # materials
@@ -260,7 +261,7 @@ def _clutter(
             y = middle_y + stature_px * dice.between(-0.6, 0.6)
         else:
             x, y = dice.between(0, size_px[0]), dice.between(0, size_px[1])
-        colour = look.colours[dice.below(5)] if dice.chance(0.3) else dice.colour()
+        colour = look.colours[dice.below(5)] if dice.chance(0.2) else dice.colour()
         kind, length = dice.between(0, 1), stature_px * dice.between(0.04, 0.2)
         angle, ratio = dice.between(0, 2 * np.pi), dice.between(0.3, 1)
         if kind < 0.3:
@@ -296,7 +297,7 @@ def _spoil(image: NDArray[np.uint8], noise: NDArray[np.uint8], dice: Dice) -> ND
     """Some pictures slightly out of focus; all with a camera's noise, even over a few levels."""
     if dice.chance(0.3):
         image = _uint8(cv2.GaussianBlur(image, (3, 3), dice.between(0.5, 1.1)))
-    levels = dice.between(4, 32)
+    levels = dice.between(4, 24)
     return _uint8(cv2.addWeighted(image, 1, noise.reshape(image.shape), levels / 255, -levels / 2))
 
 
@@ -321,7 +322,7 @@ def _placed(template: F64, x: float, y: float, a: float, b: float, angle: float)
     """Corners (V, 2): the template's axes stretched to a and b, turned, and moved to x, y."""
     sin, cos = math.sin(angle), math.cos(angle)
     corners: F64 = template @ np.array([(a * cos, a * sin), (-b * sin, b * cos)])
-    return corners + (x, y)
+    return corners + np.array([x, y])
 
 
 def _oval(centre: F64, along: F64, across: F64) -> F64:

@@ -79,7 +79,7 @@ HEAD_RADIUS = 0.055  # across
 SIDES = np.array([-1.0, 1.0])  # x of the right side, of the left
 
 FACING = 0.75  # share of people who show their front
-MOST_YAW = np.radians(60)  # off straight towards the camera, or straight away
+MOST_YAW = np.radians(50)  # off straight towards the camera, or straight away
 LEAN, RARE_LEAN, RARE = np.radians(40), np.radians(130), 0.08  # lean of the whole body; its share
 SIZES_PX = (128, 220)  # of each side of the picture
 STATURES = (0.58, 0.85)  # standing height over the picture's

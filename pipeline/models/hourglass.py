@@ -60,6 +60,8 @@ class HourglassSettings(Settings):
 
 
 class StemWidths(NamedTuple):
+    """Output channels of the stem's layers."""
+
     first: int  # of the 7 x 7 convolution
     layer1: int
     layer2: int
@@ -95,7 +97,8 @@ class Bottleneck(nn.Module):
         out = self.conv1(self.relu(self.bn1(x)))
         out = self.conv2(self.relu(self.bn2(out)))
         out = self.conv3(self.relu(self.bn3(out)))
-        return out + (x if self.downsample is None else self.downsample(x))
+        residual: Tensor = x if self.downsample is None else self.downsample(x)
+        return out + residual
 
 
 def _residual(channels_in: int, channels_out: int, blocks: int) -> nn.Sequential:
@@ -125,7 +128,8 @@ class SingleHourglass(nn.Module):
         low = modules[1](functional.max_pool2d(x, 2))
         low = self._level(level - 1, low) if level else modules[3](low)
         up: Tensor = functional.interpolate(modules[2](low), scale_factor=2.0, mode="nearest")
-        return modules[0](x) + up
+        skip: Tensor = modules[0](x)
+        return skip + up
 
 
 class Hourglass(nn.Module):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import zarr
 from zarr.codecs import BytesCodec, ZstdCodec
@@ -65,7 +66,7 @@ def create_arrays(path: Path, layout: Layout, max_error: float) -> zarr.Group:
         layout.joints,
         layout.heatmap_px,
     )
-    common = {
+    common: dict[str, Any] = {
         "serializer": BytesCodec(),
         "compressors": ZstdCodec(level=ZSTD_LEVEL, checksum=True),
         "fill_value": 0,

@@ -10,6 +10,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -69,7 +70,7 @@ class StoreWriter:
         """Write one shard and vouch for it. Writing it again gives the same bytes."""
         view, shard, size = content.view, content.shard, self.layout.shard_samples
         rows = slice(shard * size, (shard + 1) * size)
-        columns = {
+        columns: dict[str, NDArray[Any]] = {
             "heatmaps": content.heatmaps_SKHW,
             "peaks": content.peaks_SK,
             "parameters": content.parameters_SP,
@@ -112,7 +113,7 @@ def _create(path: Path, manifest: Manifest, layout: Layout) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _array(group: zarr.Group, name: str) -> zarr.Array:
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     array = group[name]
     if not isinstance(array, zarr.Array):
         raise ValueError(f"expected an array {name!r} in {group.store_path}")

@@ -6,7 +6,6 @@ makes floats of them happens on the training device (`objective.py`).
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ...data.samples import SampleSet
 from ...data.views import PLAIN, View, Views
+from ..device import loader_workers
 from ..recipe import Loader, Recipe
 from ..store import StoreReader
 
@@ -102,11 +102,11 @@ def stored_views(recipe: Recipe, samples: SampleSet) -> Views:
     return Views(samples, recipe.geometry, recipe.augmentation, recipe.store.seed)
 
 
-def make_loader(dataset: Any, batches: Any, loader: Loader, device: torch.device) -> DataLoader:
+def make_loader(
+    dataset: Any, batches: Any, loader: Loader, device: torch.device
+) -> DataLoader[Any]:
     """A PyTorch loader over batches of keys, which shuts down quietly on Ctrl-C."""
-    workers = loader.workers
-    if workers is None:
-        workers = min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
+    workers = loader_workers(loader, device)
     return DataLoader(
         dataset,
         batch_sampler=batches,

@@ -110,9 +110,13 @@ class Run:
 
     def _collect(self, losses: list[Tensor]) -> None:
         """Add the losses of the last steps to the epoch's sums."""
+        progress = self.state.progress
+        late = progress.step > self.batches.steps // 2
         for loss, zero_loss, images in torch.stack(losses).tolist():
             self._check_finite(loss)
-            self.state.progress.add(loss=loss, zero_loss=zero_loss, images=images)
+            progress.add(loss=loss, zero_loss=zero_loss, images=images)
+            if late:
+                progress.add(late_loss=loss, late_zero_loss=zero_loss)
         losses.clear()
 
     def _autocast(self) -> torch.autocast:
@@ -154,22 +158,23 @@ class Run:
             progress.best_pck = -1.0 if pck is None else pck
             progress.best_epoch = progress.epoch + 1
             save_weights(self.state.network, self.out)
-        self._warn_if_collapsed(row)
+        self._warn_if_collapsed(sums)
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
 
-    def _warn_if_collapsed(self, row: dict[str, Any]) -> None:
-        if row["loss"] < COLLAPSED * row["zero_loss"]:
+    def _warn_if_collapsed(self, sums: dict[str, float]) -> None:
+        """Judge by the epoch's second half: a fresh network's first answers are worse than zero."""
+        share = sums.get("late_loss", sums["loss"]) / sums.get("late_zero_loss", sums["zero_loss"])
+        if share < COLLAPSED:
             return
         log.warning(
-            "epoch %d: the network answers zero everywhere (loss %.4g; an all-zero answer has "
-            "%.4g). If this lasts, it has collapsed: widen the target (--set targets.sigma_px=%g) "
-            "or change --set %s.learning_rate=%g",
-            row["epoch"],
-            row["loss"],
-            row["zero_loss"],
+            "epoch %d: the network is no better than an answer of zero everywhere (%.2f of that "
+            "answer's loss). If this lasts, it has collapsed: widen the target (--set "
+            "targets.sigma_px=%g) or change the learning rate (--set %s.learning_rate=%g)",
+            self.state.progress.epoch + 1,
+            share,
             self.recipe.targets.sigma_px * 2,
             self._section(),
-            self.training.learning_rate * 2,
+            self.training.learning_rate * 3,
         )
 
     def _section(self) -> str:
@@ -224,7 +229,7 @@ def stop_requested() -> Iterator[threading.Event]:
 
     def request(number: int, frame: FrameType | None) -> None:
         stop.set()
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     for number in before:
         signal.signal(number, request)

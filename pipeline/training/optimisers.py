@@ -17,7 +17,8 @@ def make_optimiser(training: Training, network: nn.Module) -> Optimizer:
     rate = training.learning_rate
     if training.optimiser == "rmsprop":
         return RMSprop(network.parameters(), lr=rate, alpha=0.99, eps=1e-8)
-    return AdamW(network.parameters(), lr=rate, weight_decay=training.weight_decay)
+    # Fused: the update of a small network is otherwise a tenth of its step (measured on a CPU).
+    return AdamW(network.parameters(), lr=rate, weight_decay=training.weight_decay, fused=True)
 
 
 def make_schedule(

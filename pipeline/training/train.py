@@ -1,5 +1,4 @@
-"""From settings to a trained network in its folder: what the teacher's and student's stages share.
-"""
+"""From settings to a trained network in its folder: what both training stages share."""
 
 from __future__ import annotations
 
@@ -109,7 +108,7 @@ def _initial_state(
     init_from: Path | None,
 ) -> TrainingState:
     torch.manual_seed(training.seed)
-    network = training.model.build(num_joints)
+    network: nn.Module = training.model.build(num_joints)
     if init_from is not None:
         load_weights(network, init_from)
     network = _place(network, device)
