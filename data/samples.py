@@ -140,11 +140,11 @@ def boxes(
     Returns:
         (centre, side): float64 (N, 2) and (N,), pixels; NaN where no joint is labelled.
     """
-    labelled: NDArray[np.bool] = ~np.isnan(joints_NK2).any(-1, keepdims=True)
+    labelled = ~np.any(np.isnan(joints_NK2), axis=-1, keepdims=True)
     low = np.where(labelled, joints_NK2, np.inf).min(axis=1)
     high = np.where(labelled, joints_NK2, -np.inf).max(axis=1)
     extent = (high - low).max(axis=-1)
-    nobody: NDArray[np.bool] = ~labelled.any(axis=1)  # (N, 1)
+    nobody = ~np.any(labelled, axis=1)  # (N, 1)
     centre = np.where(nobody, np.nan, low + np.where(nobody, 0.0, high - low) / 2)
     return centre, np.where(nobody[:, 0], np.nan, margin * extent)
 

@@ -322,7 +322,8 @@ def _placed(template: F64, x: float, y: float, a: float, b: float, angle: float)
     """Corners (V, 2): the template's axes stretched to a and b, turned, and moved to x, y."""
     sin, cos = math.sin(angle), math.cos(angle)
     corners: F64 = template @ np.array([(a * cos, a * sin), (-b * sin, b * cos)])
-    return corners + np.array([x, y])
+    corners += (x, y)
+    return corners
 
 
 def _oval(centre: F64, along: F64, across: F64) -> F64:

@@ -87,12 +87,10 @@ def _read_joints(path: Path, rows: str) -> NDArray[np.float64]:
         shape = shapes.get("joints", ())
         if shape[:2] != expected or len(shape) != 3 or shape[2] > MAX_PEOPLE:
             raise ValueError(f"expected an array 'joints' of {expected} x N, found {shapes}")
-        joints: NDArray[np.float64] = scipy.io.loadmat(path, variable_names=["joints"])[
-            "joints"
-        ].astype(np.float64)
+        content = scipy.io.loadmat(path, variable_names=["joints"])["joints"]
+        joints = np.asarray(content, dtype=np.float64)
     except Exception as error:  # scipy raises a dozen kinds for a damaged file
         raise ValueError(f"{path} cannot be read as labels: {error}") from None
-    joints = np.asarray(joints, dtype=np.float64)
     if not np.isfinite(joints).all():
         person = int(np.argwhere(~np.isfinite(joints))[0, 2]) + 1
         raise ValueError(
