@@ -34,7 +34,7 @@ class Figures(Settings):
     test: int = Field(500, ge=1, description="test people")
     seed: int = Field(0, ge=0, lt=2**32, description="another seed draws other people")
     label_noise: float = Field(
-        0.0, ge=0, le=10, description="std of training labels' displacement, in torso lengths"
+        0.0, ge=0, le=1, description="std of training labels' displacement, in torso lengths"
     )
     missing_labels: float = Field(
         0.0, ge=0, lt=1, description="probability that a training joint is not labelled"

@@ -84,13 +84,14 @@ class Run:
                 arrived = time.perf_counter()
                 losses.append(self._step(batch))
                 progress.step += 1
-                if len(losses) == COLLECT_EVERY or stop.is_set() or bar.n + 1 == bar.total:
+                stopping, last = stop.is_set(), progress.step == self.batches.steps
+                if len(losses) == COLLECT_EVERY or stopping or last:
                     self._collect(losses)
                 finished = time.perf_counter()
                 progress.add(seconds=finished - started, waiting=arrived - started)
                 started = finished
                 self._show(bar)
-                if stop.is_set():
+                if stopping:
                     self._stop()
                 if not losses and time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
                     self._save()

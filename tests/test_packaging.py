@@ -1,0 +1,107 @@
+"""The house: what is a package, what is imported from where, what a wheel holds."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = {"data": 0, "pipeline": 1, "stages": 2, "cli.py": 3}
+SOURCES = [
+    path for part in ("data", "pipeline", "stages") for path in sorted((ROOT / part).rglob("*.py"))
+] + [ROOT / "cli.py"]
+
+
+def folders_with_code() -> set[str]:
+    return {
+        ".".join(["fpd", *path.parent.relative_to(ROOT).parts])
+        for part in ("data", "pipeline", "stages")
+        for path in (ROOT / part).rglob("*")
+        if path.suffix in {".py", ".toml"} and "__pycache__" not in path.parts
+    }
+
+
+def test_every_folder_with_code_is_a_listed_package() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    listed = set(config["options"]["packages"].split())
+    assert listed == folders_with_code() | {"fpd"}
+
+
+def imported_parts(path: Path) -> list[str]:
+    """Top-level parts of the package that a module imports, relatively."""
+    here = path.relative_to(ROOT).parts
+    parts = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == len(here):
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            parts += [name.split(".")[0] for name in names]
+    return parts
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_imports_upwards_and_stages_never_each_other(path: Path) -> None:
+    here = path.relative_to(ROOT).parts[0]
+    for part in imported_parts(path):
+        layer = LAYERS.get(part, LAYERS.get(f"{part}.py", 0))
+        assert layer < LAYERS[here] or (part == here != "stages"), f"{path} imports {part}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_inside_the_package_are_relative(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level > 0 or (node.module or "").split(".")[0] != "fpd"
+
+
+def test_help_answers_at_once() -> None:
+    # What makes it quick, not how quick it is: a clock has no place in a test.
+    code = (
+        "import sys, fpd.cli; "
+        "heavy = {'torch', 'zarr', 'cv2', 'numpy', 'pydantic'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "fpd", "--help"], check=True, capture_output=True)
+    print(f"fpd --help: {time.perf_counter() - start:.3f} s")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from the tracked files, as an installer would."""
+    source = tmp_path_factory.mktemp("source") / "checkout"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False
+    ).stdout
+    if not listed:
+        pytest.skip("not a git checkout: there is no list of files to build from")
+    for name in listed.decode().strip("\0").split("\0"):
+        target = source / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_file():
+            target.write_bytes((ROOT / name).read_bytes())
+    out = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(out), str(source)],
+        check=True,
+        capture_output=True,
+    )
+    return next(out.glob("*.whl"))
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    ours = {name for name in names if ".dist-info/" not in name}
+    assert all(name.startswith("fpd/") for name in ours)
+    assert {f"fpd/{path.relative_to(ROOT).as_posix()}" for path in SOURCES} <= ours
+    assert {"fpd/pipeline/recipes/demo.toml", "fpd/pipeline/recipes/lsp.toml"} <= ours
+    assert not any("tests" in name or "benchmarks" in name for name in ours)
+    assert any(name.endswith("LICENSE") for name in names)
