@@ -144,7 +144,7 @@ def stage(options: dict[str, Any]) -> Iterator[tuple[WorkDir, Recipe, torch.devi
         divide_cores(recipe.loader, device)
         yield work, recipe, device
     except ValueError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(_sentence(error)) from None
     except OSError as error:
         raise click.ClickException(
             f"{error.filename or options['work']}: {error.strerror}"
@@ -152,6 +152,14 @@ def stage(options: dict[str, Any]) -> Iterator[tuple[WorkDir, Recipe, torch.devi
     except Interrupted as error:
         click.echo(str(error), err=True)
         raise SystemExit(INTERRUPTED_EXIT) from None
+
+
+def _sentence(error: ValueError) -> str:
+    """The error's own message, without the traceback that PyTorch wraps around a loader's."""
+    text = str(error)
+    if "Original Traceback" not in text:
+        return text
+    return text.rstrip().rpartition("\n")[2].removeprefix("ValueError: ")
 
 
 def _teacher(work: WorkDir, recipe: Recipe, device: torch.device) -> None:
@@ -181,13 +189,6 @@ def _student(
 
     record = student.run(work, recipe, device, name=name, init_from=init_from)
     _say_trained(name, record)
-    training = recipe.student_named(name)
-    if training.alpha > 0:
-        views, people = recipe.store.views, record["identity"]["inputs"]["dataset"]["samples"]
-        click.echo(
-            f"  teacher passes: {views * people} in the cache; online it would have taken "
-            f"{training.epochs * people}"
-        )
 
 
 def _evaluate(work: WorkDir, recipe: Recipe, device: torch.device) -> None:

@@ -33,8 +33,15 @@ def loader_workers(loader: Loader, device: torch.device) -> int:
     """Reading processes: as the recipe says, else one beside a CPU, up to 8 beside a GPU."""
     if loader.workers is not None:
         return loader.workers
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     return min(MOST_WORKERS, cores) if device.type == "cuda" else min(1, cores - 1)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, where the system tells (Linux), else all there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def divide_cores(loader: Loader, device: torch.device) -> None:
@@ -46,5 +53,5 @@ def divide_cores(loader: Loader, device: torch.device) -> None:
     """
     cv2.setNumThreads(0)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) - loader_workers(loader, device)
+        cores = usable_cores() - loader_workers(loader, device)
         torch.set_num_threads(max(1, cores))

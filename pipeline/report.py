@@ -23,7 +23,22 @@ def table(report: dict[str, Any]) -> str:
         "ms/image",
     ]
     rows = [[name, *_cells(row)] for name, row in models.items()]
-    return f"{first['metric']} in percent, {first['people']} people\n{align([header, *rows])}"
+    heading = f"{first['metric']} in percent, {first['people']} people"
+    return "\n".join([heading, align([header, *rows]), *_bill(report["store"])])
+
+
+def _bill(store: dict[str, Any] | None) -> list[str]:
+    if not store or not store["bytes"]:
+        return []
+    smaller = store["float16_bytes"] / store["bytes"]
+    return [
+        f"store: {store['views']} views of {store['samples']} people in "
+        f"{store['bytes'] / 1e6:.1f} MB; raw float16 would take "
+        f"{store['float16_bytes'] / 1e6:.1f} MB, {smaller:.1f} x as much",
+        f"teacher passes: {store['teacher_passes']} to fill it; online, "
+        f"{store['distilled_students']} distilled student(s) would have taken "
+        f"{store['teacher_passes_online']}",
+    ]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ from ..pipeline.models import Model
 from ..pipeline.models.cost import count, latency_ms
 from ..pipeline.recipe import Recipe
 from ..pipeline.report import draw_curves
+from ..pipeline.store import coverage, open_layout
 from ..pipeline.training.train import load_model
 from ..pipeline.workdir import ModelDir, WorkDir, versions, write_json
 
@@ -28,7 +29,7 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any]:
     """Evaluate all finished models.
 
     Returns:
-        The content of `report.json`: "dataset", "models" by name, "versions".
+        The content of `report.json`: "dataset", "models" by name, "store", "device", "versions".
 
     Raises:
         ValueError: there is no finished model, or the test people cannot be used.
@@ -41,6 +42,7 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any]:
     report = {
         "dataset": samples.fingerprint(),
         "models": rows,
+        "store": _bill(work, models) if work.store.exists() else None,
         "device": str(device),
         "versions": versions(),
     }
@@ -64,6 +66,23 @@ def _evaluate(
         "parameters": parameters,
         "gmacs": gmacs,
         "ms_per_image": latency_ms(network, geometry.crop_px, device),
+    }
+
+
+def _bill(work: WorkDir, models: dict[str, ModelDir]) -> dict[str, Any]:
+    """What the store takes and what it saved: bytes, and passes of the teacher."""
+    found = coverage(work.store, open_layout(work.store))
+    layout = found.layout
+    students = (folder.record()["identity"]["settings"]["training"] for folder in models.values())
+    epochs = [student["epochs"] for student in students if student.get("alpha", 0) > 0]
+    return {
+        "views": layout.views,
+        "samples": layout.samples,
+        "bytes": found.bytes(),
+        "float16_bytes": layout.float16_bytes,
+        "teacher_passes": layout.views * layout.samples,
+        "teacher_passes_online": layout.samples * sum(epochs),
+        "distilled_students": len(epochs),
     }
 
 

@@ -39,6 +39,8 @@ from ..pipeline.workdir import WorkDir, sha256
 # Where a joint is, is only asked of maps that show one: below this peak there is none to displace.
 SHOWS_A_JOINT = 0.1
 
+STOPPED = "cache-heatmaps stopped; whole shards are kept, the same command makes the rest"
+
 
 def run(
     work: WorkDir, recipe: Recipe, device: torch.device, *, overwrite: bool = False
@@ -78,7 +80,7 @@ def run(
         "written": len(missing),
         "bytes": found.bytes(),
         "bytes_per_view": found.bytes() / count,
-        "float16_bytes": 2 * count * layout.joints * layout.heatmap_px**2,
+        "float16_bytes": layout.float16_bytes,
         "measured": found.measured(),
     }
 
@@ -104,6 +106,8 @@ def _fill(
         for view, shard in missing:
             parts = [next(answers) for _ in _batches(layout, view, shard, size)]
             writer.write(_join(view, shard, parts))
+        if stop.is_set():
+            raise Interrupted(STOPPED)
 
 
 def _batches(layout: Layout, view: int, shard: int, size: int) -> list[list[Key]]:
@@ -124,7 +128,7 @@ def _answers(
     with torch.inference_mode():
         for batch in loader:
             if stop.is_set():
-                raise Interrupted("stopped; whole shards are kept, the same command makes the rest")
+                raise Interrupted(STOPPED)
             heatmaps = network(normalise(batch["crop"], device))[-1].float()
             stored, peaks = quantise(heatmaps, max_error)
             yield {

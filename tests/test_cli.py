@@ -271,8 +271,8 @@ def lsp(tmp_path: Path) -> Path:
     return root
 
 
-def on_lsp(root: Path, work: Path) -> Result:
-    settings = [*SETTINGS, "data.reader=lsp", f'data.root="{root}"']
+def on_lsp(root: Path, work: Path, *more: str) -> Result:
+    settings = [*SETTINGS, "data.reader=lsp", f'data.root="{root}"', *more]
     return fpd("run", "teacher", "-w", work, settings=settings)
 
 
@@ -300,6 +300,13 @@ def test_image_cut_short_is_named(lsp: Path, tmp_path: Path) -> None:
     image = lsp / "lsp" / "images" / "im0005.jpg"
     image.write_bytes(image.read_bytes()[:-40])
     refused(on_lsp(lsp, tmp_path / "w"), "im0005.jpg", "cut short")
+
+
+def test_image_cut_short_is_named_by_a_loading_process_too(lsp: Path, tmp_path: Path) -> None:
+    image = lsp / "lsp" / "images" / "im0005.jpg"
+    image.write_bytes(image.read_bytes()[:-40])
+    output = refused(on_lsp(lsp, tmp_path / "w", "loader.workers=1"), "im0005.jpg", "cut short")
+    assert "Traceback" not in output
 
 
 def spoil(root: Path, value: float) -> None:

@@ -5,7 +5,7 @@ shards, `coverage` says which are there, `reader` gives single views back.
 """
 
 from .coverage import Coverage, check_complete, coverage
-from .manifest import check_manifest, layout_of, make_manifest, read_manifest
+from .manifest import check_manifest, layout_of, make_manifest, open_layout, read_manifest
 from .quantise import dequantise, quantise
 from .reader import CachedHeatmaps, StoreReader
 from .schema import Layout
@@ -24,6 +24,7 @@ __all__ = [
     "dequantise",
     "layout_of",
     "make_manifest",
+    "open_layout",
     "quantise",
     "read_manifest",
 ]

@@ -51,6 +51,11 @@ class Layout:
     def padded_samples(self) -> int:
         return self.shards * self.shard_samples
 
+    @property
+    def float16_bytes(self) -> int:
+        """What the same heatmaps would take as raw float16."""
+        return 2 * self.views * self.samples * self.joints * self.heatmap_px**2
+
     def rows(self, shard: int) -> range:
         """The samples in a shard, padding left out."""
         start = shard * self.shard_samples

@@ -72,6 +72,8 @@ class Run:
                 self._epoch(stop)
                 self._finish_epoch()
                 self._save()
+                if stop.is_set():
+                    self._stop()
 
     def _epoch(self, stop: threading.Event) -> None:
         progress, saved_at = self.state.progress, time.monotonic()
@@ -191,8 +193,8 @@ class Run:
         self._save()
         progress = self.state.progress
         raise Interrupted(
-            f"stopped in epoch {progress.epoch + 1} of {self.training.epochs} after step "
-            f"{progress.step}; the same command continues from there"
+            f"{self.out.name} stopped after {progress.epoch} of {self.training.epochs} epochs and "
+            f"{progress.step} steps; the same command continues from there"
         )
 
     def _bar(self) -> tqdm[Any]:

@@ -1,0 +1,90 @@
+"""What the tests share: one thread, a recipe that trains in a second, a finished work directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from fpd.data.readers import load
+from fpd.data.samples import SampleSet
+from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.pipeline.workdir import WorkDir, write_json
+from fpd.stages import heatmaps, teacher
+
+CPU = torch.device("cpu")
+
+# 24 people, 6 of them held out: shards of 8, 8 and 2, and three steps an epoch.
+TOY = {
+    "data": {
+        "reader": "figures",
+        "validation": 0.25,
+        "figures": {"train": 24, "test": 8, "missing_labels": 0.1},
+    },
+    "geometry": {"crop_px": 64},
+    "teacher": {
+        "epochs": 2,
+        "batch": 8,
+        "learning_rate": 3e-3,
+        "model": {"stages": 1, "channels": 8, "stem": "ports"},
+    },
+    "store": {"views": 2, "shard_samples": 8, "batch": 8},
+    "student": {
+        "epochs": 2,
+        "batch": 8,
+        "learning_rate": 3e-3,
+        "model": {"stages": 1, "channels": 8, "stem": "ports"},
+    },
+    "loader": {"workers": 0},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_in_every_process() -> Iterator[None]:
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    yield
+    if before is None:
+        del os.environ["OMP_NUM_THREADS"]
+    else:
+        os.environ["OMP_NUM_THREADS"] = before
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(_one_thread_in_every_process: None) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+@pytest.fixture(scope="session")
+def toy_recipe() -> Recipe:
+    """All four stages in a second or two; change it with `apply_overrides(model_dump(), [...])`."""
+    return apply_overrides(TOY, [])
+
+
+@pytest.fixture(scope="session")
+def toy_samples(toy_recipe: Recipe) -> SampleSet:
+    """The 18 training people of the toy recipe."""
+    return load(toy_recipe.data, "train")
+
+
+@pytest.fixture(scope="session")
+def toy_work(tmp_path_factory: pytest.TempPathFactory, toy_recipe: Recipe) -> Path:
+    """A work directory with a finished teacher and its heatmaps. Not to be written to."""
+    torch.set_num_threads(1)
+    work = WorkDir(tmp_path_factory.mktemp("toy") / "work")
+    work.create()
+    write_json(work.root / "recipe.json", toy_recipe.model_dump(mode="json"))
+    teacher.run(work, toy_recipe, CPU)
+    heatmaps.run(work, toy_recipe, CPU)
+    return work.root
+
+
+@pytest.fixture
+def work(toy_work: Path, tmp_path: Path) -> WorkDir:
+    """A copy of the toy work directory, to damage."""
+    return WorkDir(Path(shutil.copytree(toy_work, tmp_path / "work")))

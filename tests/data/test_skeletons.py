@@ -1,0 +1,80 @@
+"""The LSP skeleton against what the benchmark publishes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from fpd.data.skeletons import LSP, SKELETONS
+
+# Order of the published joints.mat, from the data set's README.
+PUBLISHED = (
+    "right ankle, right knee, right hip, left hip, left knee, left ankle, right wrist, "
+    "right elbow, right shoulder, left shoulder, left elbow, left wrist, neck, head top"
+)
+OTHER_SIDE = {"left": "right", "right": "left"}
+
+
+def mirrored_name(name: str) -> str:
+    return " ".join(OTHER_SIDE.get(word, word) for word in name.split())
+
+
+def test_joints_are_in_the_published_order() -> None:
+    assert ", ".join(LSP.joints) == PUBLISHED
+    assert LSP.num_joints == 14
+
+
+@pytest.mark.parametrize("skeleton", SKELETONS.values(), ids=list(SKELETONS))
+def test_mirroring_swaps_the_sides_by_name(skeleton) -> None:
+    assert [skeleton.joints[m] for m in skeleton.mirror] == [
+        mirrored_name(name) for name in skeleton.joints
+    ]
+    assert [skeleton.mirror[m] for m in skeleton.mirror] == list(range(skeleton.num_joints))
+
+
+@pytest.mark.parametrize("skeleton", SKELETONS.values(), ids=list(SKELETONS))
+def test_limbs_join_all_and_are_symmetric(skeleton) -> None:
+    limbs = {frozenset(limb) for limb in skeleton.limbs}
+    assert len(limbs) == len(skeleton.limbs)
+    assert all(len(limb) == 2 for limb in limbs), "a limb joins two different joints"
+    assert limbs == {frozenset(skeleton.mirror[j] for j in limb) for limb in limbs}
+    reached = {0}
+    for _ in skeleton.joints:
+        reached |= {j for limb in limbs if limb & reached for j in limb}
+    assert reached == set(range(skeleton.num_joints))
+
+
+def test_limbs_follow_arms_and_legs() -> None:
+    limbs = {frozenset(LSP.joints[j] for j in limb) for limb in LSP.limbs}
+    for side in ("left", "right"):
+        for one, other in [
+            ("ankle", "knee"),
+            ("knee", "hip"),
+            ("hip", "shoulder"),
+            ("shoulder", "elbow"),
+            ("elbow", "wrist"),
+        ]:
+            assert {f"{side} {one}", f"{side} {other}"} in limbs
+    assert {"neck", "head top"} in limbs
+
+
+def test_groups_are_the_table_columns() -> None:
+    groups = {name: {LSP.joints[j] for j in joints} for name, joints in LSP.groups}
+    assert groups.pop("head") == {"neck", "head top"}
+    assert groups == {
+        part: {f"left {part}", f"right {part}"}
+        for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+    }
+    assert sorted(j for _, joints in LSP.groups for j in joints) == list(range(14))
+
+
+def test_pck_is_measured_in_torso_diagonals() -> None:
+    assert [LSP.joints[j] for j in LSP.normaliser] == ["left shoulder", "right hip"]
+    assert LSP.threshold == 0.2
+
+
+def test_skeletons_are_found_by_name_and_cannot_be_changed() -> None:
+    assert SKELETONS["lsp"] is LSP
+    assert all(name == skeleton.name for name, skeleton in SKELETONS.items())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        LSP.threshold = 0.5  # type: ignore[misc]

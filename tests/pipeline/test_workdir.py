@@ -1,0 +1,184 @@
+"""Work directories: the kept recipe, atomic files, messages for damaged and unwritable ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fpd.pipeline.recipe import load_recipe
+from fpd.pipeline.workdir import (
+    ModelDir,
+    WorkDir,
+    atomic,
+    read_json,
+    sha256,
+    versions,
+    write_json,
+)
+
+
+def test_the_recipe_of_the_first_command_is_kept(tmp_path: Path) -> None:
+    work = WorkDir(tmp_path / "a" / "b")
+    first = work.recipe("demo", ("student.alpha=0.25", "augmentation.scale=[0.9, 1.1]"))
+    assert (first.student.alpha, first.augmentation.scale) == (0.25, (0.9, 1.1))
+    assert work.recipe(None, ()) == first
+
+
+def test_overrides_of_later_commands_hold_for_one_command(tmp_path: Path) -> None:
+    work = WorkDir(tmp_path)
+    first = work.recipe(None, ("student.alpha=0.25",))
+    later = work.recipe(None, ("student.epochs=3",))
+    assert (later.student.alpha, later.student.epochs) == (0.25, 3)
+    assert work.recipe(None, ()) == first
+
+
+def test_a_named_recipe_is_taken_as_it_is_and_not_kept(tmp_path: Path) -> None:
+    work = WorkDir(tmp_path)
+    first = work.recipe(None, ("student.alpha=0.25",))
+    assert work.recipe("demo", ()) == load_recipe("demo")
+    assert work.recipe(None, ()) == first
+
+
+def test_the_demo_is_the_recipe_of_an_empty_directory(tmp_path: Path) -> None:
+    assert WorkDir(tmp_path / "x").recipe(None, ()) == load_recipe("demo")
+
+
+def test_a_refused_recipe_is_not_kept(tmp_path: Path) -> None:
+    work = WorkDir(tmp_path / "x")
+    with pytest.raises(ValueError, match=r"student\.alpha"):
+        work.recipe("demo", ("student.alpha=2",))
+    assert not work.root.exists()
+
+
+def test_paths(tmp_path: Path) -> None:
+    work = WorkDir(tmp_path)
+    assert work.store == tmp_path / "heatmaps.zarr"
+    assert work.evaluation == tmp_path / "evaluation"
+    assert work.teacher.weights == tmp_path / "teacher" / "weights.safetensors"
+    small = work.student("small")
+    assert (small.name, small.state) == ("small", tmp_path / "small" / "state.pt")
+    assert small.metrics == tmp_path / "small" / "metrics.jsonl"
+    assert small.record_path == tmp_path / "small" / "record.json"
+
+
+@pytest.mark.parametrize("name", ["teacher", "../small", "", "evaluation"])
+def test_a_student_cannot_take_another_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="expected a student's name"):
+        WorkDir(tmp_path).student(name)
+
+
+def test_models_are_the_finished_ones_the_teacher_first(tmp_path: Path) -> None:
+    for name in ("zebra", "teacher", "alpha", "student", "unfinished", "evaluation"):
+        (tmp_path / name).mkdir()
+    for name in ("zebra", "teacher", "alpha", "student"):
+        write_json(tmp_path / name / "record.json", {"name": name})
+    (tmp_path / "unfinished" / "state.pt").touch()
+    (tmp_path / "recipe.json").touch()
+    models = WorkDir(tmp_path).models()
+    assert list(models) == ["teacher", "alpha", "student", "zebra"]
+    assert [folder.record()["name"] for folder in models.values()] == list(models)
+    assert models["zebra"].finished
+    assert not ModelDir(tmp_path / "unfinished").finished
+
+
+def test_no_models_in_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    assert WorkDir(tmp_path / "nowhere").models() == {}
+
+
+def test_atomic_puts_the_file_in_place_when_the_block_is_done(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with atomic(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.parent == tmp_path  # on the same file system, or renaming would copy
+    assert path.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_atomic_leaves_the_old_file_when_the_block_raises(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(error), atomic(path) as temporary:
+        temporary.write_text("half of the n")
+        raise error
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_atomic_leaves_nothing_where_nothing_was(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), atomic(tmp_path / "file") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_the_same_bytes_for_the_same_value(tmp_path: Path) -> None:
+    write_json(tmp_path / "a", {"x": 1, "y": {"b": [1, 2], "a": None}})
+    write_json(tmp_path / "b", {"y": {"a": None, "b": [1, 2]}, "x": 1})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert json.loads((tmp_path / "a").read_text()) == {"x": 1, "y": {"b": [1, 2], "a": None}}
+    assert read_json(tmp_path / "a") == {"x": 1, "y": {"b": [1, 2], "a": None}}
+
+
+def test_a_value_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write_json(path, {"x": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"x": object()})
+    assert read_json(path) == {"x": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": ', b"[1]", b"null", b"\xff\xfe", b"\0" * 9])
+def test_damaged_json_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "record.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"record\.json is damaged .*remove it"):
+        read_json(path)
+
+
+def test_a_missing_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"record\.json"):
+        ModelDir(tmp_path).record()
+
+
+def test_a_damaged_recipe_is_named(tmp_path: Path) -> None:
+    work = WorkDir(tmp_path)
+    work.recipe(None, ())
+    (tmp_path / "recipe.json").write_text("{")
+    with pytest.raises(ValueError, match=r"recipe\.json is damaged"):
+        work.recipe(None, ())
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("here first")
+    work = WorkDir(file / "work")
+    with pytest.raises(ValueError, match=r"file/work cannot be written to \(.+\): .*-w"):
+        work.recipe("demo", ())
+    with pytest.raises(ValueError, match=r"cannot be written to"):
+        WorkDir(file).create()
+    assert file.read_text() == "here first"
+
+
+def test_making_a_directory_leaves_no_trace_of_the_try(tmp_path: Path) -> None:
+    WorkDir(tmp_path / "a" / "b").create()
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_sha256(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert sha256(tmp_path / "abc") == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
+
+
+def test_versions_name_what_decides_pixels_and_numbers() -> None:
+    found = versions()
+    assert {"python", "fpd", "torch", "numpy", "opencv-python-headless", "zarr"} <= set(found)
+    assert all(text[0].isdigit() for text in found.values())
