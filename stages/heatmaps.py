@@ -65,8 +65,8 @@ def run(
     samples = load(recipe.data, "train")
     layout = layout_of(recipe, samples)
     manifest = make_manifest(recipe, samples, sha256(work.teacher.weights))
-    if overwrite:
-        shutil.rmtree(work.store, ignore_errors=True)
+    if overwrite and work.store.exists():
+        shutil.rmtree(work.store)
     writer = StoreWriter(work.store, manifest, layout, work.root)
     missing = writer.coverage().missing
     if missing:

@@ -17,6 +17,11 @@ from torch.nn import functional
 
 from ...data.settings import Settings
 
+# Standard deviation of a fresh head's weights, so that a network starts from heatmaps near zero (as
+# Xiao et al., ECCV 2018, do in their code). With PyTorch's default it starts from noise ten times
+# the targets' energy and spends its first epochs unlearning that (docs/experiments.md).
+HEAD_STD = 1e-3
+
 STRIDE_PX = 4
 """Input pixels to a heatmap pixel: the stem halves the resolution twice."""
 
@@ -159,6 +164,10 @@ class Hourglass(nn.Module):
             for _ in range(stages)
         )
         self.score = nn.ModuleList(nn.Conv2d(channels, num_joints, 1) for _ in range(stages))
+        for head in self.score:
+            assert isinstance(head, nn.Conv2d) and head.bias is not None
+            nn.init.normal_(head.weight, std=HEAD_STD)
+            nn.init.zeros_(head.bias)
         self.fc_ = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(stages - 1))
         self.score_ = nn.ModuleList(nn.Conv2d(num_joints, channels, 1) for _ in range(stages - 1))
 

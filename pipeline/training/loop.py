@@ -32,8 +32,9 @@ log = logging.getLogger("fpd")
 CHECKPOINT_EVERY_S = 300.0
 COLLECT_EVERY = 10  # steps; collecting losses waits for the device
 
-# A network whose loss is still this near that of an all-zero answer has learnt nothing yet.
-COLLAPSED = 0.97
+# A network whose loss is this near that of an all-zero answer gives just that answer. (A fresh one
+# starts above, and is not to be warned of while it comes down.)
+COLLAPSED = 0.03
 
 
 class Interrupted(Exception):
@@ -165,13 +166,13 @@ class Run:
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
 
     def _warn_if_collapsed(self, sums: dict[str, float]) -> None:
-        """Judge by the epoch's second half: a fresh network's first answers are worse than zero."""
+        """Judge by the epoch's second half, when a fresh network's first noise has died down."""
         share = sums.get("late_loss", sums["loss"]) / sums.get("late_zero_loss", sums["zero_loss"])
-        if share < COLLAPSED:
+        if abs(share - 1) > COLLAPSED:
             return
         log.warning(
-            "epoch %d: the network is no better than an answer of zero everywhere (%.2f of that "
-            "answer's loss). If this lasts, it has collapsed: widen the target (--set "
+            "epoch %d: the network answers next to zero everywhere (its loss is %.2f of that "
+            "answer's). If this lasts, it has collapsed: widen the target (--set "
             "targets.sigma_px=%g) or change the learning rate (--set %s.learning_rate=%g)",
             self.state.progress.epoch + 1,
             share,

@@ -91,9 +91,9 @@ def test_joints_and_pixels_move_together(person) -> None:
         mirrored = bool(views.parameters(0, view)[2])
         errors[mirrored] += blob_errors(views, view, BLOBS)
     assert len(errors[False]) > 30 and len(errors[True]) > 30
-    assert max(errors[False]) < 0.35 and max(errors[True]) < 0.35
-    # No constant shift hides in that tolerance.
-    assert np.mean(errors[False] + errors[True]) < 0.12
+    # Measured: 0.04 at most, 0.015 on average. No shift by a fraction of a pixel can hide here.
+    assert max(errors[False]) < 0.15 and max(errors[True]) < 0.15
+    assert np.mean(errors[False] + errors[True]) < 0.05
 
 
 def test_the_plain_view_is_not_augmented(person) -> None:
@@ -104,7 +104,7 @@ def test_the_plain_view_is_not_augmented(person) -> None:
     for name, position in BLOBS.items():
         expected = (np.array(position) - (58.0, 54.0)) * 0.96 + 47.5
         np.testing.assert_allclose(crop_K2[LSP.joints.index(name)], expected, atol=1e-5)
-    assert max(blob_errors(Views(person, CROP, WILD, seed=1), PLAIN, BLOBS)) < 0.2
+    assert max(blob_errors(Views(person, CROP, WILD, seed=1), PLAIN, BLOBS)) < 0.15
 
 
 def test_the_plain_view_is_the_same_under_any_settings(person) -> None:
@@ -271,7 +271,7 @@ def test_blobs_of_reduced_jpegs_land_where_they_should(
     mirrored = [v for v in range(40) if views.parameters(0, v)[2]]
     upright = [v for v in range(40) if not views.parameters(0, v)[2]]
     for view in (PLAIN, *mirrored[:4], *upright[:4]):
-        assert max(blob_errors(views, view, blobs)) < 0.15
+        assert max(blob_errors(views, view, blobs)) < 0.1  # measured: 0.03
 
 
 def test_colours_are_red_green_blue(person) -> None:

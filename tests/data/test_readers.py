@@ -1,0 +1,162 @@
+"""Splits: validation people held out by their ids, in every format alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fpd.data.readers import FOLDER_READERS, Data, Figures, load
+from fpd.data.readers.figures import figures
+from fpd.data.samples import SampleSet, id_hash
+from pydantic import ValidationError
+
+SMALL = Figures(train=60, test=20)
+
+
+def test_validation_people_are_held_out_of_training() -> None:
+    data = Data(figures=SMALL, validation=0.2)
+    train, validation, test = (load(data, split) for split in ("train", "validation", "test"))
+    everyone = figures("train", 60)
+    assert len(validation) == 12 and len(train) == 48 and len(test) == 20
+    assert set(train.ids) | set(validation.ids) == set(everyone.ids)
+    assert not set(train.ids) & set(validation.ids)
+    assert test.fingerprint() == figures("test", 20).fingerprint()
+
+
+def test_the_smallest_id_hashes_are_held_out() -> None:
+    everyone = figures("train", 60)
+    by_hash = sorted(everyone.ids, key=id_hash)
+    validation = load(Data(figures=SMALL, validation=0.2), "validation")
+    assert set(validation.ids) == set(by_hash[:12])
+
+
+def test_held_out_people_keep_their_order_and_their_rows() -> None:
+    everyone = figures("train", 60)
+    for split in ("train", "validation"):
+        people = load(Data(figures=SMALL, validation=0.2), split)
+        places = [everyone.ids.index(i) for i in people.ids]
+        assert places == sorted(places)
+        np.testing.assert_array_equal(people.joints_NK2, everyone.joints_NK2[places])
+        np.testing.assert_array_equal(people.image_N, everyone.image_N[places])
+
+
+def test_the_same_people_are_held_out_whatever_their_order(monkeypatch, tmp_path) -> None:
+    held_out = []
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(60)
+        people = figures("train", 60).take(order)
+        monkeypatch.setitem(FOLDER_READERS, "lsp", lambda root, split, people=people: people)
+        validation = load(Data(reader="lsp", root=tmp_path, validation=0.15), "validation")
+        held_out.append(frozenset(validation.ids))
+    assert len(set(held_out)) == 1 and len(held_out[0]) == 9
+
+
+def test_a_larger_share_holds_out_more_people_of_the_same_kind() -> None:
+    """A smaller validation set is part of a larger one: no one moves to and fro."""
+    few = load(Data(figures=SMALL, validation=0.1), "validation")
+    many = load(Data(figures=SMALL, validation=0.5), "validation")
+    assert len(few) == 6 and len(many) == 30 and set(few.ids) < set(many.ids)
+
+
+def test_no_share_holds_out_nobody() -> None:
+    data = Data(figures=SMALL, validation=0)
+    assert len(load(data, "validation")) == 0
+    assert load(data, "train").ids == figures("train", 60).ids
+
+
+def test_settings_of_figures_are_passed_on() -> None:
+    dials = Figures(train=30, test=7, seed=3, label_noise=0.1, missing_labels=0.2)
+    data = Data(figures=dials, validation=0)
+    train = figures("train", 30, seed=3, label_noise=0.1, missing_labels=0.2)
+    assert load(data, "train").fingerprint() == train.fingerprint()
+    assert load(data, "test").fingerprint() == figures("test", 7, seed=3).fingerprint()
+    assert np.isnan(train.joints_NK2).any()
+
+
+def test_the_largest_dials_that_are_allowed_can_be_loaded() -> None:
+    """What the settings accept, `check` must not refuse later."""
+    field = Figures.model_fields["label_noise"]
+    largest = next(m.le for m in field.metadata if hasattr(m, "le"))
+    dials = Figures(train=2000, label_noise=largest, missing_labels=0.9)
+    assert len(load(Data(figures=dials), "train")) == 1900
+
+
+def test_the_reader_is_chosen_by_name(monkeypatch, tmp_path) -> None:
+    asked = []
+
+    def reader(name: str):
+        def read(root, split) -> SampleSet:
+            asked.append((name, root, split))
+            return figures("train", 10)
+
+        return read
+
+    for name in FOLDER_READERS:
+        monkeypatch.setitem(FOLDER_READERS, name, reader(name))
+    for name in ("lsp", "lspet", "lsp+lspet"):
+        for split in ("train", "validation", "test"):
+            load(Data(reader=name, root=tmp_path), split)
+    assert asked == [
+        (name, tmp_path, split)
+        for name in ("lsp", "lspet", "lsp+lspet")
+        for split in ("train", "train", "test")
+    ]
+
+
+@pytest.mark.parametrize("reader", ["lsp", "lspet", "lsp+lspet"])
+def test_a_folder_is_asked_for(reader) -> None:
+    with pytest.raises(ValidationError) as error:
+        Data(reader=reader)
+    assert f"data.root is needed for {reader}: --set data.root=FOLDER" in str(error.value)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_folder_without_labels_is_named(tmp_path, split) -> None:
+    data = Data(reader="lsp", root=tmp_path)
+    with pytest.raises(ValueError, match=r"lsp/joints\.mat is missing: expected ") as error:
+        load(data, split)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_an_empty_training_set_is_refused() -> None:
+    data = Data(figures=Figures(train=4), validation=0.9)
+    assert len(load(data, "validation")) == 4
+    with pytest.raises(ValueError, match=r"^data set 'figures' has no people in its train split$"):
+        load(data, "train")
+
+
+def test_an_empty_test_set_is_refused(monkeypatch, tmp_path) -> None:
+    monkeypatch.setitem(FOLDER_READERS, "lsp", lambda root, split: figures("test", 2).take([]))
+    with pytest.raises(ValueError, match=r"^data set 'lsp' has no people in its test split$"):
+        load(Data(reader="lsp", root=tmp_path), "test")
+
+
+def test_people_are_checked(monkeypatch, tmp_path) -> None:
+    people = figures("train", 5)
+    people.joints_NK2[3, 7] = 1e6
+    monkeypatch.setitem(FOLDER_READERS, "lsp", lambda root, split: people)
+    for split in ("train", "test"):
+        with pytest.raises(ValueError, match=f"{people.ids[3]}: right elbow at .* far outside"):
+            load(Data(reader="lsp", root=tmp_path, validation=0), split)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"reader": "mpi"},
+        {"validation": 1.0},
+        {"validation": -0.1},
+        {"figures": {"train": 1}},
+        {"figures": {"test": 0}},
+        {"figures": {"seed": -1}},
+        {"figures": {"label_noise": -0.1}},
+        {"figures": {"missing_labels": 1.0}},
+        {"figures": {"people": 3}},
+        {"folder": "here"},
+    ],
+    ids=str,
+)
+def test_bad_settings_are_refused(bad) -> None:
+    key = next(iter(bad))
+    inner = next(iter(bad[key])) if isinstance(bad[key], dict) else key
+    with pytest.raises(ValidationError, match=inner):
+        Data(**bad)

@@ -1,0 +1,89 @@
+"""What people see of an evaluation: the right numbers in straight columns, and a picture."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from fpd.pipeline.report import align, draw_curves, table
+
+
+def row(mean: float, **changes: Any) -> dict[str, Any]:
+    thresholds = [0.01 * i for i in range(21)]
+    return {
+        "metric": "PCK@0.2",
+        "mean": mean,
+        "mean_unweighted": mean - 0.01,
+        "auc": mean / 2,
+        "groups": {"head": 0.9, "ankle": 0.1234},
+        "parameters": 25_434_112,
+        "gmacs": 27.4321,
+        "ms_per_image": 12.345,
+        "people": 500,
+        "curve": {"thresholds": thresholds, "pck": [mean * t / 0.2 for t in thresholds]},
+    } | changes
+
+
+REPORT = {
+    "models": {
+        "teacher": row(0.8126),
+        "labels-only": row(0.5, parameters=123_456, gmacs=0.0123, groups={"head": 1, "ankle": 0}),
+    }
+}
+
+
+def test_the_table_has_the_numbers_in_percent_millions_and_gmacs() -> None:
+    title, header, teacher, student = table(REPORT).splitlines()
+    assert title == "PCK@0.2 in percent, 500 people"
+    assert header.split() == [
+        *["model", "head", "ankle", "mean", "unweighted", "AUC", "params", "GMACs", "ms/image"]
+    ]
+    assert teacher.split() == [
+        *["teacher", "90.0", "12.3", "81.3", "80.3", "40.6", "25.43", "M", "27.432", "12.3"]
+    ]
+    assert student.split() == [
+        *["labels-only", "100.0", "0.0", "50.0", "49.0", "25.0", "0.12", "M", "0.012", "12.3"]
+    ]
+
+
+def test_columns_are_straight() -> None:
+    _, header, *rows = table(REPORT).splitlines()
+    for word in ("head", "mean", "AUC", "GMACs"):
+        end = header.index(word) + len(word)
+        for line in rows:
+            assert line[end - 1].isdigit()
+            assert line[end : end + 1] in ("", " ")
+    assert all(line.startswith(name) for line, name in zip(rows, REPORT["models"], strict=True))
+
+
+def test_align_pads_to_the_widest_and_leaves_no_blanks_behind() -> None:
+    assert align([["a", "bb", "c"], ["aaa", "b", ""]]) == "a    bb  c\naaa   b"
+
+
+def test_a_share_of_nothing_is_shown_as_such() -> None:
+    report = {"models": {"student": row(0.5, groups={"head": math.nan, "ankle": 0.5})}}
+    assert table(report).splitlines()[2].split()[1:3] == ["nan", "50.0"]
+
+
+def test_curves_are_a_picture(tmp_path: Path) -> None:
+    path = tmp_path / "pck_curve.png"
+    draw_curves(REPORT, path)
+    image = cv2.imread(str(path))
+    assert image.shape == (600, 900, 3)
+    # Matplotlib's first two line colours, for the two models (BGR).
+    for colour in ([0xB4, 0x77, 0x1F], [0x0E, 0x7F, 0xFF]):
+        assert (image == np.array(colour, np.uint8)).all(-1).sum() > 100
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_curves_replace_an_older_picture_and_follow_the_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "curve.png"
+    draw_curves(REPORT, path)
+    before = path.read_bytes()
+    draw_curves(REPORT, path)
+    assert path.read_bytes() == before
+    draw_curves({"models": {"teacher": row(0.1)}}, path)
+    assert path.read_bytes() != before
