@@ -161,7 +161,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         ValueError: no such recipe, not TOML, an unknown key or a value out of range; the message
             names the key.
     """
-    return apply_overrides(tomllib_loads(_recipe_text(name_or_path), name_or_path), overrides)
+    return apply_overrides(parse_toml(_recipe_text(name_or_path), name_or_path), overrides)
 
 
 def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> Recipe:
@@ -185,7 +185,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def tomllib_loads(text: str, name: str) -> dict[str, Any]:
+def parse_toml(text: str, name: str) -> dict[str, Any]:
     """Parse TOML, or say in one sentence where it is not."""
     try:
         return tomllib.loads(text)

@@ -1,7 +1,7 @@
 """A work directory: where each stage's files lie, and how they are written.
 
     work/demo/
-      recipe.json   the settings of the first command, from which later ones start
+      recipe.json   the settings of the first stage, from which later ones start
       teacher/      weights.safetensors  state.pt  metrics.jsonl  record.json
       heatmaps.zarr/
       student/      the same as teacher/; further students under their names
@@ -19,10 +19,16 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numcodecs
+import numpy as np
+import torch
+import zarr
+
+from .. import __version__
 from .recipe import Recipe, apply_overrides, check_name, load_recipe
 
 DEFAULT_RECIPE = "demo"
@@ -56,20 +62,23 @@ class WorkDir:
         return {f.name: ModelDir(f) for f in folders if (f / "record.json").is_file()}
 
     def recipe(self, name_or_path: str | None, overrides: tuple[str, ...]) -> Recipe:
-        """The recipe of a command, kept in the directory if it is its first.
+        """The recipe of a command, kept in the directory until a stage has left something there.
 
         A recipe named by the command is taken as it is; otherwise the directory's own is, and the
-        shipped demo where there is none. Overrides hold for one command, the first excepted.
+        shipped demo where there is none. Once a stage has begun, overrides hold for one command.
         """
         kept = self.root / "recipe.json"
         if name_or_path is not None or not kept.is_file():
             recipe = load_recipe(name_or_path or DEFAULT_RECIPE, overrides)
         else:
             recipe = apply_overrides(read_json(kept), overrides)
-        if not kept.is_file():
+        if not kept.is_file() or not self._begun():
             self.create()
             write_json(kept, recipe.model_dump(mode="json"))
         return recipe
+
+    def _begun(self) -> bool:
+        return any(entry.is_dir() for entry in self.root.iterdir())
 
     def create(self) -> None:
         """Make the folder.
@@ -178,5 +187,6 @@ def sha256(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what decides pixels and numbers."""
-    packages = ("fpd", "torch", "numpy", "opencv-python-headless", "zarr", "numcodecs")
-    return {"python": platform.python_version()} | {p: metadata.version(p) for p in packages}
+    packages = (cv2, numcodecs, np, torch, zarr)
+    found = {package.__name__: package.__version__ for package in packages}
+    return {"fpd": __version__, "python": platform.python_version()} | found

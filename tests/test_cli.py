@@ -214,6 +214,22 @@ def test_unknown_key_in_a_recipe_file_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "w").exists()
 
 
+def test_a_first_command_that_failed_does_not_stick(lsp: Path, tmp_path: Path) -> None:
+    work = tmp_path / "w"
+    refused(on_lsp(tmp_path / "wrong", work), "joints.mat is missing")
+    right = fpd("run", "teacher", "-w", work, "--set", f'data.root="{lsp}"')
+    assert right.exit_code == 0, right.output
+    assert fpd("cache-heatmaps", "-w", work).exit_code == 0
+
+
+def test_a_setting_for_one_command_does_not_stick(work: Path) -> None:
+    first = fpd("run", "student", "-w", work, "--name", "brief", "--set", "student.epochs=1")
+    assert first.exit_code == 0
+    assert fpd("run", "student", "-w", work, "--name", "usual").exit_code == 0
+    assert len((work / "brief" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert len((work / "usual" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
 def test_unknown_recipe_lists_those_there_are(tmp_path: Path) -> None:
     refused(fpd("run", "teacher", "-r", "mpi", "-w", tmp_path / "w"), "'mpi'", "demo", "lsp")
 

@@ -111,6 +111,6 @@ class StoreReader:
         return self._decode(encoded, shape, dtype)
 
     def _decode(self, encoded: bytes, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        decoded = np.empty(shape, dtype)
+        decoded = np.zeros(shape, dtype)
         self._codec.decode(encoded, out=decoded)  # refuses more bytes than there is room for
         return decoded

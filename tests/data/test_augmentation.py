@@ -109,6 +109,16 @@ def test_parameters_follow_the_written_rule(seed, id_hash, view, scale, rotation
     assert drawn[2] == (1.0 if mirror and uniform[2] < 0.5 else 0.0)
 
 
+@fuzz
+@given(seed=words, id_hash=words, view=words)
+def test_the_upper_53_bits_of_a_word_are_kept(seed, id_hash, view) -> None:
+    """64 degrees x (2 u - 1) is exact, so all bits of u can be had back."""
+    augmentation = Augmentation(rotation_deg=64)
+    word = philox4x64_10((2, view, id_hash, 0), (seed, augmentation.digest))[0]
+    rotation = draw_parameters(augmentation, seed, id_hash, view)[1]
+    assert (rotation / 64 + 1) * 2.0**52 == word >> 11
+
+
 def test_digest_of_the_papers_settings() -> None:
     """`printf '{"scale":[0.75,1.25],"rotation_deg":30.0,"mirror":true}' | b2sum -l 64`."""
     assert Augmentation().digest == int.from_bytes(bytes.fromhex("f9506785bc575b27"), "little")

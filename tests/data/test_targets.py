@@ -141,9 +141,38 @@ def test_joints_come_back(shares, size, sigma, area_normalised) -> None:
 def test_joints_on_edges_and_between_pixels_come_back() -> None:
     special = [-0.5, 0.0, 0.25, 0.5, 1.0, 7.0, 7.5, 14.5, 15.0, 15.49, 15.5]
     positions = [(x, y) for x in special for y in special]
-    for sigma in (1.0, 1.5, 2.0, 3.0):
+    for sigma in (0.5, 1.0, 1.5, 2.0, 3.0):
         found, _ = decode(render(joints(*positions), 16, sigma)[0])
         assert np.abs(found[0].numpy() - positions).max() < 0.05
+
+
+def parabola_vertex(line: NDArray[np.float64], top: int) -> float | None:
+    """Highest point of the parabola through three logarithms, by least squares; None: it has none.
+
+    The three are the highest pixel and its neighbours; at an edge, the three pixels there.
+    """
+    middle = min(max(top, 1), len(line) - 2)
+    at = np.arange(middle - 1, middle + 2)
+    square, slope, _ = np.polyfit(at - middle, np.log(line[at]), 2)
+    if square > -1e-3:
+        return None
+    return float(np.clip(middle - slope / (2 * square), top - 1, top + 1))
+
+
+def test_refinement_is_the_parabola_through_three_logarithms() -> None:
+    """On maps that are no Gaussians; a pixel from the highest one at most."""
+    rng = np.random.default_rng(0)
+    maps = rng.uniform(0.05, 1, (1, 400, 6, 5)).astype(np.float32)
+    found, _ = decode(torch.from_numpy(maps))
+    compared = set()
+    for heatmap, (x, y) in zip(maps[0].astype(np.float64), found[0].tolist(), strict=True):
+        row, column = np.unravel_index(heatmap.argmax(), heatmap.shape)
+        for line, top, position in ((heatmap[row], column, x), (heatmap[:, column], row, y)):
+            expected = parabola_vertex(line, int(top))
+            if expected is not None:
+                assert position == pytest.approx(expected, abs=1e-3)
+                compared.add((len(line), int(top)))
+    assert compared == {(n, top) for n in (5, 6) for top in range(n)}, "edges included"
 
 
 def test_maps_need_not_be_square() -> None:

@@ -1,0 +1,262 @@
+"""What a network is fed: every sample once an epoch, in views that two formulas decide."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fpd.data.readers.figures import figures
+from fpd.data.samples import SampleSet
+from fpd.data.views import Views
+from fpd.pipeline.recipe import Loader, Recipe, apply_overrides
+from fpd.pipeline.store import CachedHeatmaps, StoreReader, layout_of
+from fpd.pipeline.training.feed import (
+    FRESH_VIEWS,
+    DistillationViews,
+    EpochBatches,
+    fresh_views,
+    make_loader,
+    plain_batches,
+    stored_views,
+)
+from fpd.pipeline.workdir import WorkDir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+CPU = torch.device("cpu")
+PEOPLE = figures("train", 23)
+MASK = 2**64 - 1
+
+
+def philox_words(key: tuple[int, int], count: int) -> list[int]:
+    """Philox4x64-10 by its paper (Salmon et al., SC 2011), counters from 1 on as NumPy has it."""
+    words: list[int] = []
+    for counter in range(1, -(-count // 4) + 1):
+        x = [counter, 0, 0, 0]
+        k0, k1 = key
+        for _ in range(10):
+            high0, low0 = divmod(x[0] * 0xD2E7470EE14C6C93, 2**64)
+            high1, low1 = divmod(x[2] * 0xCA5A826395121157, 2**64)
+            x = [high1 ^ x[1] ^ k0, low1, high0 ^ x[3] ^ k1, low0]
+            k0, k1 = (k0 + 0x9E3779B97F4A7C15) & MASK, (k1 + 0xBB67AE8584CAA73B) & MASK
+        words += x
+    return words[:count]
+
+
+def batches_of(
+    batch: int = 4, seed: int = 0, views: int | None = 3, epoch: int = 0, start: int = 0
+) -> list[list[tuple[int, int]]]:
+    batches = EpochBatches(PEOPLE, batch, seed, views)
+    batches.set(epoch, start)
+    return list(batches)
+
+
+def order(**choices: Any) -> list[int]:
+    return [index for batch in batches_of(**choices) for index, _ in batch]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(1, 40),
+    st.integers(0, 2**32 - 1),
+    st.none() | st.integers(1, 9),
+    st.integers(0, 10**6),
+)
+def test_every_sample_comes_once_an_epoch(
+    batch: int, seed: int, views: int | None, epoch: int
+) -> None:
+    batches = batches_of(batch, seed, views, epoch)
+    assert sorted(index for b in batches for index, _ in b) == list(range(23))
+    sizes = [len(b) for b in batches]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= batch
+    assert len(sizes) == -(-23 // batch)  # no more steps than it takes
+
+
+def test_the_order_is_that_of_philox_words_on_every_machine() -> None:
+    for seed, epoch in ((0, 0), (7, 0), (0, 7), (2**32 - 1, 129)):
+        words = philox_words((seed, epoch), 23)
+        expected = sorted(range(23), key=words.__getitem__)
+        assert order(seed=seed, epoch=epoch) == expected
+
+
+def test_seed_and_epoch_alone_decide_the_order() -> None:
+    assert order(seed=3, epoch=5) == order(seed=3, epoch=5, views=None) == order(seed=3, epoch=5)
+    assert order(seed=3, epoch=5) == order(seed=3, epoch=5, batch=7)
+    orders = [order(seed=seed, epoch=epoch) for seed in range(3) for epoch in range(3)]
+    assert len({tuple(o) for o in orders}) == 9
+
+
+def test_an_epoch_does_not_depend_on_those_before() -> None:
+    batches = EpochBatches(PEOPLE, 4, 0, 3)
+    for epoch in (0, 1, 2):
+        batches.set(epoch, 0)
+        list(batches)
+    batches.set(1, 0)
+    assert list(batches) == list(batches) == batches_of(epoch=1)
+
+
+@pytest.mark.parametrize("start", range(7))
+def test_resuming_gives_the_rest_of_the_epoch(start: int) -> None:
+    whole = batches_of(epoch=2)
+    assert len(whole) == 6
+    assert batches_of(epoch=2, start=start) == whole[start:]
+    batches = EpochBatches(PEOPLE, 4, 0, 3)
+    batches.set(2, start)
+    assert (batches.steps, len(batches)) == (6, 6 - start)
+
+
+def hash_of(index: int) -> int:
+    digest = hashlib.blake2b(f"figures/train/{index:06d}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+@pytest.mark.parametrize("views", [1, 2, 3, 7])
+def test_views_by_hand(views: int) -> None:
+    for epoch in (0, 1, 5, 100):
+        for batch in batches_of(views=views, epoch=epoch):
+            for index, view in batch:
+                assert view == (epoch + hash_of(index)) % views
+
+
+def test_views_are_seen_in_turn_all_of_them() -> None:
+    seen = [dict(key for b in batches_of(views=5, epoch=e) for key in b) for e in range(5)]
+    for index in range(23):
+        assert {views[index] for views in seen} == set(range(5))
+    # And they mix within an epoch: these 23 people's hashes leave one of the five out.
+    assert all(len(set(views.values())) == 4 for views in seen)
+
+
+def test_without_a_store_every_epoch_is_a_fresh_view() -> None:
+    for epoch in (0, 4):
+        assert {view for b in batches_of(views=None, epoch=epoch) for _, view in b} == {epoch}
+
+
+def test_plain_batches_are_all_in_order_and_not_augmented() -> None:
+    batches = plain_batches(PEOPLE, 10)
+    assert [len(b) for b in batches] == [10, 10, 3]
+    assert [key for b in batches for key in b] == [(i, -1) for i in range(23)]
+
+
+# Seeds
+
+
+def test_fresh_views_never_have_a_stores_seed() -> None:
+    recipe = apply_overrides({}, [f"store.seed={2**63 - 1}"])  # the largest allowed
+    assert stored_views(recipe, PEOPLE).seed == 2**63 - 1
+    for seed in (0, 1, 2**32 - 1):
+        fresh = fresh_views(recipe, PEOPLE, seed).seed
+        assert 2**63 <= fresh < 2**64
+        assert fresh - FRESH_VIEWS == seed
+    for too_large in (f"store.seed={2**63}", f"teacher.seed={2**32}"):
+        with pytest.raises(ValueError, match="seed"):
+            apply_overrides({}, [too_large])
+
+
+def test_the_same_seed_gives_other_views_to_teachers_than_to_stores(toy_recipe: Recipe) -> None:
+    fresh, stored = fresh_views(toy_recipe, PEOPLE, 0), stored_views(toy_recipe, PEOPLE)
+    assert stored.seed == toy_recipe.store.seed == 0
+    for index in range(3):
+        assert not np.array_equal(fresh.parameters(index, 0)[:2], stored.parameters(index, 0)[:2])
+    largest = fresh_views(toy_recipe, PEOPLE, 2**32 - 1)[0, 0]  # fits the generator's key
+    assert np.isfinite(largest["parameters"]).all()
+
+
+# Stored views
+
+
+def distillation_views(work: Path, recipe: Recipe, samples: SampleSet) -> DistillationViews:
+    store = StoreReader(WorkDir(work).store, layout_of(recipe, samples))
+    return DistillationViews(stored_views(recipe, samples), store)
+
+
+def test_a_cached_view_is_the_view_with_what_the_store_has(
+    toy_work: Path, toy_recipe: Recipe, toy_samples: SampleSet
+) -> None:
+    import zarr
+
+    group = zarr.open(WorkDir(toy_work).store, mode="r")
+    found = distillation_views(toy_work, toy_recipe, toy_samples)[17, 1]
+    view = Views(toy_samples, toy_recipe.geometry, toy_recipe.augmentation, seed=0)[17, 1]
+    assert set(found) == {*view, "heatmaps", "peaks"}
+    for key in ("crop", "joints", "affine", "parameters"):
+        np.testing.assert_array_equal(found[key], view[key])
+    assert found["index"] == 17
+    np.testing.assert_array_equal(found["heatmaps"], group["heatmaps"][1, 17])
+    np.testing.assert_array_equal(found["peaks"], group["peaks"][1, 17])
+
+
+class OtherParameters:
+    """A store whose parameters are a hair off."""
+
+    def __init__(self, parameters: np.ndarray) -> None:
+        self.path = Path("x/heatmaps.zarr")
+        self.parameters = parameters
+
+    def read(self, view: int, index: int) -> CachedHeatmaps:
+        return CachedHeatmaps(
+            np.zeros((14, 16, 16), np.uint8), np.zeros(14, np.float16), self.parameters
+        )
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_view_cached_with_other_parameters_is_refused(
+    toy_recipe: Recipe, toy_samples: SampleSet, which: int
+) -> None:
+    views = stored_views(toy_recipe, toy_samples)
+    right = views.parameters(3, 1).copy()
+    assert DistillationViews(views, OtherParameters(right))[3, 1]["index"] == 3
+    wrong = right.copy()
+    wrong[which] = 1 - right[2] if which == 2 else np.nextafter(right[which], 9)
+    with pytest.raises(
+        ValueError,
+        match=rf"heatmaps\.zarr: view 1 of {toy_samples.ids[3]} was cached with parameters .*"
+        "`fpd cache-heatmaps --overwrite`",
+    ):
+        DistillationViews(views, OtherParameters(wrong))[3, 1]
+
+
+# Loaders
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loaders_bring_the_batches_in_order(
+    toy_work: Path, toy_recipe: Recipe, toy_samples: SampleSet, workers: int
+) -> None:
+    dataset = distillation_views(toy_work, toy_recipe, toy_samples)
+    batches = EpochBatches(toy_samples, 8, 0, 2)
+    loader = make_loader(dataset, batches, Loader(workers=workers), CPU)
+    for epoch, start in ((0, 0), (1, 1), (1, 0)):
+        batches.set(epoch, start)
+        found = list(loader)
+        assert [b["index"].tolist() for b in found] == [[i for i, _ in b] for b in batches]
+        for batch, keys in zip(found, batches, strict=True):
+            expected = np.stack([dataset[key]["heatmaps"] for key in keys])
+            np.testing.assert_array_equal(batch["heatmaps"].numpy(), expected)
+            crops = np.stack([dataset[key]["crop"] for key in keys])
+            np.testing.assert_array_equal(batch["crop"].numpy(), crops)
+    dtypes = {key: tensor.dtype for key, tensor in found[0].items()}
+    assert dtypes == {
+        "crop": torch.uint8,
+        "joints": torch.float32,
+        "affine": torch.float64,
+        "parameters": torch.float64,
+        "index": torch.int64,
+        "heatmaps": torch.uint8,
+        "peaks": torch.float16,
+    }
+
+
+def test_a_readers_error_reaches_the_training_process(
+    work: WorkDir, toy_recipe: Recipe, toy_samples: SampleSet
+) -> None:
+    (work.store / "heatmaps/c/0/2/0/0/0").unlink()
+    dataset = distillation_views(work.root, toy_recipe, toy_samples)
+    for workers in (0, 1):
+        loader = make_loader(dataset, [[(16, 0)]], Loader(workers=workers), CPU)
+        with pytest.raises(ValueError, match="view 0 of sample 16 cannot be read"):
+            next(iter(loader))

@@ -1,0 +1,193 @@
+"""What a network is asked for, from coordinates and stored bytes, against float64 formulas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from fpd.data.samples import SampleSet
+from fpd.pipeline.recipe import Recipe, Student, Targets
+from fpd.pipeline.store import StoreReader, layout_of
+from fpd.pipeline.training.feed import DistillationViews, stored_views
+from fpd.pipeline.training.objective import Objective, amplitudes
+from fpd.pipeline.workdir import WorkDir
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import default_collate
+
+Array = NDArray[np.float64]
+NAN = float("nan")
+SIGMA = 1.25
+MAX_ERROR = 0.05
+
+
+def labels_of(joints_BK2: Array, size: int, sigma: float = SIGMA) -> tuple[Array, Array]:
+    """Eq. 2 with peak 1, pixel by pixel, and which joints have a target (within three sigma)."""
+    maps = np.zeros((*joints_BK2.shape[:2], size, size))
+    weights = np.zeros(joints_BK2.shape[:2])
+    for b, k in np.ndindex(weights.shape):
+        x, y = joints_BK2[b, k]
+        low, high = -0.5 - 3 * sigma, size - 0.5 + 3 * sigma
+        if low < x < high and low < y < high:
+            weights[b, k] = 1
+            for row, column in np.ndindex(size, size):
+                square = (column - x) ** 2 + (row - y) ** 2
+                maps[b, k, row, column] = np.exp(-square / (2 * sigma**2))
+    return maps, weights
+
+
+def squared(stage: Array, target: Array, weights: Array | float = 1.0) -> float:
+    """Summed over pixels, averaged over joints and images."""
+    return float((((stage - target) ** 2).sum((-2, -1)) * weights).mean())
+
+
+@pytest.fixture
+def batch() -> dict[str, Tensor]:
+    """Two people with three joints: one unlabelled, one far outside, one a little outside."""
+    generator = torch.Generator().manual_seed(0)
+    joints = torch.tensor([[[3.2, 4.7], [NAN, NAN], [1.0, 1.0]], [[0.0, 7.0], [40, 3], [-2, 6.5]]])
+    return {
+        "joints": joints,
+        "heatmaps": torch.randint(0, 11, (2, 3, 8, 8), generator=generator, dtype=torch.uint8),
+        "peaks": torch.tensor([[0.9, 0.05, 0.0], [0.5, 1.25, 0.1]], dtype=torch.float16),
+    }
+
+
+@pytest.fixture
+def stages() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(2, 3, 8, 8, generator=generator) for _ in range(2)]
+
+
+def expected_loss(
+    stages: list[Array], batch: dict[str, Tensor], heights: Array | None, alpha: float
+) -> float:
+    labels, weights = labels_of(batch["joints"].double().numpy(), 8)
+    total = sum((1 - alpha) * squared(stage, labels, weights) for stage in stages)
+    if heights is not None:
+        stored = batch["heatmaps"].double().numpy()
+        teacher = stored * 2 * MAX_ERROR * heights[..., None, None]
+        total += sum(alpha * squared(stage, teacher) for stage in stages)
+    return total
+
+
+def objective(student: Student | None) -> Objective:
+    return Objective(Targets(sigma_px=SIGMA), 8, student, MAX_ERROR)
+
+
+def double(stages: list[Tensor]) -> list[Array]:
+    return [stage.double().numpy() for stage in stages]
+
+
+@pytest.mark.parametrize("student", [None, Student(alpha=0)])
+def test_teachers_and_students_without_one_learn_labels(
+    batch: dict[str, Tensor], stages: list[Tensor], student: Student | None
+) -> None:
+    loss, zero_loss = objective(student)(stages, {"joints": batch["joints"]})
+    assert loss.dtype == zero_loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected_loss(double(stages), batch, None, 0), rel=1e-5)
+    nothing = [np.zeros((2, 3, 8, 8))] * 2
+    assert zero_loss.item() == pytest.approx(expected_loss(nothing, batch, None, 0), rel=1e-5)
+
+
+@pytest.mark.parametrize("peaks", ["raw", "unit"])
+@pytest.mark.parametrize("alpha", [0.3, 0.5, 1.0])
+def test_students_learn_labels_and_the_stored_maps(
+    batch: dict[str, Tensor], stages: list[Tensor], peaks: str, alpha: float
+) -> None:
+    student = Student(alpha=alpha, teacher_peaks=peaks, peak_floor=0.2)
+    heights = batch["peaks"].double().numpy()
+    if peaks == "unit":
+        heights = np.where(heights < 0.2, heights / 0.2, 1.0)
+    loss, zero_loss = objective(student)(stages, batch)
+    expected = expected_loss(double(stages), batch, heights, alpha)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    nothing = [np.zeros((2, 3, 8, 8))] * 2
+    expected = expected_loss(nothing, batch, heights, alpha)
+    assert zero_loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("student", [None, Student(alpha=0.5), Student(alpha=1)])
+def test_the_zero_loss_is_the_loss_of_an_answer_of_zero(
+    batch: dict[str, Tensor], student: Student | None
+) -> None:
+    zeros = [torch.zeros(2, 3, 8, 8) for _ in range(3)]
+    loss, zero_loss = objective(student)(zeros, batch)
+    assert loss.item() == zero_loss.item() > 0
+
+
+def test_alpha_0_is_the_supervised_loss(batch: dict[str, Tensor], stages: list[Tensor]) -> None:
+    supervised = objective(None)(stages, batch)
+    student = objective(Student(alpha=0))(stages, batch)
+    assert [x.item() for x in student] == [x.item() for x in supervised]
+    almost = objective(Student(alpha=1e-9))(stages, batch)
+    assert almost[0].item() == pytest.approx(supervised[0].item(), rel=1e-6)
+
+
+def test_area_normalised_targets_are_divided_by_their_area(stages: list[Tensor]) -> None:
+    joints = torch.tensor([[[4.0, 4.0]]])
+    zeros = [torch.zeros(1, 1, 8, 8)]
+    plain = Objective(Targets(sigma_px=1.0), 8)(zeros, {"joints": joints})[0].item()
+    divided = Objective(Targets(sigma_px=1.0, area_normalised=True), 8)(zeros, {"joints": joints})
+    assert divided[0].item() == pytest.approx(plain / (2 * np.pi) ** 2, rel=1e-5)
+
+
+def test_unlabelled_joints_are_taught_by_the_teacher(batch: dict[str, Tensor]) -> None:
+    stage = torch.zeros(2, 3, 8, 8, requires_grad=True)
+    objective(Student(alpha=0.5, teacher_peaks="raw"))([stage], batch)[0].backward()
+    assert stage.grad[0, 1].abs().sum() > 0  # joint 1 of person 0 has no label
+    stage.grad = None
+    objective(None)([stage], batch)[0].backward()
+    assert stage.grad[0, 1].abs().sum() == 0
+    assert stage.grad[0, 0].abs().sum() > 0
+
+
+# Amplitudes
+
+
+def test_raw_amplitudes_are_the_peaks() -> None:
+    peaks = torch.tensor([[0.0, 0.05, 0.7, 1.3]])
+    assert torch.equal(amplitudes(peaks, Student(teacher_peaks="raw")), peaks)
+
+
+def test_unit_amplitudes_are_1_above_the_floor_and_fall_to_0_below() -> None:
+    peaks = torch.tensor([[0.0, 0.05, 0.1, 0.2, 0.7, 1.3]])
+    found = amplitudes(peaks, Student(teacher_peaks="unit", peak_floor=0.2))
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0.25, 0.5, 1.0, 1.0, 1.0]]))
+    assert found.dtype == torch.float32
+
+
+def test_the_default_is_unit_with_a_floor_of_a_tenth() -> None:
+    found = amplitudes(torch.tensor([[0.02, 0.1, 0.4]]), Student())
+    torch.testing.assert_close(found, torch.tensor([[0.2, 1.0, 1.0]]))
+
+
+# From the store to the loss
+
+
+@pytest.mark.parametrize("peaks", ["raw", "unit"])
+def test_the_target_of_distillation_is_what_the_store_holds(
+    toy_work: Path, toy_recipe: Recipe, toy_samples: SampleSet, peaks: str
+) -> None:
+    """With alpha 1, a network that answers the store's maps, as plain Zarr reads them, has no loss."""
+    path = WorkDir(toy_work).store
+    store = StoreReader(path, layout_of(toy_recipe, toy_samples))
+    dataset = DistillationViews(stored_views(toy_recipe, toy_samples), store)
+    keys = [(3, 0), (17, 1), (8, 1)]
+    batch = default_collate([dataset[key] for key in keys])
+    group = zarr.open(path, mode="r")
+    relative = np.stack([group["heatmaps"][view, index] for index, view in keys]).astype(float)
+    relative *= group["heatmaps"].attrs["scale_factor"]
+    heights = np.stack([group["peaks"][view, index] for index, view in keys]).astype(float)
+    if peaks == "unit":
+        heights = np.minimum(heights / 0.1, 1)
+    answer = torch.from_numpy(relative * heights[..., None, None]).float()
+    assert answer.abs().sum() > 0
+    student = Student(alpha=1.0, teacher_peaks=peaks)
+    objective = Objective(toy_recipe.targets, 16, student, toy_recipe.store.max_error)
+    loss, zero_loss = objective([answer, answer], batch)
+    assert loss.item() < 1e-9 * zero_loss.item()
+    assert objective([2 * answer], batch)[0].item() == pytest.approx(zero_loss.item() / 2, rel=1e-5)
