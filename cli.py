@@ -66,7 +66,8 @@ def main() -> None:
     fpd demo                              all four stages on drawn people
     fpd run all -r lsp -w work/lsp --set data.root=datasets
     """
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("fpd").setLevel(logging.INFO)
 
 
 @main.group()

@@ -7,6 +7,7 @@ In: the data set, `teacher/`. Out: `heatmaps.zarr`. Only shards that are missing
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ from ..pipeline.training.feed import Key, make_loader, stored_views
 from ..pipeline.training.loop import Interrupted, stop_requested
 from ..pipeline.training.train import load_model
 from ..pipeline.workdir import WorkDir, sha256
+
+log = logging.getLogger("fpd")
 
 # Where a joint is, is only asked of maps that show one: below this peak there is none to displace.
 SHOWS_A_JOINT = 0.1
@@ -70,6 +73,7 @@ def run(
     writer = StoreWriter(work.store, manifest, layout, work.root)
     missing = writer.coverage().missing
     if missing:
+        log.info("caching %d of %d shards", len(missing), layout.views * layout.shards)
         network = load_model(work.teacher, layout.joints, device)
         _fill(writer, missing, network, recipe, samples, device)
     found = writer.finish()

@@ -162,17 +162,32 @@ class Run:
             progress.best_pck = -1.0 if pck is None else pck
             progress.best_epoch = progress.epoch + 1
             save_weights(self.state.network, self.out)
+        self._tell(row)
         self._warn_if_collapsed(sums)
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
 
+    def _tell(self, row: dict[str, Any]) -> None:
+        pck = row.get("validation_pck")
+        log.info(
+            "%s epoch %d/%d: loss %.4g%s, %.0f images/s",
+            self.out.name,
+            row["epoch"],
+            self.training.epochs,
+            row["loss"],
+            "" if pck is None else f", validation PCK {100 * pck:.1f}",
+            row["images_per_s"],
+        )
+
     def _warn_if_collapsed(self, sums: dict[str, float]) -> None:
         """Judge by the epoch's second half, when a fresh network's first noise has died down."""
-        share = sums.get("late_loss", sums["loss"]) / sums.get("late_zero_loss", sums["zero_loss"])
+        late = "late_loss" in sums
+        loss = sums["late_loss" if late else "loss"]
+        share = loss / max(sums["late_zero_loss" if late else "zero_loss"], 1e-12)
         if abs(share - 1) > COLLAPSED:
             return
         log.warning(
-            "epoch %d: the network answers next to zero everywhere (its loss is %.2f of that "
-            "answer's). If this lasts, it has collapsed: widen the target (--set "
+            "warning: in epoch %d the network answers next to zero everywhere (its loss is %.2f of "
+            "that answer's). If this lasts, it has collapsed: widen the target (--set "
             "targets.sigma_px=%g) or change the learning rate (--set %s.learning_rate=%g)",
             self.state.progress.epoch + 1,
             share,

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ...data.samples import SampleSet
+from ..metrics import pck
 from ..models import Model
 from ..recipe import Recipe, Training
 from ..workdir import ModelDir, sha256, versions, write_json
@@ -53,8 +54,11 @@ def train_model(
         record = out.record()
         check_identity(out, identity, record["identity"])
         return record
+    samples, validation = people["train"], people["validation"]
+    if len(validation):
+        # Better now than after the first epoch: raises where no label can be scored.
+        score_labels(validation)
     out.path.mkdir(parents=True, exist_ok=True)
-    samples = people["train"]
     batches = EpochBatches(samples, training.batch, training.seed, views)
     state = _initial_state(training, samples.skeleton.num_joints, batches.steps, device, init_from)
     state.restore(out, identity)
@@ -66,13 +70,22 @@ def train_model(
         state,
         loader,
         batches,
-        people["validation"],
+        validation,
         out,
         identity,
         device,
     )
     run.train()
     return _write_record(out, state, identity, device)
+
+
+def score_labels(people: SampleSet) -> None:
+    """Score a set's labels against themselves.
+
+    Raises:
+        ValueError: none of them can be scored.
+    """
+    pck(people.joints_NK2, people.joints_NK2, people.normaliser_N, people.skeleton)
 
 
 def make_identity(recipe: Recipe, training: Training, inputs: dict[str, Any]) -> Identity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -251,12 +252,20 @@ def test_loaders_bring_the_batches_in_order(
     }
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_readers_error_reaches_the_training_process(
-    work: WorkDir, toy_recipe: Recipe, toy_samples: SampleSet
+    work: WorkDir,
+    toy_recipe: Recipe,
+    toy_samples: SampleSet,
+    workers: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # PyTorch waits this long for a worker that has failed.
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
     (work.store / "heatmaps/c/0/2/0/0/0").unlink()
     dataset = distillation_views(work.root, toy_recipe, toy_samples)
-    for workers in (0, 1):
-        loader = make_loader(dataset, [[(16, 0)]], Loader(workers=workers), CPU)
-        with pytest.raises(ValueError, match="view 0 of sample 16 cannot be read"):
-            next(iter(loader))
+    loader = make_loader(dataset, [[(16, 0)]], Loader(workers=workers), CPU)
+    with pytest.raises(ValueError, match="view 0 of sample 16 cannot be read"):
+        next(iter(loader))
+    del loader
+    gc.collect()
