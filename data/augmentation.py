@@ -61,8 +61,11 @@ class Augmentation(Settings):
     @cached_property
     def digest(self) -> int:
         """64-bit hash of the settings: the second word of the generator's key."""
-        text = self.model_dump_json().encode()
-        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+        # Written out, not dumped: no library's version may change it, nor may a new setting while
+        # that has its default.
+        low, high = self.scale
+        text = f"scale {low!r} {high!r} rotation_deg {self.rotation_deg!r} mirror {self.mirror!r}"
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def draw_parameters(

@@ -43,7 +43,9 @@ def _problem(samples: SampleSet, index: int) -> str | None:
     sample = samples[index]
     if np.isinf(sample.joints_K2).any() or (np.isnan(sample.joints_K2).sum(-1) == 1).any():
         return "a joint's coordinates are not finite"
-    if not np.isfinite(sample.centre_2).all() or not sample.side_px >= MIN_BOX_PX:
+    if not np.isfinite(sample.centre_2).all():
+        return f"expected a box with a finite centre, found {tuple(sample.centre_2.tolist())}"
+    if not MIN_BOX_PX <= sample.side_px < np.inf:
         return f"expected a box of at least {MIN_BOX_PX:g} pixels, found side {sample.side_px:g}"
     try:
         size_2 = np.array(samples.images.size(sample.image))

@@ -78,9 +78,10 @@ def _vertex(line_BKS: Tensor, top_BK: Tensor) -> Tensor:
     floor = line_BKS.amax(-1, keepdim=True).clamp_min(1e-12) * 1e-6
     before, at, after = torch.log(torch.maximum(values, floor)).unbind(-1)
     curvature = 2 * at - before - after
-    step = torch.where(curvature > 1e-6, (after - before) / (2 * curvature.clamp_min(1e-6)), 0.0)
+    vertex = middle + (after - before) / (2 * curvature.clamp_min(1e-6))
+    vertex = torch.where(curvature > 1e-6, vertex, top_BK)  # else the parabola has no maximum
     # The maximum lies within half a pixel of the highest one; a pixel allows for noise and edges.
-    return torch.minimum(torch.maximum(middle + step, top_BK - 1.0), top_BK + 1.0)
+    return torch.minimum(torch.maximum(vertex, top_BK - 1.0), top_BK + 1.0)
 
 
 def mirror(heatmaps_BKHW: Tensor, mirror_joints: tuple[int, ...]) -> Tensor:

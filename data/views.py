@@ -79,7 +79,7 @@ class Views:
     def parameters(self, index: int, view: int) -> NDArray[np.float64]:
         """The view's float64 (3,) parameters; those of the plain crop for view `PLAIN`."""
         if view == PLAIN:
-            return UNAUGMENTED
+            return UNAUGMENTED.copy()
         id_hash = int(self.samples.id_hash_N[index])
         return draw_parameters(self.augmentation, self.seed, id_hash, view)
 

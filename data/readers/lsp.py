@@ -20,8 +20,8 @@ from ..samples import SampleSet, boxes
 from ..skeletons import LSP
 
 TRAIN_IMAGES = 1000
-# 483/1211, 492/1436 and 670/1805 are the same photograph, byte for byte: a test on the second of
-# each pair would be a test on the training set.
+# 483/1211, 492/1436 and 670/1805 are the same photograph (byte for byte, in the data set as
+# published): a test on the second of each pair would be a test on the training set.
 TEST_IMAGES_SEEN_IN_TRAINING = (1211, 1436, 1805)
 MAX_PEOPLE = 100_000
 

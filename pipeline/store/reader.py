@@ -111,6 +111,17 @@ class StoreReader:
         return self._decode(encoded, shape, dtype)
 
     def _decode(self, encoded: bytes, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        decoded = np.zeros(shape, dtype)
-        self._codec.decode(encoded, out=decoded)  # refuses more bytes than there is room for
+        decoded = np.empty(shape, dtype)
+        if content_bytes(encoded) != decoded.nbytes:
+            raise ValueError(f"expected {decoded.nbytes} bytes, found {content_bytes(encoded)}")
+        self._codec.decode(encoded, out=decoded)
         return decoded
+
+
+def content_bytes(frame: bytes) -> int:
+    """How many bytes a zstd frame says it decodes to (RFC 8878, section 3.1.1.1); 0: not said."""
+    descriptor = frame[4] if len(frame) > 4 else 0
+    flag, single_segment = descriptor >> 6, descriptor >> 5 & 1
+    size = (single_segment, 2, 4, 8)[flag]
+    start = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3]
+    return int.from_bytes(frame[start : start + size], "little") + (256 if flag == 1 else 0)

@@ -254,7 +254,9 @@ def test_weights_of_another_network_are_named(out: ModelDir, what: str) -> None:
     settings: dict[str, Any] = {"stages": 1, "channels": 8, "depth": 1, "stem": "ports"}
     settings |= {"wider": {"channels": 16}, "deeper": {"depth": 2}}.get(what, {})
     save_weights(Model(**settings).build(4 if what == "more joints" else 3), out)
-    with pytest.raises(ValueError, match=r"weights\.safetensors holds weights of another network: "):
+    with pytest.raises(
+        ValueError, match=r"weights\.safetensors holds weights of another network: "
+    ):
         load_weights(build(), out.weights)
     network = Model(**settings).build(4 if what == "more joints" else 3)
     load_weights(network, out.weights)

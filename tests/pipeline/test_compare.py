@@ -11,7 +11,9 @@ from fpd.pipeline.compare import differences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9)
+leaves = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9)
+)
 values = leaves | st.lists(leaves, max_size=3)
 keys = st.text("abcdef_", min_size=1, max_size=4)
 trees = st.recursive(

@@ -34,7 +34,9 @@ def test_cpu() -> None:
 
 @pytest.mark.parametrize("name", ["gpu", "", "cpu:x", "cuda:99", "tpu"])
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"--device {name}: expected a device of this machine: cpu"):
+    with pytest.raises(
+        ValueError, match=f"--device {name}: expected a device of this machine: cpu"
+    ):
         choose_device(name)
 
 

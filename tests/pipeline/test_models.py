@@ -266,6 +266,16 @@ def test_newells_stem_has_fixed_widths(channels: int, widths: tuple[int, ...]) -
     assert "layer2.0.downsample.0.weight" not in shapes
 
 
+@pytest.mark.parametrize("stem", ["newell", "ports"])
+def test_a_fresh_network_answers_next_to_nothing(stem: str) -> None:
+    """Far below a target's peak of 1, at every stage, and yet not zero, which would not learn."""
+    torch.manual_seed(0)
+    network = HourglassSettings(stages=2, channels=64, stem=stem).build(7)
+    for heatmaps in network(torch.randn(4, 3, 64, 64)):
+        assert 1e-4 < heatmaps.std() < 0.05
+        assert heatmaps.abs().max() < 0.2
+
+
 def test_a_seed_decides_the_weights() -> None:
     def build(seed: int) -> Tensor:
         torch.manual_seed(seed)

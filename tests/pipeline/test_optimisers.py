@@ -95,7 +95,9 @@ def test_rmsprop_is_torch7s() -> None:
     assert (group["momentum"], group["weight_decay"], group["centered"]) == (0, 0, False)
     # After one step the mean square is 0.01 g^2: each weight moves by rate * g / (0.1 |g|).
     found = step_once(training, [3.0, -1e-3])
-    torch.testing.assert_close(found, torch.tensor([[1 - 10 * RATE, -2 + 10 * RATE]]), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        found, torch.tensor([[1 - 10 * RATE, -2 + 10 * RATE]]), rtol=1e-4, atol=0
+    )
 
 
 def test_adamw_decays_weights_apart_from_the_gradient() -> None:

@@ -159,7 +159,9 @@ def test_a_message_is_one_line_and_not_pydantics() -> None:
     assert "pydantic" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", [b"[data\nreader = 1", b"epochs: 3", b"\xff\xfe\x00", b"a = 1\na = 2"])
+@pytest.mark.parametrize(
+    "text", [b"[data\nreader = 1", b"epochs: 3", b"\xff\xfe\x00", b"a = 1\na = 2"]
+)
 def test_a_file_that_is_not_toml_is_named(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(text)
@@ -226,7 +228,9 @@ def test_set_merges_a_table_and_the_last_word_counts() -> None:
     assert recipe.teacher.epochs == 6
 
 
-@pytest.mark.parametrize("override", ["student.alpha", "=3", ".alpha=1", "student.=1", "a..b=1", ""])
+@pytest.mark.parametrize(
+    "override", ["student.alpha", "=3", ".alpha=1", "student.=1", "a..b=1", ""]
+)
 def test_a_malformed_override_is_shown(override: str) -> None:
     with pytest.raises(ValueError, match="expected --set key.sub=value, got ") as caught:
         load_recipe("demo", [override])

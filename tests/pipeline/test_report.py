@@ -27,11 +27,12 @@ def row(mean: float, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-REPORT = {
+REPORT: dict[str, Any] = {
+    "store": None,
     "models": {
         "teacher": row(0.8126),
         "labels-only": row(0.5, parameters=123_456, gmacs=0.0123, groups={"head": 1, "ankle": 0}),
-    }
+    },
 }
 
 
@@ -59,12 +60,32 @@ def test_columns_are_straight() -> None:
     assert all(line.startswith(name) for line, name in zip(rows, REPORT["models"], strict=True))
 
 
+def test_the_stores_bill_stands_under_the_table() -> None:
+    store = {
+        "views": 4,
+        "samples": 1900,
+        "bytes": 12_345_678,
+        "float16_bytes": 111_111_102,
+        "teacher_passes": 7600,
+        "distilled_students": 2,
+        "teacher_passes_online": 30_400,
+    }
+    lines = table(REPORT | {"store": store}).splitlines()
+    assert lines[:4] == table(REPORT).splitlines()
+    assert len(lines) == 6
+    for fact in ("4 views of 1900 people", "12.3 MB", "111.1 MB", "9.0 x"):
+        assert fact in lines[4]
+    for fact in ("7600 to fill it", "2 distilled", "30400"):
+        assert fact in lines[5]
+
+
 def test_align_pads_to_the_widest_and_leaves_no_blanks_behind() -> None:
     assert align([["a", "bb", "c"], ["aaa", "b", ""]]) == "a    bb  c\naaa   b"
 
 
 def test_a_share_of_nothing_is_shown_as_such() -> None:
-    report = {"models": {"student": row(0.5, groups={"head": math.nan, "ankle": 0.5})}}
+    models = {"student": row(0.5, groups={"head": math.nan, "ankle": 0.5})}
+    report = {"store": None, "models": models}
     assert table(report).splitlines()[2].split()[1:3] == ["nan", "50.0"]
 
 

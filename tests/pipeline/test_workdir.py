@@ -18,16 +18,24 @@ from fpd.pipeline.workdir import (
 )
 
 
-def test_the_recipe_of_the_first_command_is_kept(tmp_path: Path) -> None:
+def begin(work: WorkDir) -> None:
+    """What a stage leaves behind at once."""
+    work.teacher.path.mkdir(parents=True)
+
+
+def test_the_recipe_of_the_first_stage_is_kept(tmp_path: Path) -> None:
     work = WorkDir(tmp_path / "a" / "b")
     first = work.recipe("demo", ("student.alpha=0.25", "augmentation.scale=[0.9, 1.1]"))
     assert (first.student.alpha, first.augmentation.scale) == (0.25, (0.9, 1.1))
+    assert work.recipe(None, ()) == first
+    begin(work)
     assert work.recipe(None, ()) == first
 
 
 def test_overrides_of_later_commands_hold_for_one_command(tmp_path: Path) -> None:
     work = WorkDir(tmp_path)
     first = work.recipe(None, ("student.alpha=0.25",))
+    begin(work)
     later = work.recipe(None, ("student.epochs=3",))
     assert (later.student.alpha, later.student.epochs) == (0.25, 3)
     assert work.recipe(None, ()) == first
@@ -36,8 +44,19 @@ def test_overrides_of_later_commands_hold_for_one_command(tmp_path: Path) -> Non
 def test_a_named_recipe_is_taken_as_it_is_and_not_kept(tmp_path: Path) -> None:
     work = WorkDir(tmp_path)
     first = work.recipe(None, ("student.alpha=0.25",))
+    begin(work)
     assert work.recipe("demo", ()) == load_recipe("demo")
     assert work.recipe(None, ()) == first
+
+
+def test_a_command_that_came_to_nothing_fixes_nothing(tmp_path: Path) -> None:
+    """A typing error in the first command's data.root is not to haunt the next."""
+    work = WorkDir(tmp_path)
+    work.recipe("lsp", ("data.root=typo",))
+    mended = work.recipe("lsp", ("data.root=right",))
+    assert str(mended.data.root) == "right"
+    begin(work)
+    assert work.recipe(None, ()) == mended
 
 
 def test_the_demo_is_the_recipe_of_an_empty_directory(tmp_path: Path) -> None:
@@ -180,5 +199,5 @@ def test_sha256(tmp_path: Path) -> None:
 
 def test_versions_name_what_decides_pixels_and_numbers() -> None:
     found = versions()
-    assert {"python", "fpd", "torch", "numpy", "opencv-python-headless", "zarr"} <= set(found)
+    assert {"python", "fpd", "torch", "numpy", "cv2", "zarr"} <= set(found)
     assert all(text[0].isdigit() for text in found.values())
