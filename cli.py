@@ -118,7 +118,7 @@ def cache_heatmaps(overwrite: bool, **options: Any) -> None:
 @run_options
 def evaluate(**options: Any) -> None:
     """Score all models of the work directory on the test people."""
-    with stage(options) as (work, recipe, device):
+    with stage(options, writes=False) as (work, recipe, device):
         _evaluate(work, recipe, device)
 
 
@@ -132,7 +132,9 @@ def demo(**options: Any) -> None:
 
 
 @contextmanager
-def stage(options: dict[str, Any]) -> Iterator[tuple[WorkDir, Recipe, torch.device]]:
+def stage(
+    options: dict[str, Any], *, writes: bool = True
+) -> Iterator[tuple[WorkDir, Recipe, torch.device]]:
     """What a stage needs, from the options; mistakes become one sentence, not a traceback."""
     from .pipeline.device import choose_device, divide_cores
     from .pipeline.training.loop import Interrupted
@@ -142,6 +144,8 @@ def stage(options: dict[str, Any]) -> Iterator[tuple[WorkDir, Recipe, torch.devi
         device = choose_device(options["device"])
         work = WorkDir(options["work"])
         recipe = work.recipe(options["recipe"], options["overrides"])
+        if writes:
+            work.keep(recipe)
         divide_cores(recipe.loader, device)
         yield work, recipe, device
     except ValueError as error:

@@ -61,24 +61,30 @@ class WorkDir:
         folders = [self.root / "teacher", *sorted(self.root.glob("*"))]
         return {f.name: ModelDir(f) for f in folders if (f / "record.json").is_file()}
 
+    @property
+    def kept_recipe(self) -> Path:
+        return self.root / "recipe.json"
+
     def recipe(self, name_or_path: str | None, overrides: tuple[str, ...]) -> Recipe:
-        """The recipe of a command, kept in the directory until a stage has left something there.
+        """The recipe of a command.
 
-        A recipe named by the command is taken as it is; otherwise the directory's own is, and the
-        shipped demo where there is none. Once a stage has begun, overrides hold for one command.
+        One that the command names is taken as it is; otherwise the directory's own is, and the
+        shipped demo where there is none.
         """
-        kept = self.root / "recipe.json"
-        if name_or_path is not None or not kept.is_file():
-            recipe = load_recipe(name_or_path or DEFAULT_RECIPE, overrides)
-        else:
-            recipe = apply_overrides(read_json(kept), overrides)
-        if not kept.is_file() or not self._begun():
-            self.create()
-            write_json(kept, recipe.model_dump(mode="json"))
-        return recipe
+        if name_or_path is not None or not self.kept_recipe.is_file():
+            return load_recipe(name_or_path or DEFAULT_RECIPE, overrides)
+        return apply_overrides(read_json(self.kept_recipe), overrides)
 
-    def _begun(self) -> bool:
-        return any(entry.is_dir() for entry in self.root.iterdir())
+    def keep(self, recipe: Recipe) -> None:
+        """Make a command's recipe the directory's own, unless a stage has left something there.
+
+        Raises:
+            ValueError: the directory cannot be written to.
+        """
+        self.create()
+        begun = any(entry.is_dir() for entry in self.root.iterdir())
+        if not begun or not self.kept_recipe.is_file():
+            write_json(self.kept_recipe, recipe.model_dump(mode="json"))
 
     def create(self) -> None:
         """Make the folder.

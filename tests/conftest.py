@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+
 from fpd.data.readers import load
 from fpd.data.samples import SampleSet
 from fpd.pipeline.recipe import Recipe, apply_overrides

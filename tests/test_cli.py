@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import scipy.io
 from click.testing import CliRunner, Result
+
 from fpd.cli import main
 
 TOY = [
@@ -200,6 +201,7 @@ def test_a_student_starts_from_another(work: Path) -> None:
 
 def test_evaluating_nothing_names_the_command(tmp_path: Path) -> None:
     refused(fpd("evaluate", "-w", tmp_path / "w"), "no finished model", "fpd run all")
+    assert not (tmp_path / "w").exists()
 
 
 def test_unknown_setting_is_named(tmp_path: Path) -> None:

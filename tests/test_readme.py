@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+
 from fpd.cli import main
 from fpd.pipeline.recipe import load_recipe
 

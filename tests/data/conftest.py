@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike, NDArray
+
 from fpd.data.samples import Images, SampleSet
 from fpd.data.skeletons import LSP
-from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass

@@ -10,6 +10,11 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from scipy import stats
+
 from fpd.data.augmentation import (
     PARAMETERS,
     UNAUGMENTED,
@@ -19,10 +24,6 @@ from fpd.data.augmentation import (
     invert,
     transform,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pydantic import ValidationError
-from scipy import stats
 
 fuzz = settings(deadline=None, max_examples=60, database=None)
 

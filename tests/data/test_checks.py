@@ -6,9 +6,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from fpd.data.checks import check
 from fpd.data.images import ImageFolder
-from PIL import Image
 
 JOINTS = np.tile([[40.0, 30.0], [60.0, 50.0]], (7, 1))  # (14, 2), inside the 120 x 90 pictures
 

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from fpd.data.checks import check
 from fpd.data.readers import figure_drawing, figure_poses
 from fpd.data.readers.figures import VERSION, FigureImages, figures

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fpd.data.images import MAX_PIXELS, ImageFolder
 from numpy.typing import NDArray
 from PIL import Image
+
+from fpd.data.images import MAX_PIXELS, ImageFolder
 
 
 def smooth(width: int, height: int) -> NDArray[np.uint8]:

@@ -8,6 +8,9 @@ import cv2
 import numpy as np
 import pytest
 import scipy.io
+from numpy.typing import NDArray
+from PIL import Image
+
 from fpd.data.augmentation import Augmentation
 from fpd.data.checks import check
 from fpd.data.images import ImageFolder
@@ -15,8 +18,6 @@ from fpd.data.readers import Data, load
 from fpd.data.readers.lsp import lsp, lsp_lspet, lspet
 from fpd.data.skeletons import LSP
 from fpd.data.views import PLAIN, Geometry, Views
-from numpy.typing import NDArray
-from PIL import Image
 
 PEOPLE, TRAIN, EXTENDED = 5, 3, 4
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
+
 from fpd.data.readers import FOLDER_READERS, Data, Figures, load
 from fpd.data.readers.figures import figures
 from fpd.data.samples import SampleSet, id_hash
-from pydantic import ValidationError
 
 SMALL = Figures(train=60, test=20)
 

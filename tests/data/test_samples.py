@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from fpd.data.samples import SampleSet, boxes, id_hash
 
 JOINTS = np.arange(3 * 14 * 2, dtype=np.float64).reshape(3, 14, 2)

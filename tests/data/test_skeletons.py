@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+
 from fpd.data.skeletons import LSP, SKELETONS
 
 # Order of the published joints.mat, from the data set's README.

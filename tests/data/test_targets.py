@@ -7,14 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from fpd.data.augmentation import Augmentation, invert, transform
-from fpd.data.skeletons import LSP
-from fpd.data.targets import decode, mirror, render
-from fpd.data.views import Geometry, Views
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
+
+from fpd.data.augmentation import Augmentation, invert, transform
+from fpd.data.skeletons import LSP
+from fpd.data.targets import decode, mirror, render
+from fpd.data.views import Geometry, Views
 
 fuzz = settings(deadline=None, max_examples=60, database=None)
 

@@ -8,15 +8,16 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
 from fpd.data.augmentation import Augmentation, affine_23, draw_parameters, invert, transform
 from fpd.data.images import ImageFolder
 from fpd.data.samples import id_hash
 from fpd.data.skeletons import LSP
 from fpd.data.views import PLAIN, Geometry, Views
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.typing import NDArray
-from pydantic import ValidationError
 
 fuzz = settings(deadline=None, max_examples=60, database=None)
 

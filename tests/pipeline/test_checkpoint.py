@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+
 from fpd.pipeline.models import Model
 from fpd.pipeline.recipe import Training
 from fpd.pipeline.training import checkpoint
@@ -22,7 +24,6 @@ from fpd.pipeline.training.checkpoint import (
 )
 from fpd.pipeline.training.optimisers import make_optimiser, make_schedule
 from fpd.pipeline.workdir import ModelDir
-from torch import nn
 
 IDENTITY = {
     "settings": {"training": {"epochs": 3, "learning_rate": 0.01}},

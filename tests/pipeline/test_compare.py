@@ -7,9 +7,10 @@ import json
 from typing import Any
 
 import pytest
-from fpd.pipeline.compare import differences
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from fpd.pipeline.compare import differences
 
 leaves = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9)

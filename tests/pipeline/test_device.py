@@ -7,6 +7,7 @@ import os
 import cv2
 import pytest
 import torch
+
 from fpd.pipeline.device import choose_device, divide_cores, loader_workers
 from fpd.pipeline.recipe import Loader
 

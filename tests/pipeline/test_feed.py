@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from fpd.data.readers.figures import figures
 from fpd.data.samples import SampleSet
 from fpd.data.views import Views
@@ -25,8 +28,6 @@ from fpd.pipeline.training.feed import (
     stored_views,
 )
 from fpd.pipeline.workdir import WorkDir
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 CPU = torch.device("cpu")
 PEOPLE = figures("train", 23)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
 from fpd.data.samples import SampleSet
 from fpd.pipeline.inference import predict, score
 from fpd.pipeline.models import Model
 from fpd.pipeline.recipe import Recipe, apply_overrides
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 CPU = torch.device("cpu")
 
@@ -33,7 +34,7 @@ def gaussians(joints_NK2: NDArray[np.float64], size_px: int, sigma_px: float) ->
 
 
 class Oracle(nn.Module):
-    """Answers the next people's true heatmaps, whatever it is shown; its first stage is nonsense."""
+    """Answers the next people's true heatmaps, whatever it is shown; its first stage: noise."""
 
     def __init__(self, heatmaps_NKHW: Tensor) -> None:
         super().__init__()

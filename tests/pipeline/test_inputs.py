@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+
 from fpd.pipeline.inputs import normalise
 
 CPU = torch.device("cpu")

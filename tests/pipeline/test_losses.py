@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fpd.pipeline.losses import distillation_loss, heatmap_loss, supervised_loss
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
+
+from fpd.pipeline.losses import distillation_loss, heatmap_loss, supervised_loss
 
 Array = NDArray[np.float64]
 

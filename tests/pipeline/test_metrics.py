@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from fpd.data.skeletons import LSP, Skeleton
-from fpd.pipeline.metrics import Pck, group_means, pck
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
+from fpd.data.skeletons import LSP, Skeleton
+from fpd.pipeline.metrics import Pck, group_means, pck
 
 NAN = math.nan
 Array = NDArray[np.float64]
@@ -153,7 +155,7 @@ def slow_pck(predicted: Array, labelled: Array, units: Array) -> dict[str, objec
         threshold = 0.5 if step == 20 else step * (0.5 / 20)
         curve.append(sum(error <= threshold for _, error in errors) / len(errors))
     known = [share for share in shares if not math.isnan(share)]
-    area = sum((a + b) / 2 for a, b in zip(curve, curve[1:], strict=False)) / 20
+    area = sum((a + b) / 2 for a, b in pairwise(curve)) / 20
     return {
         "per_joint_K": shares,
         "mean": sum(error <= 0.5 for _, error in errors) / len(errors),

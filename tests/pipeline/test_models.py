@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from fpd.pipeline.models import HourglassSettings, Model
-from fpd.pipeline.models.cost import count, latency_ms
-from fpd.pipeline.recipe import apply_overrides
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
+
+from fpd.pipeline.models import HourglassSettings, Model
+from fpd.pipeline.models.cost import count, latency_ms
+from fpd.pipeline.recipe import apply_overrides
 
 Tensors = dict[str, Tensor]
 

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import default_collate
+
 from fpd.data.samples import SampleSet
 from fpd.pipeline.recipe import Recipe, Student, Targets
 from fpd.pipeline.store import StoreReader, layout_of
 from fpd.pipeline.training.feed import DistillationViews, stored_views
 from fpd.pipeline.training.objective import Objective, amplitudes
 from fpd.pipeline.workdir import WorkDir
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import default_collate
 
 Array = NDArray[np.float64]
 NAN = float("nan")
@@ -172,7 +173,7 @@ def test_the_default_is_unit_with_a_floor_of_a_tenth() -> None:
 def test_the_target_of_distillation_is_what_the_store_holds(
     toy_work: Path, toy_recipe: Recipe, toy_samples: SampleSet, peaks: str
 ) -> None:
-    """With alpha 1, a network that answers the store's maps, as plain Zarr reads them, has no loss."""
+    """With alpha 1, a network that answers the maps as plain Zarr reads them has no loss."""
     path = WorkDir(toy_work).store
     store = StoreReader(path, layout_of(toy_recipe, toy_samples))
     dataset = DistillationViews(stored_views(toy_recipe, toy_samples), store)

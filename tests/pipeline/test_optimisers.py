@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from fpd.pipeline.recipe import Training
 from fpd.pipeline.training.optimisers import make_optimiser, make_schedule
-from torch import nn
 
 RATE = 0.02
 
@@ -88,7 +89,7 @@ def step_once(training: Training, gradient: list[float]) -> torch.Tensor:
 
 
 def test_rmsprop_is_torch7s() -> None:
-    """The paper's optimiser: a running mean of squares with 0.99, no momentum, no decay, eps 1e-8."""
+    """The paper's optimiser: mean of squares over 0.99, no momentum, no decay, eps 1e-8."""
     training = Training(optimiser="rmsprop", learning_rate=RATE, weight_decay=0.5)
     group = make_optimiser(training, network()).param_groups[0]
     assert (group["lr"], group["alpha"], group["eps"]) == (RATE, 0.99, 1e-8)

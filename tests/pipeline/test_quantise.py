@@ -7,11 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from fpd.pipeline.store import dequantise, quantise
-from fpd.pipeline.store.quantise import step_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from fpd.pipeline.store import dequantise, quantise
+from fpd.pipeline.store.quantise import step_of
 
 MIN_PEAK = 2.0**-14  # float16's smallest normal number (IEEE 754)
 

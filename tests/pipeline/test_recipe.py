@@ -6,8 +6,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import fpd.pipeline.recipe as recipe_module
 import pytest
+from pydantic import ValidationError
+
+import fpd.pipeline.recipe as recipe_module
 from fpd.pipeline.recipe import (
     Recipe,
     apply_overrides,
@@ -16,7 +18,6 @@ from fpd.pipeline.recipe import (
     merge,
     shipped_recipes,
 )
-from pydantic import ValidationError
 
 FOLDER = Path(recipe_module.__file__).parent / "recipes"
 SHIPPED = sorted(path.stem for path in FOLDER.glob("*.toml"))
@@ -232,7 +233,7 @@ def test_set_merges_a_table_and_the_last_word_counts() -> None:
     "override", ["student.alpha", "=3", ".alpha=1", "student.=1", "a..b=1", ""]
 )
 def test_a_malformed_override_is_shown(override: str) -> None:
-    with pytest.raises(ValueError, match="expected --set key.sub=value, got ") as caught:
+    with pytest.raises(ValueError, match=r"expected --set key\.sub=value, got ") as caught:
         load_recipe("demo", [override])
     assert repr(override) in str(caught.value)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+
 from fpd.pipeline.report import align, draw_curves, table
 
 

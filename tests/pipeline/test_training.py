@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch.utils.data import default_collate
+
 from fpd.data.readers import load
 from fpd.data.samples import SampleSet
 from fpd.data.skeletons import LSP
@@ -32,8 +35,6 @@ from fpd.pipeline.training.objective import Objective
 from fpd.pipeline.training.train import load_model
 from fpd.pipeline.workdir import ModelDir, WorkDir, read_json, sha256, write_json
 from fpd.stages import heatmaps, student, teacher
-from safetensors.torch import load_file
-from torch.utils.data import default_collate
 
 CPU = torch.device("cpu")
 Train = Callable[[WorkDir, Recipe], dict[str, Any]]
@@ -164,21 +165,6 @@ def test_another_seed_gives_another_network(tmp_path: Path, toy_recipe: Recipe) 
     assert first["result"]["weights_sha256"] != other["result"]["weights_sha256"]
 
 
-def test_a_network_learns(tmp_path: Path, toy_recipe: Recipe) -> None:
-    """Told to, it comes to fit a dozen people better than an answer of zero."""
-    recipe = changed(
-        toy_recipe,
-        *["teacher.epochs=12", "teacher.batch=4", "teacher.learning_rate=0.02"],
-        *["targets.sigma_px=2", "augmentation.rotation_deg=0", "augmentation.mirror=false"],
-        *["augmentation.scale=[1, 1]", "data.figures.train=16"],
-    )
-    work = WorkDir(tmp_path)
-    train_teacher(work, recipe)
-    found = rows(work.teacher)
-    assert found[-1]["loss"] < 0.9 * found[-1]["zero_loss"]
-    assert found[-1]["loss"] < found[0]["loss"]
-
-
 # The best weights
 
 
@@ -292,7 +278,7 @@ def test_a_run_that_crashes_at_every_step_ends_with_the_same_weights(
 @pytest.fixture(scope="module")
 def long_recipe(toy_recipe: Recipe) -> Recipe:
     """9 steps an epoch, so that there is a middle to stop in, and time to do it."""
-    return changed(toy_recipe, "teacher.epochs=10", "teacher.batch=2")
+    return changed(toy_recipe, "teacher.epochs=7", "teacher.batch=2")
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +288,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, long_recipe: Recipe) -
     return work.teacher
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_process_is_continued_to_the_same_weights(
     tmp_path: Path, long_recipe: Recipe, undisturbed: ModelDir, number: signal.Signals
 ) -> None:
@@ -324,7 +310,7 @@ def test_a_stopped_process_is_continued_to_the_same_weights(
         process.wait()
     assert not work.teacher.finished
     done = json.loads(torch.load(work.teacher.state, weights_only=True)["progress"])
-    assert 1 <= done["epoch"] < 10
+    assert 1 <= done["epoch"] < 7
     if number == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
@@ -334,10 +320,8 @@ def test_a_stopped_process_is_continued_to_the_same_weights(
     train_teacher(work, work.recipe(None, ()))
     assert work.teacher.weights.read_bytes() == undisturbed.weights.read_bytes()
     assert timeless(work.teacher) == timeless(undisturbed)
-    assert (
-        work.teacher.record()["result"]["best_epoch"]
-        == (undisturbed.record()["result"]["best_epoch"])
-    )
+    best = [folder.record()["result"]["best_epoch"] for folder in (work.teacher, undisturbed)]
+    assert best[0] == best[1]
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
@@ -407,9 +391,14 @@ def test_the_first_signal_asks_and_the_second_ends() -> None:
 
 def test_signals_are_given_back_after_an_error() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Crash), stop_requested():
-        assert signal.getsignal(signal.SIGTERM) is not before
-        raise Crash
+
+    def crash() -> None:
+        with stop_requested():
+            assert signal.getsignal(signal.SIGTERM) is not before
+            raise Crash
+
+    with pytest.raises(Crash):
+        crash()
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -736,7 +725,7 @@ def test_weights_that_do_not_fit_are_refused(work: WorkDir, toy_recipe: Recipe) 
     recipe = changed(toy_recipe, "student.model.channels=16", "student.alpha=0")
     with pytest.raises(ValueError, match=r"weights\.safetensors holds weights of another network"):
         student.run(work, recipe, CPU, init_from=work.teacher.path)
-    with pytest.raises(ValueError, match="--init-from .*: expected a weights file"):
+    with pytest.raises(ValueError, match=r"--init-from .*: expected a weights file"):
         student.run(work, recipe, CPU, init_from=work.root)
     with pytest.raises(ValueError, match=r"recipe\.json cannot be read as weights"):
         student.run(work, recipe, CPU, init_from=work.root / "recipe.json")

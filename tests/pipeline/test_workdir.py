@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from fpd.pipeline.recipe import load_recipe
+
+from fpd.pipeline.recipe import Recipe, load_recipe
 from fpd.pipeline.workdir import (
     ModelDir,
     WorkDir,
@@ -18,6 +19,13 @@ from fpd.pipeline.workdir import (
 )
 
 
+def command(work: WorkDir, name: str | None, overrides: tuple[str, ...]) -> Recipe:
+    """What every stage's command does with its recipe."""
+    recipe = work.recipe(name, overrides)
+    work.keep(recipe)
+    return recipe
+
+
 def begin(work: WorkDir) -> None:
     """What a stage leaves behind at once."""
     work.teacher.path.mkdir(parents=True)
@@ -25,48 +33,48 @@ def begin(work: WorkDir) -> None:
 
 def test_the_recipe_of_the_first_stage_is_kept(tmp_path: Path) -> None:
     work = WorkDir(tmp_path / "a" / "b")
-    first = work.recipe("demo", ("student.alpha=0.25", "augmentation.scale=[0.9, 1.1]"))
+    first = command(work, "demo", ("student.alpha=0.25", "augmentation.scale=[0.9, 1.1]"))
     assert (first.student.alpha, first.augmentation.scale) == (0.25, (0.9, 1.1))
-    assert work.recipe(None, ()) == first
+    assert command(work, None, ()) == first
     begin(work)
-    assert work.recipe(None, ()) == first
+    assert command(work, None, ()) == first
 
 
 def test_overrides_of_later_commands_hold_for_one_command(tmp_path: Path) -> None:
     work = WorkDir(tmp_path)
-    first = work.recipe(None, ("student.alpha=0.25",))
+    first = command(work, None, ("student.alpha=0.25",))
     begin(work)
-    later = work.recipe(None, ("student.epochs=3",))
+    later = command(work, None, ("student.epochs=3",))
     assert (later.student.alpha, later.student.epochs) == (0.25, 3)
-    assert work.recipe(None, ()) == first
+    assert command(work, None, ()) == first
 
 
 def test_a_named_recipe_is_taken_as_it_is_and_not_kept(tmp_path: Path) -> None:
     work = WorkDir(tmp_path)
-    first = work.recipe(None, ("student.alpha=0.25",))
+    first = command(work, None, ("student.alpha=0.25",))
     begin(work)
-    assert work.recipe("demo", ()) == load_recipe("demo")
-    assert work.recipe(None, ()) == first
+    assert command(work, "demo", ()) == load_recipe("demo")
+    assert command(work, None, ()) == first
 
 
 def test_a_command_that_came_to_nothing_fixes_nothing(tmp_path: Path) -> None:
     """A typing error in the first command's data.root is not to haunt the next."""
     work = WorkDir(tmp_path)
-    work.recipe("lsp", ("data.root=typo",))
-    mended = work.recipe("lsp", ("data.root=right",))
+    command(work, "lsp", ("data.root=typo",))
+    mended = command(work, "lsp", ("data.root=right",))
     assert str(mended.data.root) == "right"
     begin(work)
-    assert work.recipe(None, ()) == mended
+    assert command(work, None, ()) == mended
 
 
 def test_the_demo_is_the_recipe_of_an_empty_directory(tmp_path: Path) -> None:
-    assert WorkDir(tmp_path / "x").recipe(None, ()) == load_recipe("demo")
+    assert command(WorkDir(tmp_path / "x"), None, ()) == load_recipe("demo")
 
 
 def test_a_refused_recipe_is_not_kept(tmp_path: Path) -> None:
     work = WorkDir(tmp_path / "x")
     with pytest.raises(ValueError, match=r"student\.alpha"):
-        work.recipe("demo", ("student.alpha=2",))
+        command(work, "demo", ("student.alpha=2",))
     assert not work.root.exists()
 
 
@@ -122,17 +130,26 @@ def test_atomic_leaves_the_old_file_when_the_block_raises(
 ) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(error), atomic(path) as temporary:
-        temporary.write_text("half of the n")
-        raise error
+
+    def write() -> None:
+        with atomic(path) as temporary:
+            temporary.write_text("half of the n")
+            raise error
+
+    with pytest.raises(error):
+        write()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_atomic_leaves_nothing_where_nothing_was(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), atomic(tmp_path / "file") as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    def write() -> None:
+        with atomic(tmp_path / "file") as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -168,10 +185,10 @@ def test_a_missing_json_is_named(tmp_path: Path) -> None:
 
 def test_a_damaged_recipe_is_named(tmp_path: Path) -> None:
     work = WorkDir(tmp_path)
-    work.recipe(None, ())
+    command(work, None, ())
     (tmp_path / "recipe.json").write_text("{")
     with pytest.raises(ValueError, match=r"recipe\.json is damaged"):
-        work.recipe(None, ())
+        command(work, None, ())
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
@@ -179,7 +196,7 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     file.write_text("here first")
     work = WorkDir(file / "work")
     with pytest.raises(ValueError, match=r"file/work cannot be written to \(.+\): .*-w"):
-        work.recipe("demo", ())
+        command(work, "demo", ())
     with pytest.raises(ValueError, match=r"cannot be written to"):
         WorkDir(file).create()
     assert file.read_text() == "here first"

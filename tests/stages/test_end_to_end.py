@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import xarray
+
 from fpd.data.readers import load
 from fpd.pipeline.recipe import Recipe, load_recipe
 from fpd.pipeline.workdir import WorkDir
