@@ -122,14 +122,17 @@ def test_a_masked_joint_counts_in_the_mean() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_heatmaps_are_compared_in_float32(dtype: torch.dtype) -> None:
-    # 300 squared, and the sum of 64 of them, are beyond float16; 1/300 of them beyond bfloat16.
+@pytest.mark.parametrize("target_dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_half_precision_heatmaps_are_compared_in_float32(
+    dtype: torch.dtype, target_dtype: torch.dtype
+) -> None:
+    # The square of 300, and the sum of 64 of them, are beyond float16; 299.75 is beyond bfloat16.
     heatmaps = torch.full((1, 1, 8, 8), 300.0, dtype=dtype)
-    target = torch.full((1, 1, 8, 8), 0.25)
-    found = supervised_loss([heatmaps], target, torch.ones(1, 1))
+    labels = torch.full((1, 1, 8, 8), 0.25, dtype=target_dtype)
+    found = supervised_loss([heatmaps], labels, torch.ones(1, 1))
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(64 * 299.75**2, rel=1e-6)
-    teacher = torch.full((1, 1, 8, 8), 0.5)
-    found = distillation_loss([heatmaps], target, torch.ones(1, 1), teacher, 0.5)
+    teacher = torch.full((1, 1, 8, 8), 0.5, dtype=target_dtype)
+    found = distillation_loss([heatmaps], labels, torch.ones(1, 1), teacher, 0.5)
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(32 * (299.5**2 + 299.75**2), rel=1e-6)

@@ -10,34 +10,17 @@ import torch
 import xarray
 
 from fpd.data.readers import load
-from fpd.pipeline.recipe import Recipe, load_recipe
+from fpd.pipeline.recipe import Recipe, apply_overrides
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import evaluate, heatmaps, student, teacher
 
 CPU = torch.device("cpu")
-SMALL = '{name="hourglass", stages=1, channels=8, stem="ports"}'
 
 
 @pytest.fixture(scope="module")
-def recipe() -> Recipe:
-    return load_recipe(
-        "demo",
-        [
-            "data.figures.train=24",
-            "data.figures.test=8",
-            "data.validation=0.2",
-            "geometry.crop_px=64",
-            "teacher.epochs=2",
-            "teacher.batch=8",
-            f"teacher.model={SMALL}",
-            "student.epochs=3",
-            "student.batch=8",
-            f"student.model={SMALL}",
-            "store.views=2",
-            "store.shard_samples=16",
-            "loader.workers=0",
-        ],
-    )
+def recipe(toy_recipe: Recipe) -> Recipe:
+    changes = ["student.epochs=3", "store.shard_samples=16", "students={labels-only={alpha=0}}"]
+    return apply_overrides(toy_recipe.model_dump(mode="json"), changes)
 
 
 @pytest.fixture(scope="module")
