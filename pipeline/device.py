@@ -22,7 +22,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # "meta" is a device, but has no numbers
     except (RuntimeError, AssertionError):
         gpus = "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))
         raise ValueError(f"--device {name}: expected a device of this machine: cpu{gpus}") from None

@@ -124,11 +124,14 @@ class Recipe(Settings):
     def student_named(self, name: str) -> Student:
         """The settings of the student called `name`: `student`, with its own overrides if any."""
         changes = self.students.get(name, {})
-        return Student.model_validate(merge(self.student.model_dump(), changes))
+        try:
+            return Student.model_validate(merge(self.student.model_dump(), changes))
+        except ValidationError as error:
+            raise ValueError(_describe(error, f"students.{name}.")) from None
 
 
 DEFAULT_STUDENT = "student"
-RESERVED_NAMES = frozenset({"teacher", "evaluation", "heatmaps.zarr"})
+RESERVED_NAMES = frozenset({"teacher", "evaluation", "heatmaps.zarr", "recipe.json"})
 
 
 def check_name(name: str) -> str:
@@ -221,13 +224,15 @@ def _parse_override(override: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _describe(error: ValidationError) -> str:
+def _describe(error: ValidationError, prefix: str = "") -> str:
     """Pydantic's findings as one sentence each, by the key as `--set` would name it."""
     findings = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "recipe"
+        key = prefix + ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             findings.append(f"{key}: there is no such setting")
+        elif not key:  # found by the recipe as a whole, which says itself what it means
+            findings.append(item["msg"].removeprefix("Value error, "))
         else:
             message = item["msg"].removeprefix("Value error, ")
             findings.append(f"{key}: {message[0].lower()}{message[1:]} (got {item['input']!r:.80})")

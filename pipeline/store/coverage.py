@@ -85,6 +85,8 @@ def _valid_receipt(path: Path, view: int, shard: int) -> Receipt | None:
         receipt: Receipt = json.loads(file.read_text("utf-8"))
         sizes = {name: shard_path(path, name, view, shard).stat().st_size for name in ARRAYS}
         whole = all(receipt["arrays"][name]["bytes"] == sizes[name] for name in ARRAYS)
-    except (OSError, ValueError, KeyError, TypeError):
+        of_this = (receipt["view"], receipt["shard"]) == (view, shard)
+        measured = receipt["samples"] > 0 and isinstance(receipt["measured"], dict)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return receipt if whole else None
+    return receipt if whole and of_this and measured else None

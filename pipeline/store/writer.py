@@ -77,9 +77,12 @@ class StoreWriter:
         }
         written = {}
         for name, values in columns.items():
+            file = shard_path(self.path, name, view, shard)
+            # zarr-python reads a shard that is there before it writes: a damaged one would stop it.
+            file.unlink(missing_ok=True)
             padding = [(0, size - len(values)), *[(0, 0)] * (values.ndim - 1)]
             self._arrays[name][view, rows] = np.pad(values, padding)
-            written[name] = _settle(shard_path(self.path, name, view, shard))
+            written[name] = _settle(file)
         receipt = receipt_path(self.path, view, shard)
         receipt.parent.mkdir(parents=True, exist_ok=True)
         write_json(

@@ -82,15 +82,21 @@ class TrainingState:
             state = torch.load(out.state, map_location="cpu", weights_only=True)
             found = json.loads(state["identity"])
         except Exception as error:  # torch raises many kinds for a damaged file
-            raise ValueError(
-                f"{out.state} is damaged ({type(error).__name__}): remove {out.path} to start over"
-            ) from None
+            raise _damaged(out, error) from None
         check_identity(out, identity, found)
-        self.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.progress = Progress(**json.loads(state["progress"]))
+        try:
+            self.network.load_state_dict(state["network"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.progress = Progress(**json.loads(state["progress"]))
+        except Exception as error:
+            raise _damaged(out, error) from None
         return True
+
+
+def _damaged(out: ModelDir, error: Exception) -> ValueError:
+    kind = type(error).__name__
+    return ValueError(f"{out.state} is damaged ({kind}): remove {out.path} to start over")
 
 
 def check_identity(out: ModelDir, expected: Identity, found: Identity) -> None:
