@@ -121,6 +121,16 @@ class Recipe(Settings):
     def student_names(self) -> list[str]:
         return [DEFAULT_STUDENT, *self.students]
 
+    def section(self, name: str) -> str:
+        """The part of the recipe that the model called `name` has its settings from."""
+        return (
+            name
+            if name == "teacher"
+            else f"students.{name}"
+            if name in self.students
+            else "student"
+        )
+
     def student_named(self, name: str) -> Student:
         """The settings of the student called `name`: `student`, with its own overrides if any."""
         changes = self.students.get(name, {})

@@ -44,7 +44,7 @@ def _bill(store: dict[str, Any] | None) -> list[str]:
 def _cells(row: dict[str, Any]) -> list[str]:
     shares = [*row["groups"].values(), row["mean"], row["mean_unweighted"], row["auc"]]
     return [
-        *(f"{100 * share:.1f}" for share in shares),
+        *("-" if share is None else f"{100 * share:.1f}" for share in shares),
         f"{row['parameters'] / 1e6:.2f} M",
         f"{row['gmacs']:.3f}",
         f"{row['ms_per_image']:.1f}",

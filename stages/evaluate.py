@@ -7,6 +7,7 @@ In: the data set, the models' folders. Out: `evaluation/` (report.json, pck_curv
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -86,16 +87,21 @@ def _bill(work: WorkDir, models: dict[str, ModelDir]) -> dict[str, Any]:
     }
 
 
+def _number(share: float) -> float | None:
+    return None if math.isnan(share) else float(share)
+
+
 def _scores(pck: Pck, samples: SampleSet) -> dict[str, Any]:
     """Shares in 0..1; None for a joint that is nowhere labelled."""
-    shares = [None if share != share else float(share) for share in pck.per_joint_K]
+    shares = [_number(share) for share in pck.per_joint_K]
+    groups = group_means(pck, samples.skeleton)
     return {
         "metric": pck.metric,
         "mean": pck.mean,
         "mean_unweighted": pck.mean_unweighted,
         "auc": pck.auc,
         "per_joint": dict(zip(samples.skeleton.joints, shares, strict=True)),
-        "groups": group_means(pck, samples.skeleton),
+        "groups": {name: _number(share) for name, share in groups.items()},
         "joints": pck.joints,
         "people": len(samples),
         "curve": {"thresholds": pck.thresholds_T.tolist(), "pck": pck.curve_T.tolist()},

@@ -92,9 +92,10 @@ def open_store(
     found = read_manifest(work.store)
     # Where the teacher lies beside the store, the store must be of that teacher.
     weights = work.teacher.weights
-    teacher_sha256 = (
-        sha256(weights) if weights.is_file() else found.get("teacher", {}).get("sha256", "none")
-    )
+    teacher = found.get("teacher")
+    teacher_sha256 = teacher.get("sha256", "none") if isinstance(teacher, dict) else "none"
+    if weights.is_file():
+        teacher_sha256 = sha256(weights)
     check_manifest(work.store, make_manifest(recipe, samples, teacher_sha256), found, work.root)
     layout = layout_of(recipe, samples)
     check_complete(work.store, layout, work.root)

@@ -59,6 +59,10 @@ class HourglassSettings(Settings):
                 f"{self.depth}, got {crop_px}"
             )
 
+    def smallest_batch(self, crop_px: int) -> int:
+        """Views a training step needs: batch statistics of a single pixel need a second view."""
+        return 2 if crop_px == STRIDE_PX << self.depth else 1
+
     def build(self, num_joints: int) -> Hourglass:
         """A freshly initialised network with one heatmap for each of `num_joints` joints."""
         return Hourglass(self, num_joints)

@@ -53,14 +53,16 @@ def layout_of(recipe: Recipe, samples: SampleSet) -> Layout:
 def open_layout(path: Path) -> Layout:
     """The shapes of the store at `path`, from its own metadata."""
     manifest = read_manifest(path)
-    views = zarr.open_array(path, path="peaks", mode="r").shape[0]
-    return Layout(
-        views=views,
-        samples=manifest["dataset"]["samples"],
-        joints=len(manifest["joints"]),
-        heatmap_px=manifest["geometry"]["heatmap_px"],
-        shard_samples=manifest["shard_samples"],
-    )
+    try:
+        return Layout(
+            views=zarr.open_array(path, path="peaks", mode="r").shape[0],
+            samples=manifest["dataset"]["samples"],
+            joints=len(manifest["joints"]),
+            heatmap_px=manifest["geometry"]["heatmap_px"],
+            shard_samples=manifest["shard_samples"],
+        )
+    except (KeyError, TypeError, OSError) as error:
+        raise ValueError(f"{path} has a damaged manifest or lacks an array ({error})") from None
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -69,6 +69,8 @@ class StoreWriter:
     def write(self, content: Shard) -> None:
         """Write one shard and vouch for it. Writing it again gives the same bytes."""
         view, shard, size = content.view, content.shard, self.layout.shard_samples
+        receipt = receipt_path(self.path, view, shard)
+        receipt.unlink(missing_ok=True)  # it vouches for nothing half-rewritten
         rows = slice(shard * size, (shard + 1) * size)
         columns: dict[str, NDArray[Any]] = {
             "heatmaps": content.heatmaps_SKHW,
@@ -83,7 +85,6 @@ class StoreWriter:
             padding = [(0, size - len(values)), *[(0, 0)] * (values.ndim - 1)]
             self._arrays[name][view, rows] = np.pad(values, padding)
             written[name] = _settle(file)
-        receipt = receipt_path(self.path, view, shard)
         receipt.parent.mkdir(parents=True, exist_ok=True)
         write_json(
             receipt,

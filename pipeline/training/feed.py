@@ -44,6 +44,11 @@ class EpochBatches:
         self.epoch = 0
         self.start = 0
 
+    @property
+    def smallest(self) -> int:
+        """Views in the smallest batch."""
+        return len(self.id_hash_N) // self.steps
+
     def set(self, epoch: int, start: int) -> None:
         """Choose the epoch to iterate over, from batch `start` on."""
         self.epoch, self.start = epoch, start

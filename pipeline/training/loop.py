@@ -197,7 +197,7 @@ class Run:
         )
 
     def _section(self) -> str:
-        return "teacher" if self.objective.student is None else "student"
+        return self.recipe.section(self.out.name)
 
     def _rate(self) -> float:
         return float(self.state.optimiser.param_groups[0]["lr"])

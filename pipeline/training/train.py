@@ -56,10 +56,10 @@ def train_model(
         return record
     samples, validation = people["train"], people["validation"]
     if len(validation):
-        # Better now than after the first epoch: raises where no label can be scored.
-        score_labels(validation)
-    out.path.mkdir(parents=True, exist_ok=True)
+        score_labels(validation)  # better refused now than after the first epoch
     batches = EpochBatches(samples, training.batch, training.seed, views)
+    check_batches(batches, training, recipe, out)
+    out.path.mkdir(parents=True, exist_ok=True)
     state = _initial_state(training, samples.skeleton.num_joints, batches.steps, device, init_from)
     state.restore(out, identity)
     loader = make_loader(dataset, batches, recipe.loader, device)
@@ -86,6 +86,21 @@ def score_labels(people: SampleSet) -> None:
         ValueError: none of them can be scored.
     """
     pck(people.joints_NK2, people.joints_NK2, people.normaliser_N, people.skeleton)
+
+
+def check_batches(batches: EpochBatches, training: Training, recipe: Recipe, out: ModelDir) -> None:
+    """Refuse batches that the network cannot take statistics of.
+
+    Raises:
+        ValueError: naming the setting to raise.
+    """
+    needed = training.model.smallest_batch(recipe.geometry.crop_px)
+    if batches.smallest < needed:
+        raise ValueError(
+            f"expected at least {needed} views in every training step of {out.name} (the network "
+            f"ends in a single pixel), found {batches.smallest}: another "
+            f"--set {recipe.section(out.name)}.batch, or a larger geometry.crop_px"
+        )
 
 
 def make_identity(recipe: Recipe, training: Training, inputs: dict[str, Any]) -> Identity:
