@@ -123,13 +123,9 @@ class Recipe(Settings):
 
     def section(self, name: str) -> str:
         """The part of the recipe that the model called `name` has its settings from."""
-        return (
-            name
-            if name == "teacher"
-            else f"students.{name}"
-            if name in self.students
-            else "student"
-        )
+        if name == "teacher":
+            return name
+        return f"students.{name}" if name in self.students else DEFAULT_STUDENT
 
     def student_named(self, name: str) -> Student:
         """The settings of the student called `name`: `student`, with its own overrides if any."""
