@@ -218,7 +218,7 @@ def test_another_seed_draws_other_words() -> None:
 
 @pytest.mark.parametrize(
     "scale",
-    [(1.25, 0.75), (0.0, 1.0), (-1.0, 1.0), (0.05, 1.0), (1.0, 11.0), (1.0, math.inf)],
+    [(1.25, 0.75), (0.0, 1.0), (-1.0, 1.0), (0.05, 1.0), (1.0, 11.0)],
     ids=str,
 )
 def test_bad_scale_ranges_are_refused(scale) -> None:
@@ -230,6 +230,7 @@ def test_bad_scale_ranges_are_refused(scale) -> None:
     "bad",
     [
         {"scale": (math.nan, 1.0)},
+        {"scale": (1.0, math.inf)},
         {"scale": (1.0,)},
         {"rotation_deg": -1},
         {"rotation_deg": 181},
