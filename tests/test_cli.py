@@ -42,7 +42,7 @@ def fpd(*arguments: str | Path, settings: list[str] | None = None) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments] + options)
 
 
-def refused(result: Result, *parts: str) -> str:
+def assert_refused(result: Result, *parts: str) -> str:
     """Check that a command ended in one sentence with these parts, and no traceback."""
     assert result.exit_code == 1, result.output
     assert isinstance(result.exception, SystemExit)
@@ -102,7 +102,7 @@ def test_the_store_is_small_and_says_so(finished: Path) -> None:
 
 def test_student_without_a_store_names_the_command(work: Path) -> None:
     shutil.rmtree(work / "heatmaps.zarr")
-    refused(
+    assert_refused(
         fpd("run", "student", "-w", work, "--name", "other"),
         "is missing",
         f"fpd cache-heatmaps -w {work}",
@@ -113,12 +113,12 @@ def test_student_of_another_teacher_is_refused_until_overwritten(work: Path) -> 
     shutil.rmtree(work / "teacher")
     again = fpd("run", "teacher", "-w", work, "--set", "teacher.seed=1")
     assert again.exit_code == 0
-    refused(
+    assert_refused(
         fpd("run", "student", "-w", work, "--name", "other"),
         "teacher.sha256",
         f"fpd cache-heatmaps -w {work} --overwrite",
     )
-    refused(fpd("cache-heatmaps", "-w", work), "teacher.sha256", "--overwrite")
+    assert_refused(fpd("cache-heatmaps", "-w", work), "teacher.sha256", "--overwrite")
     assert fpd("cache-heatmaps", "-w", work, "--overwrite").exit_code == 0
     assert fpd("run", "student", "-w", work, "--name", "other").exit_code == 0
 
@@ -138,7 +138,7 @@ def test_student_of_another_teacher_is_refused_until_overwritten(work: Path) -> 
 def test_student_refuses_a_store_that_does_not_fit(
     finished: Path, setting: str, named: str
 ) -> None:
-    refused(
+    assert_refused(
         fpd("run", "student", "-w", finished, "--name", "other", "--set", setting),
         named,
         "--overwrite",
@@ -148,7 +148,7 @@ def test_student_refuses_a_store_that_does_not_fit(
 def test_incomplete_store_is_finished_by_the_command_named(work: Path) -> None:
     before = {p: p.read_bytes() for p in (work / "heatmaps.zarr").rglob("*") if p.is_file()}
     next((work / "heatmaps.zarr" / "heatmaps" / "receipts" / "1").iterdir()).unlink()
-    output = refused(
+    output = assert_refused(
         fpd("run", "student", "-w", work, "--name", "other"), "5 of 6 shards", "1 of 2 views"
     )
     assert f"fpd cache-heatmaps -w {work}" in output
@@ -158,7 +158,7 @@ def test_incomplete_store_is_finished_by_the_command_named(work: Path) -> None:
 
 
 def test_more_views_are_asked_for_and_added(work: Path) -> None:
-    refused(
+    assert_refused(
         fpd("run", "student", "-w", work, "--name", "other", "--set", "store.views=3"),
         "6 of 9 shards",
         "fpd cache-heatmaps",
@@ -169,7 +169,7 @@ def test_more_views_are_asked_for_and_added(work: Path) -> None:
 
 def test_caching_before_teaching_names_the_command(tmp_path: Path) -> None:
     result = fpd("cache-heatmaps", "-w", tmp_path / "w", settings=SETTINGS)
-    refused(result, "no finished teacher", f"fpd run teacher -w {tmp_path / 'w'}")
+    assert_refused(result, "no finished teacher", f"fpd run teacher -w {tmp_path / 'w'}")
 
 
 def test_labels_only_needs_no_store(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_labels_only_needs_no_store(tmp_path: Path) -> None:
 def test_a_student_starts_from_another(work: Path) -> None:
     result = fpd("run", "student", "-w", work, "--name", "later", "--init-from", work / "student")
     assert result.exit_code == 0, result.output
-    refused(
+    assert_refused(
         fpd("run", "student", "-w", work, "--name", "x", "--init-from", work / "evaluation"),
         "--init-from",
         "expected a weights file",
@@ -200,25 +200,25 @@ def test_a_student_starts_from_another(work: Path) -> None:
 
 
 def test_evaluating_nothing_names_the_command(tmp_path: Path) -> None:
-    refused(fpd("evaluate", "-w", tmp_path / "w"), "no finished model", "fpd run all")
+    assert_refused(fpd("evaluate", "-w", tmp_path / "w"), "no finished model", "fpd run all")
     assert not (tmp_path / "w").exists()
 
 
 def test_unknown_setting_is_named(tmp_path: Path) -> None:
     result = fpd("run", "teacher", "-w", tmp_path / "w", "--set", "teacher.epoch=3")
-    refused(result, "teacher.epoch: there is no such setting")
+    assert_refused(result, "teacher.epoch: there is no such setting")
 
 
 def test_unknown_key_in_a_recipe_file_is_named(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text("[teacher]\nlr = 3\n")
-    refused(fpd("run", "teacher", "-r", recipe, "-w", tmp_path / "w"), "teacher.lr")
+    assert_refused(fpd("run", "teacher", "-r", recipe, "-w", tmp_path / "w"), "teacher.lr")
     assert not (tmp_path / "w").exists()
 
 
 def test_a_first_command_that_failed_does_not_stick(lsp: Path, tmp_path: Path) -> None:
     work = tmp_path / "w"
-    refused(on_lsp(tmp_path / "wrong", work), "joints.mat is missing")
+    assert_refused(on_lsp(tmp_path / "wrong", work), "joints.mat is missing")
     right = fpd("run", "teacher", "-w", work, "--set", f'data.root="{lsp}"')
     assert right.exit_code == 0, right.output
     assert fpd("cache-heatmaps", "-w", work).exit_code == 0
@@ -233,45 +233,47 @@ def test_a_setting_for_one_command_does_not_stick(work: Path) -> None:
 
 
 def test_unknown_recipe_lists_those_there_are(tmp_path: Path) -> None:
-    refused(fpd("run", "teacher", "-r", "mpi", "-w", tmp_path / "w"), "'mpi'", "demo", "lsp")
+    assert_refused(fpd("run", "teacher", "-r", "mpi", "-w", tmp_path / "w"), "'mpi'", "demo", "lsp")
 
 
 def test_value_out_of_range_is_named(tmp_path: Path) -> None:
     result = fpd("run", "student", "-w", tmp_path / "w", "--set", "student.alpha=2")
-    refused(result, "student.alpha", "less than or equal to 1")
+    assert_refused(result, "student.alpha", "less than or equal to 1")
 
 
 def test_unknown_device(tmp_path: Path) -> None:
-    refused(fpd("run", "teacher", "-w", tmp_path / "w", "--device", "cuda:9"), "--device cuda:9")
+    assert_refused(
+        fpd("run", "teacher", "-w", tmp_path / "w", "--device", "cuda:9"), "--device cuda:9"
+    )
 
 
 def test_work_directory_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = fpd("run", "teacher", "-w", tmp_path / "file" / "work", settings=SETTINGS)
-    refused(result, "cannot be written", "-w")
+    assert_refused(result, "cannot be written", "-w")
 
 
 def test_student_name_that_leads_out_of_the_work_directory(work: Path) -> None:
-    refused(fpd("run", "student", "-w", work, "--name", "../x"), "'../x'")
-    refused(fpd("run", "student", "-w", work, "--name", "teacher"), "'teacher'")
+    assert_refused(fpd("run", "student", "-w", work, "--name", "../x"), "'../x'")
+    assert_refused(fpd("run", "student", "-w", work, "--name", "teacher"), "'teacher'")
 
 
 def test_damaged_files_are_named(work: Path) -> None:
     (work / "student" / "record.json").write_text("{")
-    refused(fpd("evaluate", "-w", work), "record.json is damaged")
+    assert_refused(fpd("evaluate", "-w", work), "record.json is damaged")
     (work / "recipe.json").write_text("[]")
-    refused(fpd("evaluate", "-w", work), "recipe.json is damaged")
+    assert_refused(fpd("evaluate", "-w", work), "recipe.json is damaged")
 
 
 def test_damaged_weights_are_named(work: Path) -> None:
     weights = work / "student" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    refused(fpd("evaluate", "-w", work), str(weights), "cannot be read as weights")
+    assert_refused(fpd("evaluate", "-w", work), str(weights), "cannot be read as weights")
 
 
 def test_other_settings_in_a_used_folder_are_refused(work: Path) -> None:
     result = fpd("run", "student", "-w", work, "--set", "student.epochs=5")
-    refused(result, "epochs: expected 5, found 2", "--name")
+    assert_refused(result, "epochs: expected 5, found 2", "--name")
 
 
 @pytest.fixture
@@ -301,29 +303,31 @@ def test_a_folder_of_images_trains(lsp: Path, tmp_path: Path) -> None:
 
 def test_missing_folder(tmp_path: Path) -> None:
     result = on_lsp(tmp_path / "nowhere", tmp_path / "w")
-    refused(result, "joints.mat is missing", "--set data.root=FOLDER")
+    assert_refused(result, "joints.mat is missing", "--set data.root=FOLDER")
 
 
 def test_missing_image_is_named(lsp: Path, tmp_path: Path) -> None:
     (lsp / "lsp" / "images" / "im0003.jpg").unlink()
-    refused(on_lsp(lsp, tmp_path / "w"), "lsp/im0003", "missing")
+    assert_refused(on_lsp(lsp, tmp_path / "w"), "lsp/im0003", "missing")
 
 
 def test_broken_image_is_named(lsp: Path, tmp_path: Path) -> None:
     (lsp / "lsp" / "images" / "im0004.jpg").write_bytes(b"not an image at all")
-    refused(on_lsp(lsp, tmp_path / "w"), "lsp/im0004", "cannot be read as an image")
+    assert_refused(on_lsp(lsp, tmp_path / "w"), "lsp/im0004", "cannot be read as an image")
 
 
 def test_image_cut_short_is_named(lsp: Path, tmp_path: Path) -> None:
     image = lsp / "lsp" / "images" / "im0005.jpg"
     image.write_bytes(image.read_bytes()[:-40])
-    refused(on_lsp(lsp, tmp_path / "w"), "im0005.jpg", "cut short")
+    assert_refused(on_lsp(lsp, tmp_path / "w"), "im0005.jpg", "cut short")
 
 
 def test_image_cut_short_is_named_by_a_loading_process_too(lsp: Path, tmp_path: Path) -> None:
     image = lsp / "lsp" / "images" / "im0005.jpg"
     image.write_bytes(image.read_bytes()[:-40])
-    output = refused(on_lsp(lsp, tmp_path / "w", "loader.workers=1"), "im0005.jpg", "cut short")
+    output = assert_refused(
+        on_lsp(lsp, tmp_path / "w", "loader.workers=1"), "im0005.jpg", "cut short"
+    )
     assert "Traceback" not in output
 
 
@@ -336,17 +340,17 @@ def spoil(root: Path, value: float) -> None:
 
 def test_joint_out_of_bounds_is_named(lsp: Path, tmp_path: Path) -> None:
     spoil(lsp, 5000)
-    refused(on_lsp(lsp, tmp_path / "w"), "lsp/im0008", "left knee", "far outside")
+    assert_refused(on_lsp(lsp, tmp_path / "w"), "lsp/im0008", "left knee", "far outside")
 
 
 def test_nan_in_the_labels_is_named(lsp: Path, tmp_path: Path) -> None:
     spoil(lsp, np.nan)
-    refused(on_lsp(lsp, tmp_path / "w"), "joints.mat", "person 8")
+    assert_refused(on_lsp(lsp, tmp_path / "w"), "joints.mat", "person 8")
 
 
 def test_empty_data_set(lsp: Path, tmp_path: Path) -> None:
     scipy.io.savemat(lsp / "lsp" / "joints.mat", {"joints": np.zeros((3, 14, 0))})
-    refused(on_lsp(lsp, tmp_path / "w"), "'lsp' has no people in its train split")
+    assert_refused(on_lsp(lsp, tmp_path / "w"), "'lsp' has no people in its train split")
 
 
 # Signals, in a process of their own.
