@@ -152,7 +152,8 @@ def stage(
         raise click.ClickException(_sentence(error)) from None
     except OSError as error:
         raise click.ClickException(
-            f"{error.filename or options['work']}: {error.strerror}"
+            f"{error.filename or options['work']}: {error.strerror}; what is complete is kept, and "
+            "the same command goes on once that is mended"
         ) from None
     except Interrupted as error:
         click.echo(str(error), err=True)

@@ -85,5 +85,3 @@ LSP = Skeleton(
     normaliser=(9, 2),
     threshold=0.2,
 )
-
-SKELETONS = {skeleton.name: skeleton for skeleton in (LSP,)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -351,6 +352,21 @@ def test_nan_in_the_labels_is_named(lsp: Path, tmp_path: Path) -> None:
 def test_empty_data_set(lsp: Path, tmp_path: Path) -> None:
     scipy.io.savemat(lsp / "lsp" / "joints.mat", {"joints": np.zeros((3, 14, 0))})
     assert_refused(on_lsp(lsp, tmp_path / "w"), "'lsp' has no people in its train split")
+
+
+def test_full_disk_is_said_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    work = tmp_path / "w"
+    with monkeypatch.context() as patched:
+        patched.setattr("fpd.pipeline.training.checkpoint.torch.save", lambda *_: full(work))
+        result = fpd("run", "teacher", "-w", work, settings=SETTINGS)
+    assert_refused(result, "No space left on device", "the same command goes on")
+    assert not list(work.rglob("*.tmp"))
+    assert fpd("run", "teacher", "-w", work).exit_code == 0
 
 
 # Signals, in a process of their own.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -13,16 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from . import Model
 
 
-class Cost(NamedTuple):
-    """Of one crop, at batch size 1."""
-
-    parameters: int
-    gmacs: float  # 1e9 multiply-accumulates of convolutions and matrix products
-    ms_per_image: float  # median wall-clock time of a forward pass
-
-
 def count(model: Model, num_joints: int, crop_px: int) -> tuple[int, float]:
-    """(parameters, GMACs) of a network, counted without allocating or computing anything."""
+    """(parameters, GMACs) of a network, counted without allocating or computing anything.
+
+    GMACs are 1e9 multiply-accumulates of convolutions and matrix products, for one crop.
+    """
     with torch.device("meta"):
         network = model.build(num_joints).eval()
         counter = FlopCounterMode(display=False)

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -67,8 +68,11 @@ class TrainingState:
         with atomic(out.metrics) as temporary:
             rows = (json.dumps(row) + "\n" for row in self.progress.history)
             temporary.write_text("".join(rows), "utf-8")
+        # By way of memory: a full disk is then an OSError, not one of PyTorch's own kind.
+        content = io.BytesIO()
+        torch.save(state, content)
         with atomic(out.state) as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(content.getbuffer())
 
     def restore(self, out: ModelDir, identity: Identity) -> bool:
         """Take up a checkpoint, if there is one.
@@ -117,7 +121,7 @@ def save_weights(network: nn.Module, out: ModelDir) -> None:
     """Write the network's tensors to `weights.safetensors`."""
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     with atomic(out.weights) as temporary:
-        save_file(tensors, temporary)
+        temporary.write_bytes(save(tensors))
 
 
 def load_weights(network: nn.Module, path: Any) -> None:

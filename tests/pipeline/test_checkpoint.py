@@ -14,7 +14,6 @@ from torch import nn
 
 from fpd.pipeline.models import Model
 from fpd.pipeline.recipe import Training
-from fpd.pipeline.training import checkpoint
 from fpd.pipeline.training.checkpoint import (
     Progress,
     TrainingState,
@@ -132,11 +131,12 @@ def test_a_save_that_fails_leaves_the_last_checkpoint(
     state.save(out, IDENTITY)
     before = out.state.read_bytes()
 
-    def fail(_: object, path: Path) -> None:
-        path.write_bytes(b"half")
+    def fail(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[:100])
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint.torch, "save", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     steps(state, 0, 1)
     with pytest.raises(OSError, match="disk full"):
         state.save(out, IDENTITY)
