@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that `fpd --help` answers a
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,6 +48,12 @@ def run_options(command: Command) -> Command:
             multiple=True,
             metavar="KEY=VALUE",
             help="Override a setting, such as student.alpha=0.9. May be given several times.",
+        ),
+        click.option(
+            "--store",
+            metavar="PATH|URL",
+            help="Where the heatmaps lie; s3://bucket/run.zarr, say.  [default: heatmaps.zarr in "
+            "the work directory]",
         ),
         click.option(
             "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1."
@@ -143,7 +150,10 @@ def stage(
     try:
         device = choose_device(options["device"])
         work = WorkDir(options["work"])
-        recipe = work.recipe(options["recipe"], options["overrides"])
+        overrides = options["overrides"]
+        if options["store"]:
+            overrides += (f"store.location={json.dumps(options['store'])}",)
+        recipe = work.recipe(options["recipe"], overrides)
         if writes:
             work.keep(recipe)
         divide_cores(recipe.loader, device)

@@ -99,6 +99,26 @@ class Views:
             index=index,
         )
 
+    def mirrored(self, view: View) -> View:
+        """The same view in the mirror: pixels flipped left to right, left and right joints swapped.
+
+        Exact, without interpolation: both grids have their middle where the flip has it.
+        """
+        joints_K2 = view["joints"][self._mirror]
+        joints_K2[:, 0] = (self.geometry.heatmap_px - 1) - joints_K2[:, 0]
+        affine = view["affine"].copy()
+        affine[0] = -affine[0]
+        affine[0, 2] += self.geometry.crop_px - 1
+        parameters = view["parameters"].copy()
+        parameters[2] = 1 - parameters[2]
+        return View(
+            crop=np.ascontiguousarray(view["crop"][:, ::-1]),
+            joints=joints_K2,
+            affine=affine,
+            parameters=parameters,
+            index=view["index"],
+        )
+
 
 def cut(
     images: Images, sample: Sample, affine: NDArray[np.float64], crop_px: int

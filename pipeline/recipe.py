@@ -71,14 +71,22 @@ class Store(Settings):
     views: int = Field(4, ge=1, le=1_000_000, description="augmented views of each person")
     seed: int = Field(0, ge=0, lt=2**63, description="what the views' augmentation is drawn from")
     max_error: float = Field(
-        0.01,
-        ge=0.002,
+        0.1,
+        ge=0.004,
         le=0.25,
-        description="largest error of a stored value, as a share of its "
-        "map's peak; below 0 everything is stored as 0",
+        description="largest error of a stored pixel, as a share of its map's peak (of 0.1 where "
+        "the peak is lower); below 0 everything is stored as 0",
+    )
+    mirror_averaged: bool = Field(
+        False,
+        description="average the teacher's answer with its mirrored twin (two passes a view): "
+        "mirroring is then the student's, and one stored view serves both ways",
     )
     shard_samples: int = Field(512, ge=1, le=65536, description="samples in a file")
     batch: int = Field(32, ge=1, description="views in a pass of the teacher")
+    location: str | None = Field(
+        None, description="folder or fsspec URL; none given: heatmaps.zarr in the work directory"
+    )
 
 
 class Loader(Settings):
@@ -116,6 +124,13 @@ class Recipe(Settings):
         for training in (self.teacher, *(self.student_named(name) for name in self.student_names)):
             training.model.check_crop(self.geometry.crop_px, self.geometry.stride_px)
         return self
+
+    @property
+    def stored_augmentation(self) -> Augmentation:
+        """What stored views are drawn from: mirroring is left out where the student draws it."""
+        if self.store.mirror_averaged:
+            return self.augmentation.model_copy(update={"mirror": False})
+        return self.augmentation
 
     @property
     def student_names(self) -> list[str]:

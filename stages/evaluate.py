@@ -21,7 +21,7 @@ from ..pipeline.models import Model
 from ..pipeline.models.cost import count, latency_ms
 from ..pipeline.recipe import Recipe
 from ..pipeline.report import draw_curves
-from ..pipeline.store import coverage, open_layout
+from ..pipeline.store import coverage, store_files, stored_layout
 from ..pipeline.training.train import load_model
 from ..pipeline.workdir import ModelDir, WorkDir, versions, write_json
 
@@ -43,7 +43,7 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any]:
     report = {
         "dataset": samples.fingerprint(),
         "models": rows,
-        "store": _bill(work, models) if work.store.exists() else None,
+        "store": _bill(work, recipe, models),
         "device": str(device),
         "versions": versions(),
     }
@@ -70,9 +70,12 @@ def _evaluate(
     }
 
 
-def _bill(work: WorkDir, models: dict[str, ModelDir]) -> dict[str, Any]:
+def _bill(work: WorkDir, recipe: Recipe, models: dict[str, ModelDir]) -> dict[str, Any] | None:
     """What the store takes and what it saved: bytes, and passes of the teacher."""
-    found = coverage(work.store, open_layout(work.store))
+    files = store_files(work, recipe)
+    if not files.exists():
+        return None
+    found = coverage(files, stored_layout(files))
     layout = found.layout
     students = (folder.record()["identity"]["settings"]["training"] for folder in models.values())
     epochs = [student["epochs"] for student in students if student.get("alpha", 0) > 0]

@@ -8,30 +8,19 @@ In: the data set, `teacher/`. Out: `heatmaps.zarr`. Only shards that are missing
 from __future__ import annotations
 
 import logging
-import shutil
-import threading
-from collections.abc import Iterator
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from ..data.readers import load
 from ..data.samples import SampleSet
-from ..data.targets import decode
-from ..pipeline.inputs import normalise
 from ..pipeline.recipe import Recipe
-from ..pipeline.store import (
-    Layout,
-    Shard,
-    StoreWriter,
-    dequantise,
-    layout_of,
-    make_manifest,
-    quantise,
-)
+from ..pipeline.store import Layout, StoreWriter, make_manifest, store_files
+from ..pipeline.teaching import answers, asker, make_shard
 from ..pipeline.training.feed import Key, make_loader, stored_views
 from ..pipeline.training.loop import Interrupted, stop_requested
 from ..pipeline.training.train import load_model
@@ -39,139 +28,124 @@ from ..pipeline.workdir import WorkDir, sha256
 
 log = logging.getLogger("fpd")
 
-# Where a joint is, is only asked of maps that show one: below this peak there is none to displace.
-SHOWS_A_JOINT = 0.1
-
 STOPPED = "cache-heatmaps stopped; whole shards are kept, the same command makes the rest"
+
+SHARDS_IN_FLIGHT = 2
+"""Shards that wait to be written while the teacher is on the next one."""
 
 
 def run(
-    work: WorkDir, recipe: Recipe, device: torch.device, *, overwrite: bool = False
+    work: WorkDir,
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    overwrite: bool = False,
+    only_views: range | None = None,
 ) -> dict[str, Any]:
     """Fill the store, or what is missing of it.
 
     Args:
         overwrite: remove a store that is there first.
+        only_views: leave other view numbers to somebody else.
 
     Returns:
         Sizes and errors: "views", "samples", "written" (shards), "bytes", "float16_bytes",
         "bytes_per_view", "measured".
 
     Raises:
-        ValueError: there is no finished teacher, or the store was made for something else.
+        ValueError: there is no finished teacher, the store was made for something else, or another
+            process is writing it.
         Interrupted: after a signal; whole shards are kept.
+    """
+    check_teacher(work)
+    samples = load(recipe.data, "train")
+    manifest = make_manifest(recipe, samples, sha256(work.teacher.weights))
+    files = store_files(work, recipe)
+    with files.locked():
+        if overwrite and files.exists():
+            files.remove()
+        writer = StoreWriter(files, manifest, recipe.store.views, work.root, samples=samples)
+        missing = [
+            task
+            for task in writer.coverage().missing
+            if only_views is None or task[0] in only_views
+        ]
+        if missing:
+            log.info("caching %d of %d shards", len(missing), len(writer.layout.tasks()))
+            network = load_model(work.teacher, writer.layout.joints, device)
+            fill(writer, missing, network, recipe, samples, device)
+        found = writer.finish()
+    return {
+        "views": recipe.store.views,
+        "samples": len(samples),
+        "written": len(missing),
+        "bytes": found.bytes(),
+        "bytes_per_view": found.bytes() / max(1, found.samples()),
+        "float16_bytes": writer.layout.float16_bytes
+        * found.samples()
+        // (recipe.store.views * len(samples)),
+        "measured": found.measured(),
+    }
+
+
+def check_teacher(work: WorkDir) -> None:
+    """Refuse to go on without a teacher.
+
+    Raises:
+        ValueError: naming the command that trains one.
     """
     if not work.teacher.finished:
         raise ValueError(
             f"{work.teacher.path} has no finished teacher: run `fpd run teacher -w {work.root}`"
         )
-    samples = load(recipe.data, "train")
-    layout = layout_of(recipe, samples)
-    manifest = make_manifest(recipe, samples, sha256(work.teacher.weights))
-    if overwrite and work.store.exists():
-        shutil.rmtree(work.store)
-    writer = StoreWriter(work.store, manifest, layout, work.root)
-    missing = writer.coverage().missing
-    if missing:
-        log.info("caching %d of %d shards", len(missing), layout.views * layout.shards)
-        network = load_model(work.teacher, layout.joints, device)
-        _fill(writer, missing, network, recipe, samples, device)
-    found = writer.finish()
-    count = layout.views * layout.samples
-    return {
-        "views": layout.views,
-        "samples": layout.samples,
-        "written": len(missing),
-        "bytes": found.bytes(),
-        "bytes_per_view": found.bytes() / count,
-        "float16_bytes": layout.float16_bytes,
-        "measured": found.measured(),
-    }
 
 
-def _fill(
+def fill(
     writer: StoreWriter,
-    missing: list[tuple[int, int]],
+    tasks: Sequence[tuple[int, int]],
     network: nn.Module,
     recipe: Recipe,
     samples: SampleSet,
     device: torch.device,
 ) -> None:
-    """One loader runs through all missing shards, so that it reads on while a shard is written."""
+    """Make shards: one loader reads ahead, the teacher answers, a thread writes behind.
+
+    Raises:
+        Interrupted: after a signal.
+    """
     layout, size = writer.layout, recipe.store.batch
-    keys = [batch for view, shard in missing for batch in _batches(layout, view, shard, size)]
+    keys = [batch for view, shard in tasks for batch in _batches(layout, view, shard, size)]
     loader = make_loader(stored_views(recipe, samples), keys, recipe.loader, device)
-    total = sum(len(layout.rows(shard)) for _, shard in missing)
+    total = sum(len(layout.rows(shard)) for _, shard in tasks)
+    mirror_joints = samples.skeleton.mirror if recipe.store.mirror_averaged else None
+    said = answers(asker(network, device, mirror_joints), loader, recipe.store.max_error)
+    writing: list[Future[None]] = []
     with (
         stop_requested() as stop,
         tqdm(total=total, desc="cache-heatmaps", unit="view", leave=False, disable=None) as bar,
+        ThreadPoolExecutor(1, "shard-writer") as writers,
     ):
-        answers = _answers(network, loader, recipe.store.max_error, device, bar, stop)
-        for view, shard in missing:
-            parts = [next(answers) for _ in _batches(layout, view, shard, size)]
-            writer.write(_join(view, shard, parts))
+        for view, shard in tasks:
+            parts = []
+            for _ in _batches(layout, view, shard, size):
+                if stop.is_set():
+                    raise Interrupted(STOPPED)
+                parts.append(next(said))
+                bar.update(len(parts[-1]["peaks"]))
+            writing.append(writers.submit(_write, writer, view, shard, parts))
+            if len(writing) > SHARDS_IN_FLIGHT:
+                writing.pop(0).result()
+        for future in writing:
+            future.result()
         if stop.is_set():
             raise Interrupted(STOPPED)
+
+
+def _write(writer: StoreWriter, view: int, shard: int, parts: list[dict[str, Any]]) -> None:
+    writer.write(make_shard(view, shard, parts))
 
 
 def _batches(layout: Layout, view: int, shard: int, size: int) -> list[list[Key]]:
     """A shard's views, cut the same way whatever else is missing: the same bytes every time."""
     rows = layout.rows(shard)
     return [[(i, view) for i in rows[start : start + size]] for start in range(0, len(rows), size)]
-
-
-def _answers(
-    network: nn.Module,
-    loader: Any,
-    max_error: float,
-    device: torch.device,
-    bar: tqdm[Any],
-    stop: threading.Event,
-) -> Iterator[dict[str, Any]]:
-    """What the teacher says of each batch, quantised on its device."""
-    with torch.inference_mode():
-        for batch in loader:
-            if stop.is_set():
-                raise Interrupted(STOPPED)
-            heatmaps = network(normalise(batch["crop"], device))[-1].float()
-            stored, peaks = quantise(heatmaps, max_error)
-            yield {
-                "heatmaps": stored.cpu().numpy(),
-                "peaks": peaks.cpu().numpy(),
-                "parameters": batch["parameters"].numpy(),
-                "cost": _cost(heatmaps, stored, peaks, max_error).cpu().double().numpy(),
-            }
-            bar.update(len(stored))
-
-
-def _cost(heatmaps: Tensor, stored: Tensor, peaks: Tensor, max_error: float) -> Tensor:
-    """What storing maps changes: float32 (B, K, 3) of largest error and mean squared error, as
-    shares of the peak, and displacement of the decoded joint in heatmap pixels (NaN: no joint).
-    """
-    wanted = heatmaps.clamp_min(0)
-    kept = dequantise(stored, peaks.float(), max_error)
-    share = (kept - wanted).abs() / peaks.float().clamp_min(1e-9)[..., None, None]
-    moved = (decode(kept)[0] - decode(wanted)[0]).norm(dim=-1)
-    moved = torch.where(peaks > SHOWS_A_JOINT, moved, torch.nan)
-    share = torch.where((peaks > 0)[..., None, None], share, 0.0)
-    return torch.stack([share.amax((-2, -1)), share.square().mean((-2, -1)), moved], dim=-1)
-
-
-def _join(view: int, shard: int, parts: list[dict[str, Any]]) -> Shard:
-    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    largest, squared, moved = np.moveaxis(joined["cost"], -1, 0)
-    shown = moved[~np.isnan(moved)]
-    return Shard(
-        view,
-        shard,
-        joined["heatmaps"],
-        joined["peaks"],
-        joined["parameters"],
-        measured={
-            "max_error": float(largest.max()),
-            "mean_squared_error": float(squared.mean()),
-            "max_displacement_px": float(shown.max(initial=0.0)),
-            "mean_displacement_px": float(shown.mean()) if shown.size else 0.0,
-            "mean_peak": float(joined["peaks"].astype(np.float64).mean()),
-        },
-    )

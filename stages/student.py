@@ -18,13 +18,20 @@ from ..data.samples import SampleSet
 from ..pipeline.recipe import Recipe
 from ..pipeline.store import (
     StoreReader,
+    check_canaries,
     check_complete,
     check_manifest,
-    layout_of,
     make_manifest,
     read_manifest,
+    served_layout,
+    store_files,
 )
-from ..pipeline.training.feed import DistillationViews, fresh_views, stored_views
+from ..pipeline.training.feed import (
+    DistillationViews,
+    fresh_views,
+    mirrored_by_student,
+    stored_views,
+)
 from ..pipeline.training.objective import Objective
 from ..pipeline.training.train import train_model
 from ..pipeline.workdir import WorkDir, sha256
@@ -56,22 +63,24 @@ def run(
     samples = people["train"]
     inputs: dict[str, Any] = {"dataset": samples.fingerprint()}
     views: int | None = None
+    mirror_joints: tuple[int, ...] | None = None
     dataset: Any = fresh_views(recipe, samples, student.seed)
     if student.alpha > 0:
         store, manifest = open_store(work, recipe, samples)
         dataset = DistillationViews(stored_views(recipe, samples), store)
         inputs |= {"teacher": manifest["teacher"], "store": _what_decides_targets(recipe)}
         views = recipe.store.views
+        if mirrored_by_student(recipe):
+            mirror_joints = samples.skeleton.mirror
     return train_model(
         out=work.student(name),
         recipe=recipe,
         training=student,
-        objective=Objective(
-            recipe.targets, recipe.geometry.heatmap_px, student, recipe.store.max_error
-        ),
+        objective=Objective(recipe.targets, recipe.geometry.heatmap_px, student, mirror_joints),
         dataset=dataset,
         people=people,
         views=views,
+        mirror=mirror_joints is not None,
         inputs=inputs,
         device=device,
         init_from=_weights_file(init_from),
@@ -84,27 +93,35 @@ def open_store(
     """The store, if it holds just what this run needs.
 
     Raises:
-        ValueError: it is absent, made for something else, or incomplete; the message names the
-            command that mends it.
+        ValueError: it is absent, made for something else, incomplete, or of other pixels; the
+            message names the command that mends it.
     """
-    if not work.store.exists():
-        raise ValueError(f"{work.store} is missing: run `fpd cache-heatmaps -w {work.root}`")
-    found = read_manifest(work.store)
+    files = store_files(work, recipe)
+    if not files.exists():
+        raise ValueError(f"{files} is missing: run `fpd cache-heatmaps -w {work.root}`")
+    found = read_manifest(files)
     # Where the teacher lies beside the store, the store must be of that teacher.
     weights = work.teacher.weights
     teacher = found.get("teacher")
     teacher_sha256 = teacher.get("sha256", "none") if isinstance(teacher, dict) else "none"
     if weights.is_file():
         teacher_sha256 = sha256(weights)
-    check_manifest(work.store, make_manifest(recipe, samples, teacher_sha256), found, work.root)
-    layout = layout_of(recipe, samples)
-    check_complete(work.store, layout, work.root)
-    return StoreReader(work.store, layout), found
+    expected = make_manifest(recipe, samples, teacher_sha256)
+    check_manifest(files, expected, found, work.root)
+    layout = served_layout(expected, found, recipe.store.views)
+    check_complete(files, layout, work.root)
+    check_canaries(files, layout, stored_views(recipe, samples), found, work.root)
+    return StoreReader(files, layout, work.root), found
 
 
 def _what_decides_targets(recipe: Recipe) -> dict[str, Any]:
     store = recipe.store
-    return {"views": store.views, "seed": store.seed, "max_error": store.max_error}
+    return {
+        "views": store.views,
+        "seed": store.seed,
+        "max_error": store.max_error,
+        "mirror_averaged": store.mirror_averaged,
+    }
 
 
 def _weights_file(path: Path | None) -> Path | None:

@@ -1,30 +1,48 @@
 """The heatmap store: a chunked Zarr v3 group of seeded teacher heatmaps (docs/store.md).
 
-`schema` has the arrays, `manifest` what they must match, `quantise` the code, `writer` makes
-shards, `coverage` says which are there, `reader` gives single views back.
+`schema` has the arrays, `manifest` what they must match, `code` turns heatmaps into bytes and back,
+`files` is where the bytes lie, `writer` makes shards, `coverage` says which are there, `canaries`
+whether their pixels can be made again, `reader` gives single views back, `floats` anyone's.
 """
 
+from .canaries import check_canaries
+from .code import Coded, decode, encode
 from .coverage import Coverage, check_complete, coverage
-from .manifest import check_manifest, layout_of, make_manifest, open_layout, read_manifest
-from .quantise import dequantise, quantise
+from .files import Files, files_at, store_files
+from .floats import read_heatmaps
+from .manifest import (
+    check_manifest,
+    layout_of,
+    make_manifest,
+    read_manifest,
+    served_layout,
+    stored_layout,
+)
 from .reader import CachedHeatmaps, StoreReader
 from .schema import Layout
 from .writer import Shard, StoreWriter
 
 __all__ = [
     "CachedHeatmaps",
+    "Coded",
     "Coverage",
+    "Files",
     "Layout",
     "Shard",
     "StoreReader",
     "StoreWriter",
+    "check_canaries",
     "check_complete",
     "check_manifest",
     "coverage",
-    "dequantise",
+    "decode",
+    "encode",
+    "files_at",
     "layout_of",
     "make_manifest",
-    "open_layout",
-    "quantise",
+    "read_heatmaps",
     "read_manifest",
+    "served_layout",
+    "store_files",
+    "stored_layout",
 ]

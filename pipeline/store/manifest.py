@@ -1,25 +1,30 @@
 """The manifest: what a store holds heatmaps of, and the refusal of whatever does not match.
 
-Everything in it but `versions` and `measured` must be equal for heatmaps to serve a run.
+Everything in it but `versions` and `measured` must be equal for heatmaps to serve a run. `datasets`
+has the fingerprint of the first samples, then of all after each addition: a run on any of them is
+served.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
-
-import zarr
 
 from ...data.samples import SampleSet
 from ...data.views import VIEW_VERSION
 from ..compare import differences
 from ..recipe import Recipe
 from ..workdir import versions
-from .schema import MANIFEST, SCHEMA_VERSION, Layout
+from .files import Files
+from .schema import ARRAYS, MANIFEST, SCHEMA_VERSION, Layout
 
 Manifest = dict[str, Any]
 
 NOT_COMPARED = ("versions", "measured")
+MAX_METADATA_BYTES = 1 << 24
 
 
 def make_manifest(recipe: Recipe, samples: SampleSet, teacher_sha256: str) -> Manifest:
@@ -27,9 +32,10 @@ def make_manifest(recipe: Recipe, samples: SampleSet, teacher_sha256: str) -> Ma
     return {
         "schema": SCHEMA_VERSION,
         "view_version": VIEW_VERSION,
-        "dataset": samples.fingerprint(),
+        "datasets": [samples.fingerprint()],
         "teacher": {"sha256": teacher_sha256, "model": recipe.teacher.model.model_dump()},
-        "augmentation": recipe.augmentation.model_dump(mode="json"),
+        "augmentation": recipe.stored_augmentation.model_dump(mode="json"),
+        "mirror_averaged": recipe.store.mirror_averaged,
         "seed": recipe.store.seed,
         "geometry": recipe.geometry.model_dump() | {"heatmap_px": recipe.geometry.heatmap_px},
         "joints": list(samples.skeleton.joints),
@@ -39,61 +45,129 @@ def make_manifest(recipe: Recipe, samples: SampleSet, teacher_sha256: str) -> Ma
     }
 
 
-def layout_of(recipe: Recipe, samples: SampleSet) -> Layout:
-    """The shapes that go with `make_manifest`."""
-    return Layout(
-        views=recipe.store.views,
-        samples=len(samples),
-        joints=samples.skeleton.num_joints,
-        heatmap_px=recipe.geometry.heatmap_px,
-        shard_samples=recipe.store.shard_samples,
-    )
+def layout_of(manifest: Manifest, views: int, samples: int | None = None) -> Layout:
+    """The shapes that a manifest and a number of views call for.
 
+    Args:
+        samples: of the data set that is asked for, one of the manifest's; none given: the last.
 
-def open_layout(path: Path) -> Layout:
-    """The shapes of the store at `path`, from its own metadata."""
-    manifest = read_manifest(path)
+    Raises:
+        ValueError: the manifest is damaged.
+    """
     try:
-        return Layout(
-            views=zarr.open_array(path, path="peaks", mode="r").shape[0],
-            samples=manifest["dataset"]["samples"],
+        totals = [int(dataset["samples"]) for dataset in manifest["datasets"]]
+        if samples is not None:
+            totals = totals[: totals.index(samples) + 1]
+        layout = Layout(
+            views=views,
+            segments=tuple(after - before for before, after in pairwise([0, *totals])),
             joints=len(manifest["joints"]),
-            heatmap_px=manifest["geometry"]["heatmap_px"],
-            shard_samples=manifest["shard_samples"],
+            heatmap_px=int(manifest["geometry"]["heatmap_px"]),
+            shard_samples=int(manifest["shard_samples"]),
         )
-    except (KeyError, TypeError, OSError) as error:
-        raise ValueError(f"{path} has a damaged manifest or lacks an array ({error})") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"expected a manifest, found a damaged one ({error!r})") from None
+    sizes = (layout.shard_samples, layout.joints, layout.heatmap_px, views, *layout.segments)
+    if not layout.segments or min(sizes) < 1:
+        raise ValueError("expected a manifest, found a damaged one (a size below 1)")
+    return layout
 
 
-def read_manifest(path: Path) -> Manifest:
-    """The manifest of the store at `path`.
+def stored_layout(files: Files) -> Layout:
+    """The shapes of a store, from its own metadata."""
+    try:
+        return layout_of(read_manifest(files), _views(files))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{files} has damaged metadata: {error}") from None
+
+
+def read_manifest(files: Files) -> Manifest:
+    """The manifest of a store.
 
     Raises:
         ValueError: there is no store, or it is not one of ours.
     """
     try:
-        group = zarr.open_group(path, mode="r")
-    except Exception as error:  # zarr raises several kinds for missing or damaged metadata
-        raise ValueError(f"{path} is not a heatmap store ({type(error).__name__})") from None
-    manifest = group.attrs.get(MANIFEST)
+        manifest = _metadata(files, "zarr.json")["attributes"][MANIFEST]
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{files} is not a heatmap store (no {MANIFEST!r} manifest: {type(error).__name__})"
+        ) from None
     if not isinstance(manifest, dict):
-        raise ValueError(f"{path} is a Zarr group without an {MANIFEST!r} manifest")
-    return dict(manifest)
+        raise ValueError(f"{files} is not a heatmap store (its manifest is damaged)")
+    return manifest
 
 
-def check_manifest(path: Path, expected: Manifest, found: Manifest, work: Path) -> None:
+def write_manifest(files: Files, manifest: Manifest) -> None:
+    """Replace the manifest of a store that is there."""
+    metadata = _metadata(files, "zarr.json")
+    metadata["attributes"][MANIFEST] = manifest
+    files.write("zarr.json", json.dumps(metadata, indent=2, sort_keys=True).encode())
+
+
+def check_manifest(files: Files, expected: Manifest, found: Manifest, work: Any) -> None:
     """Refuse a store made for something else.
 
     Raises:
         ValueError: naming each difference, and the command that makes a fitting store.
     """
+    wanted = expected["datasets"][-1]
+    known = found.get("datasets")
+    serves = wanted if isinstance(known, list) and wanted in known else _last(known)
     compared = (
         {key: value for key, value in manifest.items() if key not in NOT_COMPARED}
-        for manifest in (expected, found)
+        for manifest in (
+            {**expected, "datasets": wanted},
+            {**found, "datasets": serves},
+        )
     )
     different = differences(*compared)
     if different:
         raise ValueError(
-            f"{path} does not fit this run: {'; '.join(different)}. Make it anew with "
+            f"{files} does not fit this run: {'; '.join(different)}. Make it anew with "
             f"`fpd cache-heatmaps -w {work} --overwrite`, or use the settings it was made with"
         )
+
+
+def with_added(expected: Manifest, found: Manifest, samples: SampleSet) -> Manifest:
+    """The found manifest, extended by what a data set has beyond the one the store was made of.
+
+    The data set must start with the store's samples: same ids, images, boxes and labels, in order.
+    Where it does not, the found manifest comes back as it is, for `check_manifest` to refuse.
+    """
+    last = _last(found.get("datasets"))
+    before = last.get("samples") if isinstance(last, dict) else None
+    if not isinstance(before, int) or not 0 < before < len(samples):
+        return found
+    if expected["datasets"][-1] in found["datasets"]:
+        return found
+    start = samples.take(range(before)).fingerprint()
+    if start | {"name": ""} != {**last, "name": ""}:
+        return found
+    return {**found, "datasets": [*found["datasets"], samples.fingerprint()]}
+
+
+def served_layout(expected: Manifest, found: Manifest, views: int) -> Layout:
+    """The part of a store, already checked, that serves a run."""
+    return layout_of(found, views, expected["datasets"][-1]["samples"])
+
+
+def with_views(layout: Layout, views: int) -> Layout:
+    """A layout with another number of views."""
+    return replace(layout, views=views)
+
+
+def _last(values: Any) -> Any:
+    return values[-1] if isinstance(values, Sequence) and values else None
+
+
+def _views(files: Files) -> int:
+    """How many view numbers the arrays have; the array that is enlarged last says it."""
+    return int(_metadata(files, f"{ARRAYS[-1]}/zarr.json")["shape"][0])
+
+
+def _metadata(files: Files, name: str) -> dict[str, Any]:
+    metadata = json.loads(files.read(name, MAX_METADATA_BYTES))
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{name} is no JSON object")
+    return metadata

@@ -1,29 +1,36 @@
-"""Reading single views of a local store: the shard mapped, its index checked once, one decode.
+"""Reading single views: the shard's file mapped, its index checked once, one chunk decoded.
 
 zarr-python reads a shard's whole index again for every chunk; a student asks for chunks one by one
 in random order. This reader knows the one layout that `schema` writes and agrees with `zarr.open`
-bit for bit (by test).
+bit for bit (by test). A shard that is not on a local disk is fetched whole, once. A store in any
+other layout (rechunked, recompressed) is read by zarr-python, by whole shards.
 
-Shape letters: K joints, H and W heatmap height and width, S samples in a shard, P parameters.
+Shape letters: K joints, Y and X blocks down and across, C coefficients of a block, S samples in a
+shard, P parameters.
 """
 
 from __future__ import annotations
 
-import mmap
+import json
 from collections import OrderedDict
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import zarr
 from numcodecs.checksum32 import CRC32C
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
-from ...data.augmentation import PARAMETERS
-from .schema import Layout, shard_path
+from .files import Files
+from .manifest import MAX_METADATA_BYTES
+from .schema import ARRAYS, Layout, create_arrays, shard_name, specs
 
 OPEN_SHARDS = 256
-"""Shards held open at a time, a file descriptor each; the usual limit of a process is 1024."""
+"""Mapped shards held open at a time, a file descriptor each; a process usually has 1024."""
+
+FETCHED_BYTES = 1 << 28
+"""Memory of one reader for shards that are fetched: 256 MiB, 300 shards of 512 views or so."""
 
 MISSING = np.iinfo(np.uint64).max
 """Offset and size of an absent chunk in a shard's index (Zarr v3, sharding_indexed)."""
@@ -32,96 +39,150 @@ CRC32C_BYTES = 4
 
 
 class CachedHeatmaps(NamedTuple):
-    """One view as stored."""
+    """One view as stored (`code.decode` makes floats of it)."""
 
-    heatmaps: NDArray[np.uint8]  # (K, H, W)
+    coefficients: NDArray[np.int8]  # (K, Y, X, C)
+    steps: NDArray[np.float16]  # (K,)
     peaks: NDArray[np.float16]  # (K,)
     parameters: NDArray[np.float64]  # (P,)
 
 
-class _OpenShard(NamedTuple):
-    content: mmap.mmap
+class _Shard(NamedTuple):
+    """A shard in this store's own layout: its file, and what was small enough to decode at once."""
+
+    content: NDArray[np.uint8]
     index_S2: NDArray[np.uint64]  # offset and size of each inner chunk
+    steps_SK: NDArray[np.float16]
     peaks_SK: NDArray[np.float16]
     parameters_SP: NDArray[np.float64]
 
+    @property
+    def memory(self) -> int:
+        return self.content.nbytes
+
+
+class _Decoded(NamedTuple):
+    """A shard as zarr-python gave it."""
+
+    columns: dict[str, NDArray[Any]]
+
+    @property
+    def memory(self) -> int:
+        return sum(column.nbytes for column in self.columns.values())
+
 
 class StoreReader:
-    """Random access to the views of a local store. Cheap to pickle; opens files as needed."""
+    """Random access to the views of a store. Cheap to pickle; opens files as needed."""
 
-    def __init__(self, path: Path, layout: Layout) -> None:
-        """Read the store at `path`, which must have this layout (`check_manifest` sees to it)."""
-        self.path = path
+    def __init__(self, files: Files, layout: Layout, work: Any = ".") -> None:
+        """Read a store of this layout (`check_manifest` sees to it).
+
+        Args:
+            work: the work directory, for the command that messages name.
+        """
+        self.files = files
         self.layout = layout
+        self.work = work
+        self._specs = specs(layout.joints, layout.heatmap_px)
         self._codec = Zstd()
-        self._shards: OrderedDict[tuple[int, int], _OpenShard] = OrderedDict()
+        self._own_layout: bool | None = None
+        self._shards: OrderedDict[tuple[int, int], _Shard | _Decoded] = OrderedDict()
+        self._memory = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_shards": OrderedDict()}
+        return self.__dict__ | {"_shards": OrderedDict(), "_memory": 0}
 
     def read(self, view: int, index: int) -> CachedHeatmaps:
         """One view of one sample.
 
         Raises:
             ValueError: the shard is missing or damaged, naming view and sample.
+            IndexError: there is no such view or sample.
         """
-        shard, row = divmod(index, self.layout.shard_samples)
+        if not 0 <= view < self.layout.views:
+            raise IndexError(f"expected a view in 0..{self.layout.views - 1}, got {view}")
+        shard, row = self.layout.locate(index)
         try:
             opened = self._open(view, shard)
+            if isinstance(opened, _Decoded):
+                return CachedHeatmaps(*(opened.columns[name][row] for name in ARRAYS))
             offset, size = (int(n) for n in opened.index_S2[row])
             if offset == MISSING or offset + size > len(opened.content):
                 raise ValueError("the shard's index points nowhere")
-            heatmaps = self._decode(opened.content[offset : offset + size], self._map_shape, "u1")
+            coefficients = self._decode("heatmaps", opened.content[offset : offset + size], ())
         except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(
-                f"{self.path}: view {view} of sample {index} cannot be read ({error}); remove "
-                f"{shard_path(self.path, 'heatmaps', view, shard)} and run `fpd cache-heatmaps` "
-                "again"
+                f"{self.files}: view {view} of sample {index} (shard {shard}) cannot be read "
+                f"({error}); mend it with `fpd verify-cache -w {self.work} --deep --repair`"
             ) from None
-        return CachedHeatmaps(heatmaps, opened.peaks_SK[row], opened.parameters_SP[row])
+        return CachedHeatmaps(
+            coefficients, opened.steps_SK[row], opened.peaks_SK[row], opened.parameters_SP[row]
+        )
 
-    @property
-    def _map_shape(self) -> tuple[int, ...]:
-        return (self.layout.joints, self.layout.heatmap_px, self.layout.heatmap_px)
-
-    def _open(self, view: int, shard: int) -> _OpenShard:
+    def _open(self, view: int, shard: int) -> _Shard | _Decoded:
         key = (view, shard)
         if key in self._shards:
             self._shards.move_to_end(key)
             return self._shards[key]
-        size = self.layout.shard_samples
-        with shard_path(self.path, "heatmaps", view, shard).open("rb") as file:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        index = content[-(size * 16 + CRC32C_BYTES) :]
-        opened = _OpenShard(
-            content,
-            np.frombuffer(CRC32C(location="end").decode(index), "<u8").reshape(size, 2),
-            self._chunk("peaks", view, shard, (size, self.layout.joints), "<f2"),
-            self._chunk("parameters", view, shard, (size, len(PARAMETERS)), "<f8"),
-        )
+        if self._own_layout is None:
+            self._own_layout = has_own_layout(self.files, self.layout)
+        opened = self._map(view, shard) if self._own_layout else self._load(view, shard)
         self._shards[key] = opened
-        if len(self._shards) > OPEN_SHARDS:
-            self._shards.popitem(last=False)[1].content.close()
+        self._memory += opened.memory
+        # Mapped files cost descriptors, not memory.
+        mapped = self.files.is_local and self._own_layout
+        while len(self._shards) > 1 and (
+            len(self._shards) > OPEN_SHARDS if mapped else self._memory > FETCHED_BYTES
+        ):
+            self._memory -= self._shards.popitem(last=False)[1].memory
         return opened
 
-    def _chunk(
-        self, array: str, view: int, shard: int, shape: tuple[int, ...], dtype: str
-    ) -> NDArray[Any]:
-        encoded = shard_path(self.path, array, view, shard).read_bytes()
-        return self._decode(encoded, shape, dtype)
+    def _map(self, view: int, shard: int) -> _Shard:
+        size = self.layout.shard_samples
+        name = partial(shard_name, view=view, shard=shard)
+        content = self.files.view(name("heatmaps"))
+        index = content[-(size * 16 + CRC32C_BYTES) :]
+        small = (
+            self._decode(array, self.files.read(name(array), MAX_METADATA_BYTES), (size,))
+            for array in ARRAYS[1:]
+        )
+        checked = np.frombuffer(CRC32C(location="end").decode(index), "<u8")
+        return _Shard(content, checked.reshape(size, 2), *small)
 
-    def _decode(self, encoded: bytes, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        decoded = np.empty(shape, dtype)
+    def _load(self, view: int, shard: int) -> _Decoded:
+        size = self.layout.shard_samples
+        rows = slice(shard * size, (shard + 1) * size)
+        group = zarr.open_group(self.files.zarr(), mode="r")
+        return _Decoded({name: np.asarray(group[name][view, rows]) for name in ARRAYS})  # type: ignore[index]
+
+    def _decode(self, array: str, encoded: Any, leading: tuple[int, ...]) -> NDArray[Any]:
+        spec = self._specs[array]
+        decoded = np.empty((*leading, *spec.shape), spec.dtype)
         if content_bytes(encoded) != decoded.nbytes:
             raise ValueError(f"expected {decoded.nbytes} bytes, found {content_bytes(encoded)}")
         self._codec.decode(encoded, out=decoded)
         return decoded
 
 
-def content_bytes(frame: bytes) -> int:
+def has_own_layout(files: Files, layout: Layout) -> bool:
+    """Whether chunks and codecs of a store's arrays are those that `schema` gives them."""
+    expected: dict[str, Any] = {}
+    group = create_arrays({}, layout)
+    for name in ARRAYS:
+        expected[name] = group[name].metadata.to_dict()
+    for name in ARRAYS:
+        found = json.loads(files.read(f"{name}/zarr.json", MAX_METADATA_BYTES))
+        for part in ("data_type", "chunk_grid", "chunk_key_encoding", "codecs"):
+            if found.get(part) != json.loads(json.dumps(expected[name][part], default=str)):
+                return False
+    return True
+
+
+def content_bytes(frame: Any) -> int:
     """How many bytes a zstd frame says it decodes to (RFC 8878, section 3.1.1.1); 0: not said."""
-    descriptor = frame[4] if len(frame) > 4 else 0
+    descriptor = int(frame[4]) if len(frame) > 4 else 0
     flag, single_segment = descriptor >> 6, descriptor >> 5 & 1
     size = (single_segment, 2, 4, 8)[flag]
     start = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3]
-    return int.from_bytes(frame[start : start + size], "little") + (256 if flag == 1 else 0)
+    content = int.from_bytes(bytes(frame[start : start + size]), "little")
+    return content + (256 if flag == 1 else 0)

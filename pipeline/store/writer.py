@@ -1,25 +1,38 @@
-"""Writing shards: whole, under a temporary name, then renamed; the receipt last.
+"""Writing shards: encoded in memory, put in place whole, the receipt last.
 
-Shape letters: S samples in the shard, K joints, H and W heatmap height and width.
+Shape letters: S samples in the shard, K joints, Y and X blocks down and across, C coefficients of a
+block, P parameters.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync as wait_for
+from zarr.storage import MemoryStore
 
-from ..workdir import sync, write_json
+from ...data.samples import SampleSet
+from .canaries import Canary
 from .coverage import Coverage, coverage
-from .manifest import Manifest, check_manifest, read_manifest
-from .schema import ARRAYS, MANIFEST, Layout, create_arrays, receipt_path, shard_path
+from .files import Files
+from .manifest import (
+    Manifest,
+    check_manifest,
+    layout_of,
+    read_manifest,
+    served_layout,
+    with_added,
+    write_manifest,
+)
+from .schema import ARRAYS, MANIFEST, Layout, create_arrays, receipt_name, shard_array, shard_name
 
 
 @dataclass(frozen=True)
@@ -27,106 +40,154 @@ class Shard:
     """The content of one shard, without padding.
 
     Attributes:
-        heatmaps_SKHW: uint8, from `quantise`.
-        peaks_SK: float16.
+        heatmaps_SKYXC: int8, from `encode`; so are steps and peaks.
+        steps_SK, peaks_SK: float16.
         parameters_SP: float64.
         measured: what storing them cost, by name (see `stages/heatmaps.py`).
     """
 
     view: int
     shard: int
-    heatmaps_SKHW: NDArray[np.uint8]
+    heatmaps_SKYXC: NDArray[np.int8]
+    steps_SK: NDArray[np.float16]
     peaks_SK: NDArray[np.float16]
     parameters_SP: NDArray[np.float64]
     measured: dict[str, float]
+    canaries: list[Canary] = field(default_factory=list)
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The arrays by their name in the store."""
+        values = (self.heatmaps_SKYXC, self.steps_SK, self.peaks_SK, self.parameters_SP)
+        return dict(zip(ARRAYS, values, strict=True))
 
 
 class StoreWriter:
     """A store open for writing; any number of processes may write, each shard being one's own."""
 
-    def __init__(self, path: Path, manifest: Manifest, layout: Layout, work: Path) -> None:
-        """Make the store, or take up one with the same manifest, with more views if need be.
+    def __init__(
+        self,
+        files: Files,
+        manifest: Manifest,
+        views: int,
+        work: Path,
+        *,
+        samples: SampleSet | None = None,
+    ) -> None:
+        """Make the store, or take up one that fits, with more views or samples if need be.
+
+        Args:
+            manifest: as it is to be; of a store that is there, all but `versions` must agree.
+            work: the work directory, for the commands that messages name.
+            samples: the manifest's data set; needed to tell that it begins with that of a store
+                made earlier, and so adds to it.
 
         Raises:
-            ValueError: what is at `path` was made for something else.
+            ValueError: what is there was made for something else.
         """
-        self.path = path
-        self.layout = layout
-        if not path.exists():
-            _create(path, manifest, layout)
-        found = read_manifest(path)
-        check_manifest(path, manifest, found, work)
-        self._group = zarr.open_group(path, mode="r+")
-        self._arrays = {name: _array(self._group, name) for name in ARRAYS}
-        for array in self._arrays.values():
-            if array.shape[0] < layout.views:
-                array.resize((layout.views, *array.shape[1:]))
+        self.files = files
+        if not files.exists():
+            _create(files, manifest, layout_of(manifest, views))
+        found = read_manifest(files)
+        extended = found if samples is None else with_added(manifest, found, samples)
+        check_manifest(files, manifest, extended, work)
+        self.layout = served_layout(manifest, extended, views)
+        _enlarge(files, layout_of(extended, views))
+        if extended != found:
+            write_manifest(files, extended)
 
     def coverage(self) -> Coverage:
         """Which shards are there, and which are to be written."""
-        return coverage(self.path, self.layout)
+        return coverage(self.files, self.layout)
 
     def write(self, content: Shard) -> None:
         """Write one shard and vouch for it. Writing it again gives the same bytes."""
-        view, shard, size = content.view, content.shard, self.layout.shard_samples
-        receipt = receipt_path(self.path, view, shard)
-        receipt.unlink(missing_ok=True)  # it vouches for nothing half-rewritten
-        rows = slice(shard * size, (shard + 1) * size)
-        columns: dict[str, NDArray[Any]] = {
-            "heatmaps": content.heatmaps_SKHW,
-            "peaks": content.peaks_SK,
-            "parameters": content.parameters_SP,
-        }
+        view, shard = content.view, content.shard
+        self.files.delete(receipt_name(view, shard))  # it vouches for nothing half-rewritten
         written = {}
-        for name, values in columns.items():
-            file = shard_path(self.path, name, view, shard)
-            # zarr-python reads a shard that is there before it writes: a damaged one would stop it.
-            file.unlink(missing_ok=True)
-            padding = [(0, size - len(values)), *[(0, 0)] * (values.ndim - 1)]
-            self._arrays[name][view, rows] = np.pad(values, padding)
-            written[name] = _settle(file)
-        receipt.parent.mkdir(parents=True, exist_ok=True)
-        write_json(
-            receipt,
-            {
-                "view": view,
-                "shard": shard,
-                "samples": len(content.peaks_SK),
-                "arrays": written,
-                "measured": content.measured,
-            },
-        )
+        for name, values in content.columns().items():
+            encoded = encode_shard(name, values, self.layout)
+            self.files.write(shard_name(name, view, shard), encoded)
+            written[name] = {"bytes": len(encoded), "blake2b": digest(encoded)}
+        receipt = {
+            "view": view,
+            "shard": shard,
+            "samples": len(content.peaks_SK),
+            "arrays": written,
+            "measured": content.measured,
+            "canaries": content.canaries,
+        }
+        text = json.dumps(receipt, indent=2, sort_keys=True) + "\n"
+        self.files.write(receipt_name(view, shard), text.encode())
 
     def finish(self) -> Coverage:
         """Look at every shard once more, and sum the measured errors up in the manifest."""
         found = self.coverage()
-        manifest = dict(self._group.attrs[MANIFEST])  # type: ignore[arg-type]
-        self._group.attrs[MANIFEST] = manifest | {"measured": found.measured()}
+        manifest = read_manifest(self.files)
+        write_manifest(self.files, manifest | {"measured": found.measured()})
         return found
 
 
-def _create(path: Path, manifest: Manifest, layout: Layout) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        group = create_arrays(temporary, layout, manifest["max_error"])
-        group.attrs[MANIFEST] = manifest
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def encode_shard(name: str, values: NDArray[Any], layout: Layout) -> bytes:
+    """One array's part of a shard (samples first), padded, as the bytes of its file."""
+    store = MemoryStore()
+    array, key = shard_array(store, name, layout)
+    padding = [(0, layout.shard_samples - len(values)), *[(0, 0)] * (values.ndim - 1)]
+    array[0] = np.pad(values, padding)
+    return stored_bytes(store, key)
 
 
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise ValueError(f"expected an array {name!r} in {group.store_path}")
-    return array.with_config({"write_empty_chunks": True})
+def digest(content: bytes) -> str:
+    """BLAKE2b-128 of a file's content, in hexadecimal."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _settle(file: Path) -> dict[str, str | int]:
-    """Have a file reach the disk; its size and BLAKE2b digest, for the receipt."""
-    sync(file)
-    sync(file.parent)
-    digest = hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
-    return {"bytes": file.stat().st_size, "blake2b": digest}
+def _create(files: Files, manifest: Manifest, layout: Layout) -> None:
+    """Metadata and basis, the group's own last: without it there is no store."""
+    strangers = sorted(set(files.sizes("")) - set(_empty_store(layout)))
+    if strangers:
+        raise ValueError(
+            f"expected a heatmap store or an empty place at {files}, found {strangers[0]}: name "
+            "another with --store"
+        )
+    objects = _empty_store(layout)
+    group = json.loads(objects.pop("zarr.json"))
+    group["attributes"][MANIFEST] = manifest
+    for name, content in objects.items():
+        files.write(name, content)
+    files.write("zarr.json", json.dumps(group, indent=2, sort_keys=True).encode())
+
+
+def _empty_store(layout: Layout) -> dict[str, bytes]:
+    """The objects of a store without manifest or shards, by name."""
+    store = MemoryStore()
+    create_arrays(store, layout)
+    return {name: stored_bytes(store, name) for name in wait_for(_names(store))}
+
+
+async def _names(store: MemoryStore) -> list[str]:
+    return [name async for name in store.list()]
+
+
+def stored_bytes(store: MemoryStore, name: str) -> bytes:
+    """What zarr has put under a name."""
+    buffer = wait_for(store.get(name, default_buffer_prototype()))
+    if buffer is None:
+        raise RuntimeError(f"zarr wrote no {name}")
+    return buffer.to_bytes()
+
+
+def _enlarge(files: Files, layout: Layout) -> None:
+    """Make room for more views and samples. Only metadata changes; nothing ever shrinks."""
+    group = zarr.open_group(files.zarr(), mode="r+")
+    for name in ARRAYS:
+        array = group[name]
+        if not isinstance(array, zarr.Array):
+            raise ValueError(f"{files} has damaged metadata: {name} is no array")
+        views, samples, *rest = array.shape
+        wanted = (
+            max(views, layout.views),
+            max(samples, layout.shards * layout.shard_samples),
+            *rest,
+        )
+        if wanted != array.shape:
+            array.resize(wanted)

@@ -24,6 +24,9 @@ from ..store import StoreReader
 Key = tuple[int, int]
 """(sample index, view number)."""
 
+MirrorKey = tuple[int, int, bool]
+"""(sample index, view number, whether to mirror it)."""
+
 # Store seeds fill the lower half of the generator's seeds, fresh training views the upper: the
 # teacher is not asked for heatmaps of the very views it was trained on.
 FRESH_VIEWS = 1 << 63
@@ -33,14 +36,24 @@ class EpochBatches:
     """The batches of one epoch: every sample once, in an order that (seed, epoch) decide.
 
     In epoch e, sample i comes in view (e + hash(i)) mod `views`, so that views spread over an epoch
-    and over epochs; with `views` = None in the fresh view e.
+    and over epochs; with `views` = None in the fresh view e. With `mirror`, half of the samples of
+    an epoch are to be mirrored.
     """
 
-    def __init__(self, samples: SampleSet, batch: int, seed: int, views: int | None) -> None:
+    def __init__(
+        self,
+        samples: SampleSet,
+        batch: int,
+        seed: int,
+        views: int | None,
+        *,
+        mirror: bool = False,
+    ) -> None:
         self.id_hash_N = samples.id_hash_N
         self.steps = -(-len(samples) // batch)
         self.seed = seed
         self.views = views
+        self.mirror = mirror
         self.epoch = 0
         self.start = 0
 
@@ -56,13 +69,15 @@ class EpochBatches:
     def __len__(self) -> int:
         return self.steps - self.start
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[list[Key] | list[MirrorKey]]:
         key = np.array([self.seed, self.epoch], dtype=np.uint64)
         words = np.random.Philox(key=key).random_raw(len(self.id_hash_N))
         order = np.argsort(words, kind="stable")
         # Split evenly: no batch is so much smaller that its statistics are worse.
         for batch in np.array_split(order, self.steps)[self.start :]:
-            yield [(int(i), self.view(int(i))) for i in batch]
+            keys = [(int(i), self.view(int(i))) for i in batch]
+            # The order hangs on the words' upper bits; the lowest one is free.
+            yield [(*key, bool(words[key[0]] & 1)) for key in keys] if self.mirror else keys
 
     def view(self, index: int) -> int:
         """The view that a sample comes in, in the chosen epoch."""
@@ -72,29 +87,41 @@ class EpochBatches:
 
 
 class CachedView(View):
-    """A view with what the teacher said of it."""
+    """A view with what the teacher said of it, as stored: of the view before it was mirrored."""
 
-    heatmaps: np.ndarray  # uint8 (K, H, W), quantised and relative to each map's peak
+    coefficients: np.ndarray  # int8 (K, Y, X, C)
+    steps: np.ndarray  # float16 (K,)
     peaks: np.ndarray  # float16 (K,)
+    mirrored: bool  # by the student, after the teacher saw it
 
 
 class DistillationViews(Dataset[CachedView]):
-    """Views with their cached teacher heatmaps, by (sample index, view number)."""
+    """Views with their cached teacher heatmaps, by (sample index, view number[, mirrored])."""
 
     def __init__(self, views: Views, store: StoreReader) -> None:
         self.views = views
         self.store = store
 
-    def __getitem__(self, key: Key) -> CachedView:
-        view = self.views[key]
-        cached = self.store.read(view=key[1], index=key[0])
+    def __getitem__(self, key: Key | MirrorKey) -> CachedView:
+        index, number, *flag = key
+        mirrored = any(flag)
+        view = self.views[index, number]
+        cached = self.store.read(view=number, index=index)
         if not np.array_equal(cached.parameters, view["parameters"]):
             raise ValueError(
-                f"{self.store.path}: view {key[1]} of {self.views.samples.ids[key[0]]} was cached "
+                f"{self.store.files}: view {number} of {self.views.samples.ids[index]} was cached "
                 f"with parameters {cached.parameters}, expected {view['parameters']}: "
                 "make the store again with `fpd cache-heatmaps --overwrite`"
             )
-        return CachedView(**view, heatmaps=cached.heatmaps, peaks=cached.peaks)
+        if mirrored:
+            view = self.views.mirrored(view)
+        return CachedView(
+            **view,
+            coefficients=cached.coefficients,
+            steps=cached.steps,
+            peaks=cached.peaks,
+            mirrored=mirrored,
+        )
 
 
 def fresh_views(recipe: Recipe, samples: SampleSet, seed: int) -> Views:
@@ -104,7 +131,12 @@ def fresh_views(recipe: Recipe, samples: SampleSet, seed: int) -> Views:
 
 def stored_views(recipe: Recipe, samples: SampleSet) -> Views:
     """The views that the store's seed decides."""
-    return Views(samples, recipe.geometry, recipe.augmentation, recipe.store.seed)
+    return Views(samples, recipe.geometry, recipe.stored_augmentation, recipe.store.seed)
+
+
+def mirrored_by_student(recipe: Recipe) -> bool:
+    """Whether a student mirrors half of the cached views itself."""
+    return recipe.store.mirror_averaged and recipe.augmentation.mirror
 
 
 def make_loader(

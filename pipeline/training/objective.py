@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...data.targets import render
+from ...data.targets import mirror, render
 from ..losses import distillation_loss, supervised_loss
 from ..recipe import Student, Targets
-from ..store import dequantise
+from ..store import decode
 
 Batch = Mapping[str, Tensor]
 
@@ -25,13 +25,13 @@ class Objective:
 
     Attributes:
         student: None for a teacher; a student with alpha = 0 is trained as one.
-        max_error: the store's, which decides its quantisation step.
+        mirror_joints: the skeleton's, where the student mirrors cached views itself.
     """
 
     targets: Targets
     heatmap_px: int
     student: Student | None = None
-    max_error: float = 0.0
+    mirror_joints: tuple[int, ...] | None = None
 
     def __call__(self, stages: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss of a network's heatmaps, and that of an answer of zero everywhere.
@@ -61,21 +61,27 @@ class Objective:
     def _teacher(self, batch: Batch, device: torch.device) -> Tensor | None:
         if self.student is None or self.student.alpha == 0:
             return None
-        peaks_BK = batch["peaks"].to(device, non_blocking=True).float()
-        stored = batch["heatmaps"].to(device, non_blocking=True)
-        return dequantise(stored, amplitudes(peaks_BK, self.student), self.max_error)
+        steps_BK, peaks_BK, mirrored_B = (
+            batch[key].to(device, non_blocking=True) for key in ("steps", "peaks", "mirrored")
+        )
+        coefficients = batch["coefficients"].to(device, non_blocking=True)
+        scale_BK = amplitude_factors(peaks_BK.float(), self.student)
+        maps = decode(coefficients, steps_BK, self.heatmap_px) * scale_BK[..., None, None]
+        if self.mirror_joints is None:
+            return maps
+        twin = mirror(maps, self.mirror_joints)
+        return torch.where(mirrored_B[:, None, None, None], twin, maps)
 
 
-def amplitudes(peaks_BK: Tensor, student: Student) -> Tensor:
-    """How high each of the teacher's maps is to the student.
+def amplitude_factors(peaks_BK: Tensor, student: Student) -> Tensor:
+    """What each of the teacher's maps is multiplied by for the student.
 
-    "raw": as high as the teacher had it (eq. 4). "unit": 1, so that what a hesitant teacher says of
-    *where* a joint is counts in full; under `peak_floor` the height falls off linearly, so that
-    noise is not blown up.
+    "raw": 1 (eq. 4). "unit": 1 / peak, so that what a hesitant teacher says of *where* a joint is
+    counts in full; under `peak_floor` 1 / peak_floor, so that noise is not blown up.
 
     Returns:
         float32 (B, K).
     """
     if student.teacher_peaks == "raw":
-        return peaks_BK
-    return peaks_BK / peaks_BK.clamp_min(student.peak_floor)
+        return torch.ones_like(peaks_BK)
+    return 1 / peaks_BK.clamp_min(student.peak_floor)

@@ -31,6 +31,8 @@ def train_model(
     inputs: dict[str, Any],
     device: torch.device,
     init_from: Path | None = None,
+    *,
+    mirror: bool = False,
 ) -> dict[str, Any]:
     """Train, or go on training, the network in `out`; nothing is done where it is finished.
 
@@ -40,6 +42,7 @@ def train_model(
         views: how many views the samples come in; None: a fresh one every epoch.
         inputs: digests of what the run depends on besides its settings.
         init_from: weights to start from.
+        mirror: mirror half of the views, by a third part of the data set's keys.
 
     Returns:
         The content of `record.json`.
@@ -57,7 +60,7 @@ def train_model(
     samples, validation = people["train"], people["validation"]
     if len(validation):
         score_labels(validation)  # better refused now than after the first epoch
-    batches = EpochBatches(samples, training.batch, training.seed, views)
+    batches = EpochBatches(samples, training.batch, training.seed, views, mirror=mirror)
     check_batches(batches, training, recipe, out)
     out.path.mkdir(parents=True, exist_ok=True)
     state = _initial_state(training, samples.skeleton.num_joints, batches.steps, device, init_from)
