@@ -55,11 +55,11 @@ def answers(
         "heatmaps", "steps", "peaks", "parameters" as stored, "cost" of storing them (see `cost`),
         and "crop", uint8 (B, S, S, 3).
     """
-    with torch.inference_mode():
-        for batch in batches:
+    for batch in batches:
+        with torch.inference_mode():  # not around the yield, which would leave it on elsewhere
             heatmaps = ask(batch["crop"])
             coded = encode(heatmaps, max_error)
-            yield {
+            columns = {
                 "heatmaps": coded.coefficients.cpu().numpy(),
                 "steps": coded.steps.cpu().numpy(),
                 "peaks": coded.peaks.cpu().numpy(),
@@ -67,6 +67,7 @@ def answers(
                 "cost": cost(heatmaps, coded).cpu().double().numpy(),
                 "crop": batch["crop"].numpy(),
             }
+        yield columns
 
 
 def cost(heatmaps_BKHW: Tensor, coded: Coded) -> Tensor:

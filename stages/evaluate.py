@@ -21,7 +21,7 @@ from ..pipeline.models import Model
 from ..pipeline.models.cost import count, latency_ms
 from ..pipeline.recipe import Recipe
 from ..pipeline.report import draw_curves
-from ..pipeline.store import coverage, store_files, stored_layout
+from ..pipeline.store import shard_bytes, store_files, stored_layout
 from ..pipeline.training.train import load_model
 from ..pipeline.workdir import ModelDir, WorkDir, versions, write_json
 
@@ -75,14 +75,13 @@ def _bill(work: WorkDir, recipe: Recipe, models: dict[str, ModelDir]) -> dict[st
     files = store_files(work, recipe)
     if not files.exists():
         return None
-    found = coverage(files, stored_layout(files))
-    layout = found.layout
+    layout = stored_layout(files)
     students = (folder.record()["identity"]["settings"]["training"] for folder in models.values())
     epochs = [student["epochs"] for student in students if student.get("alpha", 0) > 0]
     return {
         "views": layout.views,
         "samples": layout.samples,
-        "bytes": found.bytes(),
+        "bytes": shard_bytes(files, layout),
         "float16_bytes": layout.float16_bytes,
         "teacher_passes": layout.views * layout.samples,
         "teacher_passes_online": layout.samples * sum(epochs),

@@ -129,11 +129,12 @@ def test_student_of_another_teacher_is_refused_until_overwritten(work: Path) -> 
     [
         ("augmentation.rotation_deg=10", "augmentation.rotation_deg: expected 10"),
         ("store.seed=3", "seed: expected 3, found 0"),
-        ("data.figures.label_noise=0.5", "dataset.labels"),
-        ("data.figures.seed=7", "dataset.images"),
-        ("data.figures.train=30", "dataset.samples"),
+        ("data.figures.label_noise=0.5", "datasets.labels"),
+        ("data.figures.seed=7", "datasets.images"),
+        ("data.figures.train=30", "datasets.samples"),
         ("geometry.crop_px=128", "geometry.crop_px: expected 128, found 64"),
-        ("store.max_error=0.1", "max_error: expected 0.1"),
+        ("store.max_error=0.05", "max_error: expected 0.05, found 0.1"),
+        ("store.mirror_averaged=true", "mirror_averaged: expected True, found False"),
     ],
 )
 def test_student_refuses_a_store_that_does_not_fit(
@@ -166,6 +167,44 @@ def test_more_views_are_asked_for_and_added(work: Path) -> None:
     )
     assert fpd("cache-heatmaps", "-w", work, "--set", "store.views=3").exit_code == 0
     assert fpd("run", "student", "-w", work, "--name", "o", "--set", "store.views=3").exit_code == 0
+
+
+def test_the_store_may_lie_elsewhere(work: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "scratch" / "run.zarr"
+    (work / "heatmaps.zarr").rename(work / "before.zarr")
+    student = ["run", "student", "-w", work, "--name", "other", "--store", elsewhere]
+    assert_refused(fpd(*student), f"{elsewhere} is missing", "fpd cache-heatmaps")
+    assert fpd("cache-heatmaps", "-w", work, "--store", elsewhere).exit_code == 0
+    assert not (work / "heatmaps.zarr").exists()
+    for path in (work / "before.zarr" / "heatmaps" / "c").rglob("*"):
+        if path.is_file():
+            found = elsewhere / path.relative_to(work / "before.zarr")
+            assert found.read_bytes() == path.read_bytes()
+    assert fpd(*student).exit_code == 0
+
+
+def test_a_folder_of_other_files_does_not_become_a_store(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.jpg").write_bytes(b"mine")
+    for more in ([], ["--overwrite"]):
+        result = fpd("cache-heatmaps", "-w", work, "--store", tmp_path / "photos", *more)
+        assert_refused(result, "found holiday.jpg", "--store")
+    assert (tmp_path / "photos" / "holiday.jpg").read_bytes() == b"mine"
+
+
+def test_a_changed_image_is_named(lsp: Path, tmp_path: Path) -> None:
+    """In place, with the same name, size and date: only its pixels tell."""
+    work = tmp_path / "w"
+    assert on_lsp(lsp, work).exit_code == 0
+    assert fpd("cache-heatmaps", "-w", work).exit_code == 0
+    images = lsp / "lsp" / "images"
+    for path in images.iterdir():
+        before = path.stat()
+        pixels = 255 - cv2.imread(str(path))
+        cv2.imwrite(str(path), pixels)
+        os.truncate(path, max(before.st_size, path.stat().st_size))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert_refused(fpd("run", "student", "-w", work), "another picture", "lsp/im00", "--overwrite")
 
 
 def test_caching_before_teaching_names_the_command(tmp_path: Path) -> None:

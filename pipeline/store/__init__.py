@@ -7,7 +7,7 @@ whether their pixels can be made again, `reader` gives single views back, `float
 
 from .canaries import check_canaries
 from .code import Coded, decode, encode
-from .coverage import Coverage, check_complete, coverage
+from .coverage import Coverage, check_complete, coverage, shard_bytes
 from .files import Files, files_at, store_files
 from .floats import read_heatmaps
 from .manifest import (
@@ -43,6 +43,7 @@ __all__ = [
     "read_heatmaps",
     "read_manifest",
     "served_layout",
+    "shard_bytes",
     "store_files",
     "stored_layout",
 ]

@@ -122,22 +122,25 @@ def _bases(device: torch.device) -> Tensor:
 def _largest_steps(cosines: Tensor, blocks: Tensor, basis_CC: Tensor, allowed_BK: Tensor) -> Tensor:
     """The largest steps that keep the bound, found by bisection; 0 where none was found.
 
-    The error does not rise quite evenly with the step, so a slightly larger one may have done too;
-    what is returned has been tried.
+    Too small a step overflows the coefficients, too large a one breaks the bound. The error does
+    not rise quite evenly with the step, so a slightly larger one may have done too; what is
+    returned has been tried.
     """
     rung = torch.floor(STEPS_PER_OCTAVE * torch.log2(allowed_BK))
     low = torch.full_like(rung, LOWEST)
     high = torch.full_like(rung, HIGHEST + 1)
+    largest = torch.zeros_like(rung)
     for _ in range(math.ceil(math.log2(HIGHEST + 1 - LOWEST))):
         middle = torch.floor((low + high) / 2)
         steps = _float16(torch.exp2((rung + middle) / STEPS_PER_OCTAVE))
         rounded = _round(cosines, steps)
         error = (rounded @ basis_CC).clamp_min(0) * _per_block(steps) - blocks
         fits = error.abs().amax((-3, -2, -1)) <= allowed_BK
-        fits &= rounded.abs().amax((-3, -2, -1)) <= LARGEST
-        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-    steps = _float16(torch.exp2((rung + low) / STEPS_PER_OCTAVE))
-    return torch.where(low > LOWEST, steps, torch.zeros_like(steps))
+        overflows = rounded.abs().amax((-3, -2, -1)) > LARGEST
+        largest = torch.where(fits & ~overflows, steps, largest)
+        higher = fits | overflows
+        low, high = torch.where(higher, middle, low), torch.where(higher, high, middle)
+    return largest
 
 
 def _round(values_BKYXC: Tensor, steps_BK: Tensor) -> Tensor:

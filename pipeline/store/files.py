@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import mmap
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
+import fsspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..recipe import Recipe
@@ -25,6 +26,9 @@ from ..workdir import WorkDir, atomic
 
 # No object of a store is larger: the bound on what is read into memory.
 MAX_OBJECT_BYTES = 1 << 32
+
+HALF_WRITTEN = (".*.tmp", "*.partial")
+"""Temporary names: ours, and those that zarr-python gives to metadata."""
 
 
 class Files(Protocol):
@@ -80,7 +84,10 @@ def files_at(location: str | Path) -> Files:
     """
     if isinstance(location, Path) or "://" not in location:
         return LocalFiles(Path(location))
-    return RemoteFiles(location.rstrip("/"))
+    protocol, path = location.split("://", 1)
+    if not path.strip("/"):
+        raise ValueError(f"expected a place such as s3://bucket/run.zarr, got {location}")
+    return LocalFiles(Path(path)) if protocol == "file" else RemoteFiles(location.rstrip("/"))
 
 
 def store_files(work: WorkDir, recipe: Recipe) -> Files:
@@ -107,14 +114,23 @@ class LocalFiles:
         return path.read_bytes()
 
     def view(self, name: str) -> NDArray[np.uint8]:
-        with (self.root / name).open("rb") as file:
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        path = self.root / name
+        # PyTorch's mapping keeps no file descriptor, as mmap's does: a process usually has 1024.
+        mapped = torch.from_file(
+            str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8
+        )
+        content: NDArray[np.uint8] = mapped.numpy()
+        content.flags.writeable = False
+        return content
 
     def write(self, name: str, content: bytes) -> None:
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary:
-            temporary.write_bytes(content)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic(path) as temporary:
+                temporary.write_bytes(content)
+        except OSError as error:  # of a full disk, the system does not say where
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
     def delete(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)
@@ -131,7 +147,9 @@ class LocalFiles:
         return (self.root / "zarr.json").is_file()
 
     def remove(self) -> None:
-        shutil.rmtree(self.root)
+        # Moved aside at once: a store that is half removed is neither one nor an empty place.
+        self.root.rename(self._aside)
+        shutil.rmtree(self._aside)
 
     def zarr(self) -> Any:
         return self.root
@@ -155,26 +173,66 @@ class LocalFiles:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {os.uname().nodename}")
             file.flush()
-            yield
+            with _not_inherited(file):
+                self._tidy()
+                yield
+
+    @property
+    def _aside(self) -> Path:
+        return self.root.with_name(f".{self.root.name}.removed")
+
+    def _tidy(self) -> None:
+        """Remove what a writer left half-done when it was killed: nobody else is writing now."""
+        if self._aside.exists():
+            shutil.rmtree(self._aside)
+        for pattern in HALF_WRITTEN:
+            for path in self.root.rglob(pattern):
+                path.unlink(missing_ok=True)
 
 
+_held: set[IO[str]] = set()
+
+
+@contextmanager
+def _not_inherited(file: IO[str]) -> Iterator[None]:
+    """Have processes forked meanwhile close a lock's file.
+
+    A lock lasts while any process has its file open: loaders that outlive a killed writer by some
+    seconds would keep it.
+    """
+    _held.add(file)
+    try:
+        yield
+    finally:
+        _held.discard(file)
+
+
+def _let_go() -> None:
+    while _held:
+        _held.pop().close()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+@dataclass(frozen=True)
 class RemoteFiles:
-    """A folder behind an fsspec URL, such as s3://bucket/run.zarr."""
+    """A folder behind an fsspec URL, such as s3://bucket/run.zarr.
 
-    def __init__(self, url: str) -> None:
-        import fsspec
+    Credentials and endpoint come from where the URL's library looks for them (AWS_ACCESS_KEY_ID,
+    AWS_ENDPOINT_URL, ~/.aws, ...). Whatever goes wrong there is an OSError with a reason.
+    """
 
-        self.url = url
+    url: str
+
+    def __post_init__(self) -> None:
         try:
-            self._system, self._root = fsspec.url_to_fs(url)
+            fsspec.url_to_fs(self.url)
         except (ImportError, ValueError) as error:
-            raise ValueError(f"{url} cannot be opened: {error}") from None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["url"])  # type: ignore[misc]
+            raise ValueError(
+                f"{self.url} cannot be opened ({error}): install what it needs, for s3:// with "
+                "`pip install fpd[s3]`, or name another place with --store"
+            ) from None
 
     def __str__(self) -> str:
         return self.url
@@ -184,37 +242,46 @@ class RemoteFiles:
         return False
 
     def read(self, name: str, limit: int = MAX_OBJECT_BYTES) -> bytes:
-        path = self._path(name)
-        _check_size(self._system.size(path), limit, f"{self.url}/{name}")
-        content: bytes = self._system.cat_file(path)
+        with self._opened(name) as (system, path):
+            # One request, and no more than asked for: its size would be a request of its own.
+            content: bytes = system.cat_file(path, start=0, end=limit + 1)
+        _check_size(len(content), limit, f"{self.url}/{name}")
         return content
 
     def view(self, name: str) -> NDArray[np.uint8]:
         return np.frombuffer(self.read(name), np.uint8)
 
     def write(self, name: str, content: bytes) -> None:
-        self._system.pipe_file(self._path(name), content)
+        with self._opened(name) as (system, path):
+            system.pipe_file(path, content)
 
     def delete(self, name: str) -> None:
-        with suppress(FileNotFoundError):
-            self._system.rm_file(self._path(name))
-        self._system.invalidate_cache()
+        with suppress(FileNotFoundError), self._opened(name) as (system, path):
+            system.rm_file(path)
 
     def sizes(self, folder: str) -> dict[str, int]:
-        base = self._path(folder)
-        self._system.invalidate_cache()
-        found = self._system.find(base, detail=True)
-        return {
-            path.removeprefix(base + "/"): int(info["size"] or 0) for path, info in found.items()
-        }
+        with suppress(FileNotFoundError), self._opened(folder) as (system, base):
+            found = system.find(base, detail=True)
+            return {
+                path.removeprefix(base + "/"): int(info["size"] or 0)
+                for path, info in found.items()
+                if not path.endswith("/")  # an empty object that some tools call a folder
+            }
+        return {}
 
     def exists(self) -> bool:
-        self._system.invalidate_cache()
-        return bool(self._system.exists(self._path("zarr.json")))
+        with suppress(FileNotFoundError), self._opened("zarr.json") as (system, path):
+            system.info(path)
+            return True
+        return False
 
     def remove(self) -> None:
-        self._system.rm(self._root, recursive=True)
-        self._system.invalidate_cache()
+        # The group's metadata last: until then this is a store, which the same command removes.
+        names = [name for name in self.sizes("") if name != "zarr.json"]
+        with self._opened("") as (system, root):
+            if names:
+                system.rm([f"{root}/{name}" for name in names])
+        self.delete("zarr.json")
 
     def zarr(self) -> Any:
         return self.url
@@ -225,8 +292,27 @@ class RemoteFiles:
         # object at once, and vouch for them in the same words: they waste time and break nothing.
         yield
 
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}" if name else self._root
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[tuple[Any, str]]:
+        """The file system, and an object's path there; what goes wrong inside is an OSError."""
+        place = f"{self.url}/{name}" if name else self.url
+        try:
+            # fsspec keeps one for each process: kept here, it would not survive a fork.
+            system, root = fsspec.url_to_fs(self.url)
+            system.invalidate_cache()  # others write, too
+            yield system, f"{root}/{name}" if name else root
+        except Exception as error:  # each library has its own family of errors
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            raise OSError(_error_number(error), reason, place) from error
+
+
+def _error_number(error: Exception) -> int:
+    """The system's number for an error that may have come without one."""
+    if isinstance(error, FileNotFoundError):
+        return errno.ENOENT
+    if isinstance(error, PermissionError):
+        return errno.EACCES
+    return getattr(error, "errno", None) or errno.EIO
 
 
 def _check_size(size: int, limit: int, name: str) -> None:

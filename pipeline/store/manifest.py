@@ -1,8 +1,8 @@
 """The manifest: what a store holds heatmaps of, and the refusal of whatever does not match.
 
-Everything in it but `versions` and `measured` must be equal for heatmaps to serve a run. `datasets`
-has the fingerprint of the first samples, then of all after each addition: a run on any of them is
-served.
+Everything in it but `versions`, `measured` and `audit` must be equal for heatmaps to serve a run.
+`datasets` has the fingerprint of the first samples, then of all after each addition: a run on any
+of them is served.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from .schema import ARRAYS, MANIFEST, SCHEMA_VERSION, Layout
 
 Manifest = dict[str, Any]
 
-NOT_COMPARED = ("versions", "measured")
+AUDIT = "audit"
+"""What `StoreWriter.finish` saw when it last found every shard (`coverage.audit_of`)."""
+
+NOT_COMPARED = ("versions", "measured", AUDIT)
 MAX_METADATA_BYTES = 1 << 24
 
 
@@ -88,7 +91,7 @@ def read_manifest(files: Files) -> Manifest:
         ValueError: there is no store, or it is not one of ours.
     """
     try:
-        manifest = _metadata(files, "zarr.json")["attributes"][MANIFEST]
+        manifest = read_metadata(files, "zarr.json")["attributes"][MANIFEST]
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{files} is not a heatmap store (no {MANIFEST!r} manifest: {type(error).__name__})"
@@ -100,7 +103,7 @@ def read_manifest(files: Files) -> Manifest:
 
 def write_manifest(files: Files, manifest: Manifest) -> None:
     """Replace the manifest of a store that is there."""
-    metadata = _metadata(files, "zarr.json")
+    metadata = read_metadata(files, "zarr.json")
     metadata["attributes"][MANIFEST] = manifest
     files.write("zarr.json", json.dumps(metadata, indent=2, sort_keys=True).encode())
 
@@ -163,10 +166,16 @@ def _last(values: Any) -> Any:
 
 def _views(files: Files) -> int:
     """How many view numbers the arrays have; the array that is enlarged last says it."""
-    return int(_metadata(files, f"{ARRAYS[-1]}/zarr.json")["shape"][0])
+    return int(read_metadata(files, f"{ARRAYS[-1]}/zarr.json")["shape"][0])
 
 
-def _metadata(files: Files, name: str) -> dict[str, Any]:
+def read_metadata(files: Files, name: str) -> dict[str, Any]:
+    """A node's `zarr.json`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is no JSON object.
+    """
     metadata = json.loads(files.read(name, MAX_METADATA_BYTES))
     if not isinstance(metadata, dict):
         raise ValueError(f"{name} is no JSON object")

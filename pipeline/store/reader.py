@@ -12,6 +12,7 @@ shard, P parameters.
 from __future__ import annotations
 
 import json
+import math
 from collections import OrderedDict
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,18 +20,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import zarr
 from numcodecs.checksum32 import CRC32C
-from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
+from zstandard import ZstdDecompressor, ZstdError, frame_content_size
 
 from .files import Files
-from .manifest import MAX_METADATA_BYTES
+from .manifest import MAX_METADATA_BYTES, read_metadata
 from .schema import ARRAYS, Layout, create_arrays, shard_name, specs
 
-OPEN_SHARDS = 256
-"""Mapped shards held open at a time, a file descriptor each; a process usually has 1024."""
+OPEN_SHARDS = 1 << 14
+"""Shards held open at a time; Linux allows a process 65,530 mapped files."""
 
 FETCHED_BYTES = 1 << 28
-"""Memory of one reader for shards that are fetched: 256 MiB, 300 shards of 512 views or so."""
+"""Memory of one reader for what it has decoded or fetched of shards: 256 MiB. Of a mapped shard of
+512 views that is 43 KiB, so 6,000 of them stay open; of a fetched one 1 MiB."""
 
 MISSING = np.iinfo(np.uint64).max
 """Offset and size of an absent chunk in a shard's index (Zarr v3, sharding_indexed)."""
@@ -56,23 +58,21 @@ class _Shard(NamedTuple):
     peaks_SK: NDArray[np.float16]
     parameters_SP: NDArray[np.float64]
 
-    @property
-    def memory(self) -> int:
-        return self.content.nbytes
-
 
 class _Decoded(NamedTuple):
-    """A shard as zarr-python gave it."""
+    """A shard as zarr-python gave it, in the order of `ARRAYS`."""
 
-    columns: dict[str, NDArray[Any]]
-
-    @property
-    def memory(self) -> int:
-        return sum(column.nbytes for column in self.columns.values())
+    heatmaps_SKYXC: NDArray[np.int8]
+    steps_SK: NDArray[np.float16]
+    peaks_SK: NDArray[np.float16]
+    parameters_SP: NDArray[np.float64]
 
 
 class StoreReader:
-    """Random access to the views of a store. Cheap to pickle; opens files as needed."""
+    """Random access to the views of a store. Cheap to pickle; opens files as needed.
+
+    Not for several threads at a time: each has its own.
+    """
 
     def __init__(self, files: Files, layout: Layout, work: Any = ".") -> None:
         """Read a store of this layout (`check_manifest` sees to it).
@@ -84,13 +84,21 @@ class StoreReader:
         self.layout = layout
         self.work = work
         self._specs = specs(layout.joints, layout.heatmap_px)
-        self._codec = Zstd()
+        self._zstd = ZstdDecompressor()
         self._own_layout: bool | None = None
         self._shards: OrderedDict[tuple[int, int], _Shard | _Decoded] = OrderedDict()
         self._memory = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_shards": OrderedDict(), "_memory": 0}
+        left_behind = ("_zstd", "_shards", "_memory")
+        return {key: value for key, value in self.__dict__.items() if key not in left_behind}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {
+            "_zstd": ZstdDecompressor(),
+            "_shards": OrderedDict(),
+            "_memory": 0,
+        }
 
     def read(self, view: int, index: int) -> CachedHeatmaps:
         """One view of one sample.
@@ -105,12 +113,14 @@ class StoreReader:
         try:
             opened = self._open(view, shard)
             if isinstance(opened, _Decoded):
-                return CachedHeatmaps(*(opened.columns[name][row] for name in ARRAYS))
-            offset, size = (int(n) for n in opened.index_S2[row])
+                if not opened.steps_SK[row].all():  # zarr-python gives zeros for what is not there
+                    raise ValueError("it was never written")
+                return CachedHeatmaps(*(column[row] for column in opened))
+            offset, size = opened.index_S2[row].tolist()
             if offset == MISSING or offset + size > len(opened.content):
                 raise ValueError("the shard's index points nowhere")
             coefficients = self._decode("heatmaps", opened.content[offset : offset + size], ())
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, ZstdError) as error:
             raise ValueError(
                 f"{self.files}: view {view} of sample {index} (shard {shard}) cannot be read "
                 f"({error}); mend it with `fpd verify-cache -w {self.work} --deep --repair`"
@@ -128,14 +138,17 @@ class StoreReader:
             self._own_layout = has_own_layout(self.files, self.layout)
         opened = self._map(view, shard) if self._own_layout else self._load(view, shard)
         self._shards[key] = opened
-        self._memory += opened.memory
-        # Mapped files cost descriptors, not memory.
-        mapped = self.files.is_local and self._own_layout
+        self._memory += self._held(opened)
         while len(self._shards) > 1 and (
-            len(self._shards) > OPEN_SHARDS if mapped else self._memory > FETCHED_BYTES
+            len(self._shards) > OPEN_SHARDS or self._memory > FETCHED_BYTES
         ):
-            self._memory -= self._shards.popitem(last=False)[1].memory
+            self._memory -= self._held(self._shards.popitem(last=False)[1])
         return opened
+
+    def _held(self, opened: _Shard | _Decoded) -> int:
+        """Bytes of memory that an open shard takes; what is mapped takes none."""
+        mapped = isinstance(opened, _Shard) and self.files.is_local
+        return sum(column.nbytes for column in (opened[1:] if mapped else opened))
 
     def _map(self, view: int, shard: int) -> _Shard:
         size = self.layout.shard_samples
@@ -153,15 +166,17 @@ class StoreReader:
         size = self.layout.shard_samples
         rows = slice(shard * size, (shard + 1) * size)
         group = zarr.open_group(self.files.zarr(), mode="r")
-        return _Decoded({name: np.asarray(group[name][view, rows]) for name in ARRAYS})  # type: ignore[index]
+        return _Decoded(*(np.asarray(group[name][view, rows]) for name in ARRAYS))  # type: ignore[index]
 
     def _decode(self, array: str, encoded: Any, leading: tuple[int, ...]) -> NDArray[Any]:
         spec = self._specs[array]
-        decoded = np.empty((*leading, *spec.shape), spec.dtype)
-        if content_bytes(encoded) != decoded.nbytes:
-            raise ValueError(f"expected {decoded.nbytes} bytes, found {content_bytes(encoded)}")
-        self._codec.decode(encoded, out=decoded)
-        return decoded
+        shape, dtype = (*leading, *spec.shape), np.dtype(spec.dtype)
+        expected, found = math.prod(shape) * dtype.itemsize, frame_content_size(encoded)
+        if found != expected:  # asked before memory is set aside for it
+            raise ValueError(f"expected {expected} bytes, found {found}")
+        # A copy, for PyTorch wants memory that can be written to.
+        decoded = bytearray(self._zstd.decompress(encoded, allow_extra_data=False))
+        return np.ndarray(shape, dtype, buffer=decoded)
 
 
 def has_own_layout(files: Files, layout: Layout) -> bool:
@@ -171,18 +186,8 @@ def has_own_layout(files: Files, layout: Layout) -> bool:
     for name in ARRAYS:
         expected[name] = group[name].metadata.to_dict()
     for name in ARRAYS:
-        found = json.loads(files.read(f"{name}/zarr.json", MAX_METADATA_BYTES))
+        found = read_metadata(files, f"{name}/zarr.json")
         for part in ("data_type", "chunk_grid", "chunk_key_encoding", "codecs"):
             if found.get(part) != json.loads(json.dumps(expected[name][part], default=str)):
                 return False
     return True
-
-
-def content_bytes(frame: Any) -> int:
-    """How many bytes a zstd frame says it decodes to (RFC 8878, section 3.1.1.1); 0: not said."""
-    descriptor = int(frame[4]) if len(frame) > 4 else 0
-    flag, single_segment = descriptor >> 6, descriptor >> 5 & 1
-    size = (single_segment, 2, 4, 8)[flag]
-    start = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3]
-    content = int.from_bytes(bytes(frame[start : start + size]), "little")
-    return content + (256 if flag == 1 else 0)

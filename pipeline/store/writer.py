@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync as wait_for
@@ -21,13 +20,15 @@ from zarr.storage import MemoryStore
 
 from ...data.samples import SampleSet
 from .canaries import Canary
-from .coverage import Coverage, coverage
+from .coverage import Coverage, audit_of, audited, coverage, sealed
 from .files import Files
 from .manifest import (
+    AUDIT,
     Manifest,
     check_manifest,
     layout_of,
     read_manifest,
+    read_metadata,
     served_layout,
     with_added,
     write_manifest,
@@ -91,9 +92,10 @@ class StoreWriter:
         extended = found if samples is None else with_added(manifest, found, samples)
         check_manifest(files, manifest, extended, work)
         self.layout = served_layout(manifest, extended, views)
-        _enlarge(files, layout_of(extended, views))
+        _enlarge(files, layout_of(extended, views), work)
         if extended != found:
             write_manifest(files, extended)
+        self._may_be_audited = True
 
     def coverage(self) -> Coverage:
         """Which shards are there, and which are to be written."""
@@ -102,6 +104,7 @@ class StoreWriter:
     def write(self, content: Shard) -> None:
         """Write one shard and vouch for it. Writing it again gives the same bytes."""
         view, shard = content.view, content.shard
+        self._end_audit()
         self.files.delete(receipt_name(view, shard))  # it vouches for nothing half-rewritten
         written = {}
         for name, values in content.columns().items():
@@ -116,15 +119,27 @@ class StoreWriter:
             "measured": content.measured,
             "canaries": content.canaries,
         }
-        text = json.dumps(receipt, indent=2, sort_keys=True) + "\n"
-        self.files.write(receipt_name(view, shard), text.encode())
+        self.files.write(receipt_name(view, shard), sealed(receipt))
 
     def finish(self) -> Coverage:
-        """Look at every shard once more, and sum the measured errors up in the manifest."""
+        """Look at every shard once more, and sum up in the manifest what was found."""
         found = self.coverage()
-        manifest = read_manifest(self.files)
-        write_manifest(self.files, manifest | {"measured": found.measured()})
+        manifest = read_manifest(self.files) | {"measured": found.measured()}
+        if found.missing:
+            manifest.pop(AUDIT, None)
+        elif not audited(manifest, self.layout):  # one that covers more stays
+            manifest[AUDIT] = audit_of(found)
+        write_manifest(self.files, manifest)
+        self._may_be_audited = True
         return found
+
+    def _end_audit(self) -> None:
+        """Take the audit out of the manifest, before the first shard is written."""
+        if self._may_be_audited:
+            manifest = read_manifest(self.files)
+            if manifest.pop(AUDIT, None) is not None:
+                write_manifest(self.files, manifest)
+        self._may_be_audited = False
 
 
 def encode_shard(name: str, values: NDArray[Any], layout: Layout) -> bytes:
@@ -143,13 +158,13 @@ def digest(content: bytes) -> str:
 
 def _create(files: Files, manifest: Manifest, layout: Layout) -> None:
     """Metadata and basis, the group's own last: without it there is no store."""
-    strangers = sorted(set(files.sizes("")) - set(_empty_store(layout)))
+    strangers = sorted(set(files.sizes("")) - set(empty_store(layout)))
     if strangers:
         raise ValueError(
             f"expected a heatmap store or an empty place at {files}, found {strangers[0]}: name "
             "another with --store"
         )
-    objects = _empty_store(layout)
+    objects = empty_store(layout)
     group = json.loads(objects.pop("zarr.json"))
     group["attributes"][MANIFEST] = manifest
     for name, content in objects.items():
@@ -157,7 +172,7 @@ def _create(files: Files, manifest: Manifest, layout: Layout) -> None:
     files.write("zarr.json", json.dumps(group, indent=2, sort_keys=True).encode())
 
 
-def _empty_store(layout: Layout) -> dict[str, bytes]:
+def empty_store(layout: Layout) -> dict[str, bytes]:
     """The objects of a store without manifest or shards, by name."""
     store = MemoryStore()
     create_arrays(store, layout)
@@ -176,18 +191,20 @@ def stored_bytes(store: MemoryStore, name: str) -> bytes:
     return buffer.to_bytes()
 
 
-def _enlarge(files: Files, layout: Layout) -> None:
+def _enlarge(files: Files, layout: Layout, work: Path) -> None:
     """Make room for more views and samples. Only metadata changes; nothing ever shrinks."""
-    group = zarr.open_group(files.zarr(), mode="r+")
+    wanted = (layout.views, layout.shards * layout.shard_samples)
     for name in ARRAYS:
-        array = group[name]
-        if not isinstance(array, zarr.Array):
-            raise ValueError(f"{files} has damaged metadata: {name} is no array")
-        views, samples, *rest = array.shape
-        wanted = (
-            max(views, layout.views),
-            max(samples, layout.shards * layout.shard_samples),
-            *rest,
-        )
-        if wanted != array.shape:
-            array.resize(wanted)
+        place = f"{name}/zarr.json"
+        try:
+            metadata = read_metadata(files, place)
+            views, samples, *rest = metadata["shape"]
+            shape = [max(views, wanted[0]), max(samples, wanted[1]), *rest]
+        except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{files} has damaged metadata ({place}: {error}); mend it with "
+                f"`fpd verify-cache -w {work} --repair`"
+            ) from None
+        if shape != metadata["shape"]:
+            # As zarr-python words it, so that a store made this large has the same bytes.
+            files.write(place, json.dumps(metadata | {"shape": shape}, indent=2).encode())

@@ -355,3 +355,50 @@ def test_the_stored_affine_leads_back_to_the_image(person) -> None:
         if seen["parameters"][2]:
             back = back[[LSP.joints.index(other_side(name)) for name in LSP.joints]]
         np.testing.assert_allclose(back, person.joints_NK2[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("crop_px", [96, 100])
+def test_a_view_in_the_mirror_is_exact(person, crop_px: int) -> None:
+    views = Views(person, Geometry(crop_px=crop_px, stride_px=4), WILD, seed=1)
+    swap = [LSP.joints.index(other_side(name)) for name in LSP.joints]
+    for view in range(6):
+        seen = views[0, view]
+        kept = {key: np.copy(value) for key, value in seen.items()}
+        turned = views.mirrored(seen)
+        for key, value in kept.items():  # it is not changed itself
+            np.testing.assert_array_equal(seen[key], value)
+        assert turned.keys() == seen.keys()
+        assert {key: np.asarray(value).dtype for key, value in turned.items()} == {
+            key: value.dtype for key, value in kept.items()
+        }
+        np.testing.assert_array_equal(turned["crop"], seen["crop"][:, ::-1])
+        assert turned["crop"].flags.c_contiguous
+        expected = seen["joints"][swap]
+        expected[:, 0] = crop_px // 4 - 1 - expected[:, 0]
+        np.testing.assert_array_equal(turned["joints"], expected)
+        assert turned["parameters"].tolist() == [*kept["parameters"][:2], 1 - kept["parameters"][2]]
+        assert turned["index"] == seen["index"]
+        for key, value in views.mirrored(turned).items():
+            np.testing.assert_allclose(value, kept[key], rtol=1e-6, atol=1e-6)
+
+
+def test_the_mirrored_affine_leads_from_the_image_to_the_mirrored_joints(person) -> None:
+    views = Views(person, CROP, WILD, seed=1)
+    swap = [LSP.joints.index(other_side(name)) for name in LSP.joints]
+    for view in range(6):
+        turned = views.mirrored(views[0, view])
+        crop_K2 = transform(turned["affine"], person.joints_NK2[0])
+        if turned["parameters"][2]:
+            crop_K2 = crop_K2[swap]
+        found = CROP.to_crop(turned["joints"].astype(np.float64))
+        np.testing.assert_allclose(found, crop_K2, atol=1e-4)
+
+
+def test_a_view_in_the_mirror_is_the_view_of_its_mirrored_parameters(person) -> None:
+    """The affine map is the one that those parameters call for, turned the other way."""
+    views = Views(person, CROP, WILD, seed=1)
+    sample = person[0]
+    for view in range(6):
+        turned = views.mirrored(views[0, view])
+        expected = affine_23(sample.centre_2, sample.side_px, turned["parameters"], 96)
+        np.testing.assert_allclose(turned["affine"], expected, atol=1e-9)

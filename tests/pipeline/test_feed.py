@@ -17,13 +17,14 @@ from fpd.data.readers.figures import figures
 from fpd.data.samples import SampleSet
 from fpd.data.views import Views
 from fpd.pipeline.recipe import Loader, Recipe, apply_overrides
-from fpd.pipeline.store import CachedHeatmaps, StoreReader, layout_of
+from fpd.pipeline.store import CachedHeatmaps, StoreReader, files_at, stored_layout
 from fpd.pipeline.training.feed import (
     FRESH_VIEWS,
     DistillationViews,
     EpochBatches,
     fresh_views,
     make_loader,
+    mirrored_by_student,
     plain_batches,
     stored_views,
 )
@@ -138,6 +139,54 @@ def test_without_a_store_every_epoch_is_a_fresh_view() -> None:
         assert {view for b in batches_of(views=None, epoch=epoch) for _, view in b} == {epoch}
 
 
+# Mirrored by the student
+
+
+def mirror_flags(seed: int, epoch: int, batch: int = 4) -> dict[int, bool]:
+    """Whether each sample of an epoch is mirrored."""
+    batches = EpochBatches(PEOPLE, batch, seed, 3, mirror=True)
+    batches.set(epoch, 0)
+    keys = [key for b in batches for key in b]
+    assert [key[:2] for key in keys] == [
+        key for b in batches_of(batch, seed, 3, epoch) for key in b
+    ]
+    assert all(type(key[2]) is bool for key in keys)
+    return {key[0]: key[2] for key in keys}
+
+
+def test_about_half_of_the_samples_are_mirrored_each_in_its_turn() -> None:
+    epochs = [mirror_flags(0, epoch) for epoch in range(200)]
+    counts = [sum(flags.values()) for flags in epochs]
+    # Binomial: 23 people, 200 epochs; five standard deviations either way.
+    assert abs(np.mean(counts) - 11.5) < 5 * np.sqrt(23 / 4 / 200)
+    for index in range(23):
+        assert 100 - 36 < sum(flags[index] for flags in epochs) < 100 + 36
+    # An epoch's order does not tell who is mirrored in it.
+    first_half = sum(list(flags.values())[:11].count(True) for flags in epochs)
+    assert abs(first_half - 1100) < 5 * np.sqrt(2200 / 4)
+
+
+def test_seed_and_epoch_alone_decide_who_is_mirrored() -> None:
+    assert mirror_flags(3, 5) == mirror_flags(3, 5) == mirror_flags(3, 5, batch=7)
+    flags = [
+        tuple(sorted(mirror_flags(seed, epoch).items())) for seed in range(3) for epoch in range(3)
+    ]
+    assert len(set(flags)) == 9
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_students_mirror_where_the_store_allows_and_the_recipe_wants_it(
+    averaged: bool, wanted: bool
+) -> None:
+    changes = [f"store.mirror_averaged={averaged}".lower(), f"augmentation.mirror={wanted}".lower()]
+    recipe = apply_overrides({}, changes)
+    assert mirrored_by_student(recipe) == (averaged and wanted)
+    stored = stored_views(recipe, PEOPLE)
+    mirrored = [bool(stored.parameters(index, 0)[2]) for index in range(23)]
+    assert any(mirrored) == (wanted and not averaged)
+
+
 def test_plain_batches_are_all_in_order_and_not_augmented() -> None:
     batches = plain_batches(PEOPLE, 10)
     assert [len(b) for b in batches] == [10, 10, 3]
@@ -172,7 +221,8 @@ def test_the_same_seed_gives_other_views_to_teachers_than_to_stores(toy_recipe: 
 
 
 def distillation_views(work: Path, recipe: Recipe, samples: SampleSet) -> DistillationViews:
-    store = StoreReader(WorkDir(work).store, layout_of(recipe, samples))
+    files = files_at(WorkDir(work).store)
+    store = StoreReader(files, stored_layout(files))
     return DistillationViews(stored_views(recipe, samples), store)
 
 
@@ -184,25 +234,41 @@ def test_a_cached_view_is_the_view_with_what_the_store_has(
     group = zarr.open(WorkDir(toy_work).store, mode="r")
     found = distillation_views(toy_work, toy_recipe, toy_samples)[17, 1]
     view = Views(toy_samples, toy_recipe.geometry, toy_recipe.augmentation, seed=0)[17, 1]
-    assert set(found) == {*view, "heatmaps", "peaks"}
+    assert set(found) == {*view, "coefficients", "steps", "peaks", "mirrored"}
     for key in ("crop", "joints", "affine", "parameters"):
         np.testing.assert_array_equal(found[key], view[key])
     assert found["index"] == 17
-    np.testing.assert_array_equal(found["heatmaps"], group["heatmaps"][1, 17])
+    assert found["mirrored"] is False
+    np.testing.assert_array_equal(found["coefficients"], group["heatmaps"][1, 17])
+    np.testing.assert_array_equal(found["steps"], group["steps"][1, 17])
     np.testing.assert_array_equal(found["peaks"], group["peaks"][1, 17])
+
+
+def test_a_cached_view_to_be_mirrored_brings_the_maps_as_they_are_stored(
+    toy_work: Path, toy_recipe: Recipe, toy_samples: SampleSet
+) -> None:
+    """The mirroring of maps is the training device's."""
+    dataset = distillation_views(toy_work, toy_recipe, toy_samples)
+    upright, turned = dataset[17, 1, False], dataset[17, 1, True]
+    assert (upright["mirrored"], turned["mirrored"]) == (False, True)
+    for key in ("coefficients", "steps", "peaks"):
+        np.testing.assert_array_equal(upright[key], turned[key])
+    expected = dataset.views.mirrored(dataset.views[17, 1])
+    for key in ("crop", "joints", "affine", "parameters"):
+        np.testing.assert_array_equal(turned[key], expected[key])
+    assert not np.array_equal(turned["crop"], upright["crop"])
 
 
 class OtherParameters:
     """A store whose parameters are a hair off."""
 
     def __init__(self, parameters: np.ndarray) -> None:
-        self.path = Path("x/heatmaps.zarr")
+        self.files = files_at("x/heatmaps.zarr")
         self.parameters = parameters
 
     def read(self, view: int, index: int) -> CachedHeatmaps:
-        return CachedHeatmaps(
-            np.zeros((14, 16, 16), np.uint8), np.zeros(14, np.float16), self.parameters
-        )
+        coefficients, zeros = np.zeros((14, 2, 2, 64), np.int8), np.zeros(14, np.float16)
+        return CachedHeatmaps(coefficients, zeros, zeros, self.parameters)
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
@@ -237,8 +303,8 @@ def test_loaders_bring_the_batches_in_order(
         found = list(loader)
         assert [b["index"].tolist() for b in found] == [[i for i, _ in b] for b in batches]
         for batch, keys in zip(found, batches, strict=True):
-            expected = np.stack([dataset[key]["heatmaps"] for key in keys])
-            np.testing.assert_array_equal(batch["heatmaps"].numpy(), expected)
+            expected = np.stack([dataset[key]["coefficients"] for key in keys])
+            np.testing.assert_array_equal(batch["coefficients"].numpy(), expected)
             crops = np.stack([dataset[key]["crop"] for key in keys])
             np.testing.assert_array_equal(batch["crop"].numpy(), crops)
     dtypes = {key: tensor.dtype for key, tensor in found[0].items()}
@@ -248,8 +314,10 @@ def test_loaders_bring_the_batches_in_order(
         "affine": torch.float64,
         "parameters": torch.float64,
         "index": torch.int64,
-        "heatmaps": torch.uint8,
+        "coefficients": torch.int8,
+        "steps": torch.float16,
         "peaks": torch.float16,
+        "mirrored": torch.bool,
     }
 
 
@@ -263,10 +331,10 @@ def test_a_readers_error_reaches_the_training_process(
 ) -> None:
     # PyTorch waits this long for a worker that has failed.
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
-    (work.store / "heatmaps/c/0/2/0/0/0").unlink()
+    (work.store / "heatmaps/c/0/2/0/0/0/0").unlink()
     dataset = distillation_views(work.root, toy_recipe, toy_samples)
     loader = make_loader(dataset, [[(16, 0)]], Loader(workers=workers), CPU)
-    with pytest.raises(ValueError, match="view 0 of sample 16 cannot be read"):
+    with pytest.raises(ValueError, match=r"view 0 of sample 16 \(shard 2\) cannot be read"):
         next(iter(loader))
     del loader
     gc.collect()

@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import zarr
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from fpd.data.samples import SampleSet
+from fpd.data.targets import mirror
 from fpd.pipeline.recipe import Recipe, Student, Targets
-from fpd.pipeline.store import StoreReader, layout_of
+from fpd.pipeline.store import StoreReader, encode, files_at, read_heatmaps, stored_layout
+from fpd.pipeline.store.code import basis
 from fpd.pipeline.training.feed import DistillationViews, stored_views
-from fpd.pipeline.training.objective import Objective, amplitudes
+from fpd.pipeline.training.objective import Objective, amplitude_factors
 from fpd.pipeline.workdir import WorkDir
 
 Array = NDArray[np.float64]
@@ -50,10 +51,17 @@ def batch() -> dict[str, Tensor]:
     """Two people with three joints: one unlabelled, one far outside, one a little outside."""
     generator = torch.Generator().manual_seed(0)
     joints = torch.tensor([[[3.2, 4.7], [NAN, NAN], [1.0, 1.0]], [[0.0, 7.0], [40, 3], [-2, 6.5]]])
+    peaks = torch.tensor([[0.9, 0.05, 0.0], [0.5, 1.25, 0.1]])
+    said = torch.rand(2, 3, 8, 8, generator=generator)
+    said *= (peaks / said.amax((-2, -1)))[..., None, None]
+    coded = encode(said, MAX_ERROR)
     return {
         "joints": joints,
-        "heatmaps": torch.randint(0, 11, (2, 3, 8, 8), generator=generator, dtype=torch.uint8),
-        "peaks": torch.tensor([[0.9, 0.05, 0.0], [0.5, 1.25, 0.1]], dtype=torch.float16),
+        "said": said,
+        "coefficients": coded.coefficients,
+        "steps": coded.steps,
+        "peaks": coded.peaks,
+        "mirrored": torch.tensor([False, True]),
     }
 
 
@@ -63,20 +71,29 @@ def stages() -> list[Tensor]:
     return [torch.randn(2, 3, 8, 8, generator=generator) for _ in range(2)]
 
 
+def teacher_maps(batch: dict[str, Tensor], factors: Array) -> Array:
+    """What the teacher is taken to say, in float64: stored coefficients, steps, basis, factors."""
+    cosines, pixels = basis().double().numpy()
+    steps = batch["steps"].double().numpy()[..., None, None, None]
+    coefficients = batch["coefficients"].double().numpy()
+    blocks = np.where(steps < 0, coefficients @ pixels, coefficients @ cosines).clip(min=0)
+    maps = (blocks * np.abs(steps)).reshape(2, 3, 8, 8)  # one block a map
+    return np.asarray(maps * factors[..., None, None])
+
+
 def expected_loss(
-    stages: list[Array], batch: dict[str, Tensor], heights: Array | None, alpha: float
+    stages: list[Array], batch: dict[str, Tensor], factors: Array | None, alpha: float
 ) -> float:
     labels, weights = labels_of(batch["joints"].double().numpy(), 8)
     total = sum((1 - alpha) * squared(stage, labels, weights) for stage in stages)
-    if heights is not None:
-        stored = batch["heatmaps"].double().numpy()
-        teacher = stored * 2 * MAX_ERROR * heights[..., None, None]
+    if factors is not None:
+        teacher = teacher_maps(batch, factors)
         total += sum(alpha * squared(stage, teacher) for stage in stages)
     return total
 
 
-def objective(student: Student | None) -> Objective:
-    return Objective(Targets(sigma_px=SIGMA), 8, student, MAX_ERROR)
+def objective(student: Student | None, mirror_joints: tuple[int, ...] | None = None) -> Objective:
+    return Objective(Targets(sigma_px=SIGMA), 8, student, mirror_joints)
 
 
 def double(stages: list[Tensor]) -> list[Array]:
@@ -101,13 +118,12 @@ def test_students_learn_labels_and_the_stored_maps(
 ) -> None:
     student = Student(alpha=alpha, teacher_peaks=peaks, peak_floor=0.2)
     heights = batch["peaks"].double().numpy()
-    if peaks == "unit":
-        heights = np.where(heights < 0.2, heights / 0.2, 1.0)
+    factors = 1 / heights.clip(min=0.2) if peaks == "unit" else np.ones((2, 3))
     loss, zero_loss = objective(student)(stages, batch)
-    expected = expected_loss(double(stages), batch, heights, alpha)
+    expected = expected_loss(double(stages), batch, factors, alpha)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     nothing = [np.zeros((2, 3, 8, 8))] * 2
-    expected = expected_loss(nothing, batch, heights, alpha)
+    expected = expected_loss(nothing, batch, factors, alpha)
     assert zero_loss.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -149,21 +165,59 @@ def test_unlabelled_joints_are_taught_by_the_teacher(batch: dict[str, Tensor]) -
 # Amplitudes
 
 
-def test_raw_amplitudes_are_the_peaks() -> None:
+def test_raw_maps_are_left_as_they_are() -> None:
     peaks = torch.tensor([[0.0, 0.05, 0.7, 1.3]])
-    assert torch.equal(amplitudes(peaks, Student(teacher_peaks="raw")), peaks)
+    found = amplitude_factors(peaks, Student(teacher_peaks="raw"))
+    assert found.tolist() == [[1.0, 1.0, 1.0, 1.0]]
 
 
-def test_unit_amplitudes_are_1_above_the_floor_and_fall_to_0_below() -> None:
+def test_unit_maps_have_peak_1_above_the_floor_and_fall_to_0_below() -> None:
     peaks = torch.tensor([[0.0, 0.05, 0.1, 0.2, 0.7, 1.3]])
-    found = amplitudes(peaks, Student(teacher_peaks="unit", peak_floor=0.2))
-    torch.testing.assert_close(found, torch.tensor([[0.0, 0.25, 0.5, 1.0, 1.0, 1.0]]))
+    found = amplitude_factors(peaks, Student(teacher_peaks="unit", peak_floor=0.2))
+    torch.testing.assert_close(found * peaks, torch.tensor([[0.0, 0.25, 0.5, 1.0, 1.0, 1.0]]))
     assert found.dtype == torch.float32
 
 
 def test_the_default_is_unit_with_a_floor_of_a_tenth() -> None:
-    found = amplitudes(torch.tensor([[0.02, 0.1, 0.4]]), Student())
+    peaks = torch.tensor([[0.02, 0.1, 0.4]])
+    found = amplitude_factors(peaks, Student()) * peaks
     torch.testing.assert_close(found, torch.tensor([[0.2, 1.0, 1.0]]))
+
+
+# Mirrored by the student
+
+SWAP = (1, 0, 2)
+
+
+@pytest.mark.parametrize("peaks", ["raw", "unit"])
+def test_mirrored_views_have_mirrored_maps(
+    batch: dict[str, Tensor], stages: list[Tensor], peaks: str
+) -> None:
+    """Only they: flipped left to right, the twins' maps swapped, each with its own amplitude."""
+    student = Student(alpha=1.0, teacher_peaks=peaks)
+    factors = amplitude_factors(batch["peaks"].float(), student).double().numpy()
+    maps = teacher_maps(batch, factors)
+    maps[1] = maps[1, list(SWAP)][..., ::-1]  # the second person is mirrored
+    expected = sum(squared(stage, maps) for stage in double(stages))
+    found = objective(student, SWAP)(stages, batch)[0].item()
+    assert found == pytest.approx(expected, rel=1e-5)
+    plain = objective(student)(stages, batch)[0].item()
+    assert abs(plain - found) > 1e-3 * found
+
+
+def test_a_network_that_mirrors_its_answer_has_the_same_loss_in_the_mirror(
+    batch: dict[str, Tensor],
+) -> None:
+    """Labels and maps are mirrored alike."""
+    answer = torch.rand(2, 3, 8, 8)
+    joints = batch["joints"][:, list(SWAP)].clone()
+    joints[..., 0] = 7 - joints[..., 0]
+    upright = batch | {"mirrored": torch.tensor([False, False])}
+    turned = batch | {"mirrored": torch.tensor([True, True]), "joints": joints}
+    loss = objective(Student(alpha=0.5), SWAP)
+    one, other = loss([answer], upright), loss([mirror(answer, SWAP)], turned)
+    assert one[0].item() == pytest.approx(other[0].item(), rel=1e-5)
+    assert one[1].item() == pytest.approx(other[1].item(), rel=1e-5)
 
 
 # From the store to the loss
@@ -173,22 +227,20 @@ def test_the_default_is_unit_with_a_floor_of_a_tenth() -> None:
 def test_the_target_of_distillation_is_what_the_store_holds(
     toy_work: Path, toy_recipe: Recipe, toy_samples: SampleSet, peaks: str
 ) -> None:
-    """With alpha 1, a network that answers the maps as plain Zarr reads them has no loss."""
+    """With alpha 1, a network that answers the store's maps has no loss."""
     path = WorkDir(toy_work).store
-    store = StoreReader(path, layout_of(toy_recipe, toy_samples))
+    store = StoreReader(files_at(path), stored_layout(files_at(path)))
     dataset = DistillationViews(stored_views(toy_recipe, toy_samples), store)
     keys = [(3, 0), (17, 1), (8, 1)]
     batch = default_collate([dataset[key] for key in keys])
-    group = zarr.open(path, mode="r")
-    relative = np.stack([group["heatmaps"][view, index] for index, view in keys]).astype(float)
-    relative *= group["heatmaps"].attrs["scale_factor"]
-    heights = np.stack([group["peaks"][view, index] for index, view in keys]).astype(float)
+    answer = torch.cat(
+        [torch.from_numpy(read_heatmaps(path, view, [index])) for index, view in keys]
+    )
+    assert answer.sum() > 0
     if peaks == "unit":
-        heights = np.minimum(heights / 0.1, 1)
-    answer = torch.from_numpy(relative * heights[..., None, None]).float()
-    assert answer.abs().sum() > 0
+        answer /= batch["peaks"].float().clamp_min(0.1)[..., None, None]
     student = Student(alpha=1.0, teacher_peaks=peaks)
-    objective = Objective(toy_recipe.targets, 16, student, toy_recipe.store.max_error)
+    objective = Objective(toy_recipe.targets, 16, student)
     loss, zero_loss = objective([answer, answer], batch)
     assert loss.item() < 1e-9 * zero_loss.item()
     assert objective([2 * answer], batch)[0].item() == pytest.approx(zero_loss.item() / 2, rel=1e-5)

@@ -584,7 +584,12 @@ def test_a_student_learns_from_the_store(work: WorkDir, toy_recipe: Recipe) -> N
     record = train_student(work, toy_recipe)
     inputs = record["identity"]["inputs"]
     assert inputs["teacher"]["sha256"] == sha256(work.teacher.weights)
-    assert inputs["store"] == {"views": 2, "seed": 0, "max_error": 0.01}
+    assert inputs["store"] == {
+        "views": 2,
+        "seed": 0,
+        "max_error": 0.1,
+        "mirror_averaged": False,
+    }
     assert work.student("student").finished
     assert len(rows(work.student("student"))) == 2
 
@@ -628,7 +633,7 @@ def test_a_student_with_an_incomplete_store_is_told_the_command(
 ) -> None:
     (work.store / "heatmaps/receipts/1/0.json").unlink()
     message = refusal(work, toy_recipe)
-    assert "5 of 6 shards are there, 1 of 2 views are whole" in message
+    assert "5 of 6 shards are there, the first 1 of 2 views are whole" in message
     assert f"finish it with `fpd cache-heatmaps -w {work.root}`" in message
     # As advised.
     assert heatmaps.run(work, toy_recipe, CPU)["written"] == 1
@@ -639,7 +644,7 @@ def test_a_student_that_asks_for_more_views_is_told_the_command(
     work: WorkDir, toy_recipe: Recipe
 ) -> None:
     message = refusal(work, changed(toy_recipe, "store.views=3"))
-    assert "6 of 9 shards are there, 2 of 3 views are whole" in message
+    assert "6 of 9 shards are there, the first 2 of 3 views are whole" in message
 
 
 def test_a_student_with_another_teachers_store_is_told_the_command(

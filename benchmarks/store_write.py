@@ -1,0 +1,173 @@
+"""Filling a store beside the bare teacher: what reading, encoding and writing cost on top.
+
+    python benchmarks/store_write.py [--rounds 3] [--threads 1] [--json OUT]
+
+Per teacher: views a second of `fpd cache-heatmaps` (drawn figures read and cut, asked about,
+encoded, written), and of the same network's forward passes alone, on the same batches, already in
+memory. Same threads for PyTorch, loader in the same process; the two take turns, and `share` is the
+median of the first as a part of the second, in CPU time of the whole process: the share of the
+machine's work that is the teacher's. On a CPU all the work shares the teacher's cores; beside a GPU
+only encoding takes the teacher's device. So the CPU time of each kind of work is printed too, a
+view: over the cores, that is as fast as views can be cached, however fast the teacher. The networks
+are not trained, so their answers are replaced with heatmaps like a trained teacher's.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from _common import heatmaps_like_a_teachers, number, options, print_table, write_json
+from torch import Tensor, nn
+
+from fpd.data.readers import load
+from fpd.data.samples import SampleSet
+from fpd.pipeline.caching import fill
+from fpd.pipeline.models import Model
+from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.pipeline.store import StoreWriter, encode, files_at, make_manifest
+from fpd.pipeline.store.writer import encode_shard
+from fpd.pipeline.teaching import answers, asker, cost, make_shard
+from fpd.pipeline.training.feed import make_loader, stored_views
+
+CPU = torch.device("cpu")
+BATCH = 8
+
+# Stages, channels, views: fewer of a slow one.
+TEACHERS = ((1, 32, 64), (2, 64, 32), (8, 256, 8))
+
+
+class Teacher(nn.Module):
+    """A network of which the time counts, and not the answer."""
+
+    def __init__(self, model: Model, joints: int) -> None:
+        super().__init__()
+        self.network = model.build(joints)
+        self.answer_BKHW = heatmaps_like_a_teachers(BATCH)[:, :joints]
+
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        self.network(inputs)
+        return [self.answer_BKHW[: len(inputs)]]
+
+
+def main() -> None:
+    arguments = options(__doc__, rounds=3, threads=1)
+    torch.set_num_threads(arguments.threads)
+    cv2.setNumThreads(0)
+    results = {
+        f"{stages} x {channels}": measure(stages, channels, views, arguments.rounds)
+        for stages, channels, views in TEACHERS
+    }
+    columns = list(next(iter(results.values())))
+    print_table(
+        ["teacher", *columns],
+        [[name, *(number(row[column]) for column in columns)] for name, row in results.items()],
+    )
+    write_json(arguments.json, "store_write", results, threads=arguments.threads)
+
+
+def measure(stages: int, channels: int, views: int, rounds: int) -> dict[str, float]:
+    """One teacher's figures."""
+    recipe = recipe_for(views)
+    samples = load(recipe.data, "train")
+    network = Teacher(Model(stages=stages, channels=channels), samples.skeleton.num_joints).eval()
+    network.to(memory_format=torch.channels_last)  # as `load_model` places it
+    batches = list(loader(recipe, samples))
+    filled: list[float] = []
+    bare: list[float] = []
+    for _ in range(rounds + 1):
+        bare.append(views / seconds(lambda: ask_all(network, batches)))
+        filled.append(views / seconds(lambda: fill_store(network, recipe, samples)))
+    rates = {
+        "cached, views/CPU s": statistics.median(filled[1:]),
+        "bare, views/CPU s": statistics.median(bare[1:]),
+        "share, %": 100
+        * statistics.median(a / b for a, b in zip(filled[1:], bare[1:], strict=True)),
+    }
+    return rates | cpu_costs(network, recipe, samples, batches)
+
+
+def recipe_for(views: int) -> Recipe:
+    """Drawn figures at 256 px, as many as there are views to be cached."""
+    return apply_overrides(
+        {
+            "data": {
+                "reader": "figures",
+                "validation": 0.0,
+                "figures": {"train": views, "test": 1},
+            },
+            "geometry": {"crop_px": 256},
+            "store": {"views": 1, "batch": BATCH},
+            "loader": {"workers": 0},
+        },
+        [],
+    )
+
+
+def loader(recipe: Recipe, samples: SampleSet) -> Any:
+    keys = [(index, 0) for index in range(len(samples))]
+    batches = [keys[start : start + BATCH] for start in range(0, len(keys), BATCH)]
+    return make_loader(stored_views(recipe, samples), batches, recipe.loader, CPU)
+
+
+def fill_store(network: nn.Module, recipe: Recipe, samples: SampleSet) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        writer = new_writer(Path(folder), recipe, samples)
+        fill(writer, writer.layout.tasks(), network, recipe, samples, CPU)
+
+
+def new_writer(folder: Path, recipe: Recipe, samples: SampleSet) -> StoreWriter:
+    manifest = make_manifest(recipe, samples, "0" * 64)
+    return StoreWriter(files_at(folder / "heatmaps.zarr"), manifest, 1, folder)
+
+
+def ask_all(network: nn.Module, batches: list[dict[str, Tensor]]) -> list[Tensor]:
+    ask = asker(network, CPU, None)
+    with torch.inference_mode():
+        return [ask(batch["crop"]) for batch in batches]
+
+
+def cpu_costs(
+    network: nn.Module,
+    recipe: Recipe,
+    samples: SampleSet,
+    batches: list[dict[str, Tensor]],
+) -> dict[str, float]:
+    """CPU milliseconds a view of each kind of work, on what this teacher says."""
+    said = ask_all(network, batches)
+    coded = [encode(heatmaps, recipe.store.max_error) for heatmaps in said]
+    parts = list(answers(asker(network, CPU, None), batches, recipe.store.max_error))
+    shard = make_shard(0, 0, parts)
+    views = len(samples)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        writer = new_writer(Path(folder), recipe, samples)
+        work: dict[str, Callable[[], object]] = {
+            "teacher": lambda: ask_all(network, batches),
+            "reading": lambda: list(loader(recipe, samples)),
+            "encoding": lambda: [encode(maps, recipe.store.max_error) for maps in said],
+            "its error": lambda: [cost(*pair) for pair in zip(said, coded, strict=True)],
+            "zstd": lambda: encode_shard("heatmaps", shard.heatmaps_SKYXC, writer.layout),
+            "writing": lambda: writer.write(shard),
+        }
+        taken = {name: 1e3 / views * seconds(run) for name, run in work.items()}
+    taken["writing"] -= taken["zstd"]
+    return {f"{name}, ms": value for name, value in taken.items()} | {
+        "bytes a view": len(encode_shard("heatmaps", shard.heatmaps_SKYXC, writer.layout)) / views
+    }
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """CPU seconds of all threads."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Sizes and durations as people write them."""
+
+from __future__ import annotations
+
+import math
+import re
+from itertools import pairwise
+
+PREFIXES = "kMGTPE"
+
+_SIZE = re.compile(
+    r"(?P<number>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?)"
+    r"[ _]*(?:bytes?|(?P<prefix>[kmgtpe]?)(?P<binary>(?<=[kmgtpe])i)?b?)",
+    re.IGNORECASE,
+)
+
+DURATIONS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+def parse_bytes(text: str) -> int:
+    """A size in bytes.
+
+    Args:
+        text: a number and a unit, such as `20GB`, `1.5 TiB`, `1,000 MB`, `2g` or `1e9`: kB, MB, GB,
+            TB, PB and EB are powers of 1,000, KiB, MiB, ... of 1,024, capitals or not.
+
+    Raises:
+        ValueError: it is not a size, or below one byte.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    try:
+        number = float(found["number"].replace(",", "")) if found else math.nan
+    except ValueError:  # a unit without a number
+        number = math.nan
+    if found and found["prefix"]:
+        power = PREFIXES.lower().index(found["prefix"].lower()) + 1
+        number *= (1024 if found["binary"] else 1000) ** power
+    if not 1 <= number < math.inf:
+        raise ValueError(f"expected a size above zero, such as 20GB or 1.5 TiB; got {text!r}")
+    return round(number)
+
+
+def format_bytes(count: float) -> str:
+    """A size for people, in powers of 1,000: `21.3 GB`."""
+    if count < 999.5:
+        return f"{count:.0f} bytes"
+    for prefix in PREFIXES:
+        count /= 1000
+        if count < 999.95:  # above, it would be rounded to 1000.0
+            return f"{count:.1f} {prefix}B"
+    return f"{count:,.1f} {PREFIXES[-1]}B"
+
+
+def format_duration(seconds: float) -> str:
+    """A duration for people, in its two largest units: `3 h 20 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    for (large, size), (small, part) in pairwise(DURATIONS):
+        whole, rest = divmod(round(seconds / part), size // part)
+        if whole:
+            return f"{whole:,} {large}" + (f" {rest} {small}" if rest else "")
+    return f"{seconds:.0f} s"

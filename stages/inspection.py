@@ -1,0 +1,339 @@
+"""Beside the stages: what a store holds, in numbers and as a picture of one view.
+
+    fpd inspect-cache -w work/demo
+    fpd inspect-cache -w work/demo --view figures/train/000007 0 -o view.png
+
+In: `heatmaps.zarr`, whole or not; for a picture also the data set, and `teacher/` where it is to be
+compared with the live one. Out: the picture.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..data.readers import load
+from ..data.samples import SampleSet
+from ..data.targets import decode as decode_joints
+from ..pipeline.drawing import Teaching
+from ..pipeline.drawing import draw as draw_teaching
+from ..pipeline.ranges import show_ranges
+from ..pipeline.recipe import Recipe
+from ..pipeline.report import align
+from ..pipeline.store import (
+    Coverage,
+    Files,
+    Layout,
+    StoreReader,
+    check_manifest,
+    coverage,
+    decode,
+    make_manifest,
+    read_manifest,
+    store_files,
+    stored_layout,
+)
+from ..pipeline.store.code import FAINT_PEAK
+from ..pipeline.store.coverage import read_receipt
+from ..pipeline.store.schema import ARRAYS
+from ..pipeline.teaching import asker
+from ..pipeline.training.feed import CachedView, DistillationViews, stored_views
+from ..pipeline.training.train import load_model
+from ..pipeline.workdir import WorkDir, sha256
+
+ROWS_SHOWN = 8
+"""Partly written views that are printed one by one."""
+
+RANGES_SHOWN = 20
+"""Ranges of view numbers, or of missing shards, before they are counted instead."""
+
+DIGEST_SHOWN = 12
+
+
+def run(work: WorkDir, recipe: Recipe) -> dict[str, Any]:
+    """What a store holds, by its own manifest and receipts; the data set is not needed.
+
+    Returns:
+        "location"; "manifest"; "layout" ("views", "samples", "shards" of a view, "shard_samples");
+        "coverage" ("shards" called for, "present"; view numbers as ranges: "whole_views",
+        "empty_views"; "partial_views", each with "present" and "missing" shards); "bytes" (by
+        array under "arrays", "total", "a_view", and "float16_a_view", "times_smaller"), of the
+        shards that are there; "measured" errors of the same; "canaries", their number.
+
+    Raises:
+        ValueError: there is no store, or its metadata is damaged.
+    """
+    files = _open(work, recipe)
+    found = coverage(files, stored_layout(files))
+    layout = found.layout
+    return {
+        "location": str(files),
+        "manifest": read_manifest(files),
+        "layout": {
+            "views": layout.views,
+            "samples": layout.samples,
+            "shards": layout.shards,
+            "shard_samples": layout.shard_samples,
+        },
+        "coverage": _coverage(found),
+        "bytes": _bytes(found),
+        "measured": found.measured(),
+        "canaries": sum(len(receipt.get("canaries", ())) for receipt in found.receipts),
+    }
+
+
+def _open(work: WorkDir, recipe: Recipe) -> Files:
+    files = store_files(work, recipe)
+    if not files.exists():
+        raise ValueError(
+            f"there is no heatmap store at {files}: make one with `fpd cache-heatmaps -w "
+            f"{work.root}`, or say with --store where it is"
+        )
+    return files
+
+
+def _coverage(found: Coverage) -> dict[str, Any]:
+    layout = found.layout
+    missing: dict[int, list[int]] = defaultdict(list)
+    for view, shard in found.missing:
+        missing[view].append(shard)
+    whole = set(range(layout.views)) - missing.keys()
+    empty = [view for view, shards in missing.items() if len(shards) == layout.shards]
+    partial = sorted(missing.keys() - set(empty))
+    return {
+        "shards": found.total,
+        "present": len(found.receipts),
+        "whole_views": show_ranges(whole, RANGES_SHOWN),
+        "empty_views": show_ranges(empty, RANGES_SHOWN),
+        "partial_views": {
+            str(view): {
+                "present": layout.shards - len(missing[view]),
+                "missing": show_ranges(missing[view], RANGES_SHOWN),
+            }
+            for view in partial
+        },
+    }
+
+
+def _bytes(found: Coverage) -> dict[str, Any]:
+    arrays: Counter[str] = Counter()
+    for receipt in found.receipts:
+        arrays.update({name: receipt["arrays"][name]["bytes"] for name in ARRAYS})
+    layout, samples, total = found.layout, found.samples(), found.bytes()
+    float16 = layout.float16_bytes // (layout.views * layout.samples)
+    return {
+        "arrays": {name: arrays[name] for name in ARRAYS},
+        "total": total,
+        "a_view": total / max(1, samples),
+        "float16_a_view": float16,
+        "times_smaller": float16 * samples / total if total else None,
+    }
+
+
+def describe(found: dict[str, Any]) -> str:
+    """What `run` returns, as text."""
+    manifest = {k: v for k, v in found["manifest"].items() if k != "measured"}
+    rows = [[key, _plain(value)] for key, value in manifest.items()]
+    width = max(map(len, (key for key, _ in rows)), default=0)
+    return "\n".join(
+        [
+            found["location"],
+            *(f"  {key.ljust(width)}  {value}" for key, value in rows),
+            "",
+            *_describe_coverage(found["coverage"], found["layout"]),
+            "",
+            *_describe_bytes(found),
+        ]
+    )
+
+
+def _plain(value: Any) -> str:
+    """A value of the manifest on one line; digests cut short."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(below)}" for key, below in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(_plain, value))
+    text = str(value)
+    digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
+    return f"{text[:DIGEST_SHOWN]}…" if digest else text
+
+
+def _describe_coverage(found: dict[str, Any], layout: dict[str, int]) -> list[str]:
+    partial = found["partial_views"]
+    shown = [
+        f"  view {view}: {row['present']} of {layout['shards']} shards, missing {row['missing']}"
+        for view, row in list(partial.items())[:ROWS_SHOWN]
+    ]
+    if len(partial) > ROWS_SHOWN:
+        shown.append(f"  and {len(partial) - ROWS_SHOWN} more views that are there in part")
+    return [
+        f"{found['present']} of {found['shards']} shards are there: {layout['views']} views of "
+        f"{layout['samples']} samples, {layout['shards']} shards a view",
+        f"  whole views: {found['whole_views'] or 'none'}",
+        *shown,
+        *([f"  not begun: {found['empty_views']}"] if found["empty_views"] else []),
+    ]
+
+
+def _describe_bytes(found: dict[str, Any]) -> list[str]:
+    size, measured = found["bytes"], found["measured"]
+    if not size["total"]:
+        return ["nothing is written yet"]
+    views = size["total"] / size["a_view"]
+    rows = [["array", "bytes a view", "MB"]]
+    rows += [[k, f"{n / views:.1f}", f"{n / 1e6:.2f}"] for k, n in size["arrays"].items()]
+    rows.append(["all", f"{size['a_view']:.1f}", f"{size['total'] / 1e6:.2f}"])
+    rows.append(
+        ["raw float16", f"{size['float16_a_view']}", f"{size['float16_a_view'] * views / 1e6:.2f}"]
+    )
+    return [
+        *align(rows).splitlines(),
+        f"{size['times_smaller']:.1f} x smaller than raw float16",
+        "",
+        f"error: at most {100 * measured['max_error']:.3g} % of a peak (bound "
+        f"{100 * found['manifest'].get('max_error', float('nan')):.3g} %), root mean square "
+        f"{100 * measured['mean_squared_error'] ** 0.5:.2g} %",
+        f"decoded joints moved by {measured['mean_displacement_px']:.3f} heatmap pixels in the "
+        f"mean, {measured['max_displacement_px']:.2f} at most; mean peak "
+        f"{measured['mean_peak']:.2f}",
+        f"canaries: {found['canaries']} crops to be made again",
+    ]
+
+
+def draw(
+    work: WorkDir, recipe: Recipe, device: torch.device, sample: str, view: int, out: Path
+) -> dict[str, Any]:
+    """Draw one view of one sample as the store has it, beside the live teacher where there is one.
+
+    Args:
+        sample: its id, or its index in the data set.
+        out: the picture's file.
+
+    Returns:
+        "sample" (its id), "index", "view", "bound" (on a pixel's error, as a share of its map's
+        peak), "error" (the largest, against the live teacher; None: not compared), "not_compared"
+        (why; None: compared).
+
+    Raises:
+        ValueError: there is no such store, sample or view, or the store was made for something
+            else than the work directory's recipe.
+    """
+    files = _open(work, recipe)
+    samples = load(recipe.data, "train")
+    manifest = read_manifest(files)
+    teacher = (manifest.get("teacher") or {}).get("sha256", "none")
+    check_manifest(files, make_manifest(recipe, samples, teacher), manifest, work.root)
+    layout = stored_layout(files)
+    index = _find(samples, sample)
+    _check_written(files, layout, view, index, work)
+    store = StoreReader(files, layout, work.root)
+    cached = DistillationViews(stored_views(recipe, samples), store)[index, view]
+    not_compared = _why_not_compared(work, teacher)
+    live = None if not_compared else _ask_teacher(work, recipe, samples, cached["crop"], device)
+    title = _title(recipe, samples.ids[index], view, cached, not_compared)
+    teaching = _teaching(recipe, samples, cached, live, title)
+    draw_teaching(teaching, out)
+    errors = teaching.errors_KHW
+    return {
+        "sample": samples.ids[index],
+        "index": index,
+        "view": view,
+        "bound": recipe.store.max_error,
+        "error": None if errors is None else float(np.abs(errors).max()),
+        "not_compared": not_compared,
+    }
+
+
+def _find(samples: SampleSet, sample: str) -> int:
+    """The index of a sample, given as its id or as that."""
+    if sample in samples.ids:
+        return samples.ids.index(sample)
+    if sample.isdecimal() and int(sample) < len(samples):
+        return int(sample)
+    raise ValueError(
+        f"expected a sample's id such as {samples.ids[0]}, or an index in 0..{len(samples) - 1}, "
+        f"got {sample!r}"
+    )
+
+
+def _check_written(files: Files, layout: Layout, view: int, index: int, work: WorkDir) -> None:
+    if not 0 <= view < layout.views:
+        raise ValueError(f"expected a view in 0..{layout.views - 1} of {files}, got {view}")
+    shard, _ = layout.locate(index)
+    if read_receipt(files, view, shard) is None:
+        raise ValueError(
+            f"view {view} of sample {index} (shard {shard}) is not written in {files} yet: "
+            f"`fpd inspect-cache -w {work.root}` says what is, `fpd cache-heatmaps -w {work.root}` "
+            "makes the rest"
+        )
+
+
+def _why_not_compared(work: WorkDir, teacher_sha256: str) -> str | None:
+    """Why the live teacher cannot be asked, if so."""
+    if not work.teacher.finished or not work.teacher.weights.is_file():
+        return f"no teacher in {work.teacher.path} to compare with"
+    if sha256(work.teacher.weights) != teacher_sha256:
+        return f"{work.teacher.path} has another teacher than the store's: not compared"
+    return None
+
+
+def _ask_teacher(
+    work: WorkDir,
+    recipe: Recipe,
+    samples: SampleSet,
+    crop_SS3: NDArray[np.uint8],
+    device: torch.device,
+) -> Tensor:
+    """float32 (K, H, W), of one crop."""
+    skeleton = samples.skeleton
+    network = load_model(work.teacher, skeleton.num_joints, device)
+    ask = asker(network, device, skeleton.mirror if recipe.store.mirror_averaged else None)
+    with torch.inference_mode():
+        return ask(torch.from_numpy(crop_SS3[None]))[0].cpu()
+
+
+def _teaching(
+    recipe: Recipe, samples: SampleSet, cached: CachedView, live: Tensor | None, title: str
+) -> Teaching:
+    """What is drawn of a view."""
+    geometry = recipe.geometry
+    coefficients, steps = (torch.from_numpy(cached[key][None]) for key in ("coefficients", "steps"))
+    kept = decode(coefficients, steps, geometry.heatmap_px)
+    decoded_K2 = decode_joints(kept)[0][0].double().numpy()
+    decoded_K2[cached["peaks"] <= FAINT_PEAK] = np.nan
+    unit = torch.from_numpy(cached["peaks"]).float().clamp_min(FAINT_PEAK)[:, None, None]
+    errors = None if live is None else (kept[0] - live.clamp_min(0)) / unit
+    return Teaching(
+        title=title,
+        crop_SS3=cached["crop"],
+        labels_K2=geometry.to_crop(cached["joints"].astype(np.float64)),
+        decoded_K2=geometry.to_crop(decoded_K2),
+        joints=samples.skeleton.joints,
+        limbs=samples.skeleton.limbs,
+        cached_KHW=kept[0].numpy(),
+        peaks_K=cached["peaks"],
+        max_error=recipe.store.max_error,
+        live_KHW=None if live is None else live.numpy(),
+        errors_KHW=None if errors is None else errors.numpy(),
+    )
+
+
+def _title(
+    recipe: Recipe, sample: str, view: int, cached: CachedView, not_compared: str | None
+) -> str:
+    scale, rotation_deg, mirrored = cached["parameters"]
+    lines = [
+        f"{sample} (sample {cached['index']}), view {view}: scale {scale:.3f}, "
+        f"rotation {rotation_deg:+.1f}°{', mirrored' if mirrored else ''}"
+    ]
+    if recipe.store.mirror_averaged:
+        lines.append(
+            "averaged with the mirrored twin: the student mirrors this view itself, exactly"
+        )
+    return "\n".join([*lines, *([not_compared] if not_compared else [])])

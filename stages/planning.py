@@ -1,0 +1,133 @@
+"""Before stage 2: what the store will take and whether it pays, from a pilot.
+
+    fpd cache-heatmaps -w work/demo --plan
+    fpd cache-heatmaps -w work/demo --budget 20GB
+
+In: the data set, `teacher/`. Out: nothing; with a budget, the number of views in `recipe.json`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..data.readers import load
+from ..pipeline.pilot import Pilot
+from ..pipeline.planning import Plan, Row, keep_views, make_plan, refuse_too_much
+from ..pipeline.recipe import Recipe, apply_overrides
+from ..pipeline.report import align
+from ..pipeline.sizes import format_bytes, format_duration
+from ..pipeline.store import make_manifest, store_files
+from ..pipeline.workdir import WorkDir, sha256
+
+
+def run(work: WorkDir, recipe: Recipe, device: torch.device, *, overwrite: bool = False) -> Plan:
+    """Measure a pilot; write nothing.
+
+    Args:
+        overwrite: plan for a store made anew.
+
+    Raises:
+        ValueError: there is no finished teacher, or the store was made for something else.
+    """
+    if not work.teacher.finished:
+        raise ValueError(
+            f"{work.teacher.path} has no finished teacher: run `fpd run teacher -w {work.root}`"
+        )
+    samples = load(recipe.data, "train")
+    manifest = make_manifest(recipe, samples, sha256(work.teacher.weights))
+    return make_plan(work, recipe, samples, manifest, device, overwrite=overwrite)
+
+
+def adopt(work: WorkDir, recipe: Recipe, plan: Plan, views: int) -> Recipe:
+    """Choose a number of views, for this command and, in the work directory's recipe, later ones.
+
+    Raises:
+        ValueError: there is not enough free space for them.
+    """
+    needed = plan.row(views).added_bytes
+    refuse_too_much(store_files(work, recipe), needed, plan.free_bytes, work.root)
+    work.keep(recipe)
+    keep_views(work, views)
+    return apply_overrides(recipe.model_dump(mode="json"), [f"store.views={views}"])
+
+
+def explain_choice(plan: Plan, budget: int, views: int) -> str:
+    """In one sentence, what a budget holds."""
+    row, more = plan.row(views), plan.row(views + 1)
+    if row.bytes > budget:
+        why = "no more than are there already"
+    elif views == plan.epochs:
+        why = f"a student of {_counted(views, 'epoch')} sees no more"
+    else:
+        why = f"{views + 1} would take {format_bytes(more.bytes)}"
+    took = f"{_counted(views, 'view')} in {format_bytes(row.bytes)}"
+    return f"budget of {format_bytes(budget)}: {took}; {why}"
+
+
+def describe(plan: Plan, chosen: int | None = None) -> str:
+    """The plan for people: what the pilot measured, and a line for each number of views.
+
+    Args:
+        chosen: the number of views that a budget chose.
+    """
+    doubled = [1 << i for i in range(plan.epochs.bit_length())]  # 1, 2, 4, ..., up to epochs
+    shown = {*doubled, plan.epochs, plan.recipe_views, chosen or plan.recipe_views}
+    rows = [_cells(plan, plan.row(views), chosen) for views in sorted(shown)]
+    table = align([["views", "store", "to write", "time", "pays from", ""], *rows])
+    return "\n".join([*_pilot_lines(plan.pilot), _stock_line(plan), "", table, "", _notes(plan)])
+
+
+def _pilot_lines(pilot: Pilot) -> list[str]:
+    milliseconds = (pilot.read_s, pilot.teacher_s, pilot.encode_s, pilot.compress_s)
+    read, teacher, encode, compress = (f"{1000 * value:.3g}" for value in milliseconds)
+    errors = pilot.measured
+    beside = (
+        f" in each of {_counted(pilot.workers, 'process', 'processes')} beside"
+        if pilot.workers
+        else ""
+    )
+    return [
+        f"pilot of {pilot.views} views: {pilot.sizes.view:,.0f} bytes a view (standard deviation "
+        f"{pilot.spread_bytes:,.0f}); error at most {100 * errors['max_error']:.2g} % of a peak, "
+        f"{errors['mean_displacement_px']:.3f} heatmap pixels in the mean",
+        f"{1 / pilot.cache_s:.3g} views/s; a view takes {read} ms to read{beside}, {teacher} ms of "
+        f"the teacher, {encode} ms to encode, {compress} ms to compress",
+    ]
+
+
+def _stock_line(plan: Plan) -> str:
+    found = plan.stock.found
+    samples = _counted(plan.stock.layout.samples, "person", "people")
+    there = f"{found.samples():,} views there in {format_bytes(plan.stock.bytes)}"
+    free = "unknown" if plan.free_bytes is None else format_bytes(plan.free_bytes)
+    return f"{samples}; {there}; free space: {free}"
+
+
+def _cells(plan: Plan, row: Row, chosen: int | None) -> list[str]:
+    marks = {
+        "recipe": row.views == plan.recipe_views,
+        "chosen": row.views == chosen,
+        "more than is free": plan.free_bytes is not None and row.added_bytes > plan.free_bytes,
+    }
+    student, epoch = plan.paid_at(row)
+    return [
+        f"{row.views:,}",
+        format_bytes(row.bytes),
+        format_bytes(row.added_bytes),
+        format_duration(row.seconds),
+        f"epoch {epoch:,} of student {student:,}",
+        ", ".join(mark for mark, holds in marks.items() if holds),
+    ]
+
+
+def _notes(plan: Plan) -> str:
+    student, _ = plan.paid_at(plan.row(plan.recipe_views))
+    return (
+        f"pays: against a teacher in every batch, with students of "
+        f"{_counted(plan.epochs, 'epoch')} each; the recipe's "
+        f"{_counted(plan.recipe_views, 'view')}: after {_counted(student, 'student')}"
+    )
+
+
+def _counted(count: int, one: str, more: str | None = None) -> str:
+    return f"{count:,} {one if count == 1 else more or one + 's'}"

@@ -1,0 +1,140 @@
+"""A small store to write, read and damage: 2 views of 10 people in shards of 4.
+
+So there are 3 shards a view, the last one with two people and two rows of padding. Maps of 12 x 12
+pixels end within a block.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from fpd.data.readers.figures import figures
+from fpd.data.samples import SampleSet
+from fpd.pipeline.store import CachedHeatmaps, Layout, Shard, StoreWriter, encode, files_at
+from fpd.pipeline.store.schema import ARRAYS
+
+JOINTS, SIZE_PX, SHARD_SAMPLES, MAX_ERROR = 3, 12, 4, 0.02
+ZERO = (1, 6)  # (view, sample) of a view that is zero everywhere
+LAYOUT = Layout(2, (10,), JOINTS, SIZE_PX, SHARD_SAMPLES)
+PEOPLE = figures("train", 20)
+
+
+@cache
+def said(view: int, index: int) -> NDArray[np.float32]:
+    """What the teacher says, (K, H, W): two smooth maps, and one that only pixels can hold."""
+    if (view, index) == ZERO:
+        return np.zeros((JOINTS, SIZE_PX, SIZE_PX), np.float32)
+    rng = np.random.default_rng([view, index])
+    x, y = rng.uniform(0, SIZE_PX, (2, 2, 1, 1))
+    rows, columns = np.mgrid[:SIZE_PX, :SIZE_PX]
+    smooth = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 4) * rng.uniform(0.2, 1.2, (2, 1, 1))
+    spikes = rng.random((1, SIZE_PX, SIZE_PX)) < 0.5
+    spikes[0, 0, 0] = True
+    return np.concatenate([smooth, spikes]).astype(np.float32)
+
+
+@cache
+def stored(view: int, index: int) -> CachedHeatmaps:
+    coded = encode(torch.from_numpy(said(view, index))[None], MAX_ERROR)
+    parameters = np.random.default_rng([7, view, index]).normal(size=3)
+    return CachedHeatmaps(*(part[0].numpy() for part in coded), parameters)
+
+
+@dataclass(frozen=True)
+class Small:
+    """How the small store is made, and what it should hold."""
+
+    layout: Layout = LAYOUT
+    shards: tuple[tuple[int, int], ...] = tuple((v, s) for v in range(2) for s in range(3))
+    views: tuple[tuple[int, int], ...] = tuple((v, i) for v in range(2) for i in range(10))
+    arrays: tuple[str, ...] = ARRAYS
+    zero: tuple[int, int] = ZERO
+    max_error: float = MAX_ERROR
+
+    def people(self, samples: int = 10) -> SampleSet:
+        return PEOPLE.take(range(samples))
+
+    def manifest(self, people: SampleSet | None = None) -> dict[str, Any]:
+        return {
+            "datasets": [(people or self.people()).fingerprint()],
+            "joints": ["head", "hand", "foot"],
+            "geometry": {"heatmap_px": SIZE_PX},
+            "shard_samples": SHARD_SAMPLES,
+            "max_error": MAX_ERROR,
+            "teacher": {"sha256": "0" * 64},
+        }
+
+    def said(self, view: int, index: int) -> NDArray[np.float32]:
+        return said(view, index)
+
+    def stored(self, view: int, index: int) -> CachedHeatmaps:
+        return stored(view, index)
+
+    def column(self, number: int, views: int = 2, samples: int = 10) -> NDArray[Any]:
+        """One whole array, (views, samples, ...), without padding."""
+        return np.stack(
+            [[stored(view, index)[number] for index in range(samples)] for view in range(views)]
+        )
+
+    def shard(self, view: int, rows: Iterable[int], shard: int, **measured: float) -> Shard:
+        columns = map(np.stack, zip(*(stored(view, index) for index in rows), strict=True))
+        return Shard(view, shard, *columns, measured=measured or {"max_error": 0.0})
+
+    def open(self, path: Path, views: int = 2, people: SampleSet | None = None) -> StoreWriter:
+        people = people or self.people()
+        manifest = self.manifest(people)
+        return StoreWriter(files_at(path), manifest, views, path.parent, samples=people)
+
+    def write(
+        self, writer: StoreWriter, tasks: Iterable[tuple[int, int]] | None = None
+    ) -> StoreWriter:
+        """Write these shards, or those that are missing."""
+        for view, shard in writer.coverage().missing if tasks is None else tasks:
+            writer.write(self.shard(view, writer.layout.rows(shard), shard))
+        return writer
+
+    def check(self, found: CachedHeatmaps, view: int, index: int) -> None:
+        for value, expected in zip(found, stored(view, index), strict=True):
+            assert value.dtype == expected.dtype
+            np.testing.assert_array_equal(value, expected)
+
+    def content(self, path: Path) -> dict[str, bytes]:
+        """Every file below a folder."""
+        files = (file for file in path.rglob("*") if file.is_file())
+        return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
+
+    def edit_manifest(self, path: Path, change: Any) -> None:
+        """Put something else in the place of a store's manifest."""
+        metadata = json.loads((path / "zarr.json").read_text())
+        metadata["attributes"]["fpd"] = change
+        (path / "zarr.json").write_text(json.dumps(metadata))
+
+
+@pytest.fixture(scope="session")
+def small() -> Small:
+    return Small()
+
+
+@pytest.fixture(scope="session")
+def whole(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete small store. Not to be written to."""
+    path = tmp_path_factory.mktemp("whole") / "heatmaps.zarr"
+    small.write(small.open(path)).finish()
+    return path
+
+
+@pytest.fixture
+def store(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it, to damage."""
+    return Path(shutil.copytree(whole, tmp_path / "heatmaps.zarr"))
