@@ -90,7 +90,7 @@ class Stock:
 
 
 def take_stock(
-    files: Files, manifest: Manifest, samples: SampleSet, work: Path, *, overwrite: bool = False
+    files: Files, manifest: Manifest, samples: SampleSet, work: object, *, overwrite: bool = False
 ) -> Stock:
     """What is there of the store that a manifest calls for.
 
@@ -236,7 +236,7 @@ def make_plan(
         ValueError: the store that is there was made for something else.
     """
     files = store_files(work, recipe)
-    stock = take_stock(files, manifest, samples, work.root, overwrite=overwrite)
+    stock = take_stock(files, manifest, samples, work.named(recipe), overwrite=overwrite)
     network = load_model(work.teacher, stock.layout.joints, device)
     free = free_bytes(files)
     return Plan(
@@ -288,7 +288,7 @@ def check_space(
     free = free_bytes(files)
     if free is None:
         return
-    stock = take_stock(files, manifest, samples, work.root, overwrite=overwrite)
+    stock = take_stock(files, manifest, samples, work.named(recipe), overwrite=overwrite)
     need, layout = stock.need(recipe.store.views, only_views), stock.layout
     free += stock.freed_bytes
     if added_bytes(need, most_sizes(layout), layout) <= free:
@@ -300,10 +300,10 @@ def check_space(
         batch, watch = pilot_keys(len(samples), recipe.store.batch)[:1], Stopwatch(device)
         joined = ask_batches(network, recipe, samples, device, batch, watch)
         sizes, _ = measure_sizes(joined, layout, watch)
-    refuse_too_much(files, added_bytes(need, sizes, layout), free, work.root)
+    refuse_too_much(files, added_bytes(need, sizes, layout), free, work.named(recipe))
 
 
-def refuse_too_much(files: Files, needed: int, free: int | None, work: Path) -> None:
+def refuse_too_much(files: Files, needed: int, free: int | None, work: object) -> None:
     """Refuse to write more than there is room for.
 
     Raises:

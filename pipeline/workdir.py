@@ -53,6 +53,11 @@ class WorkDir:
     def evaluation(self) -> Path:
         return self.root / "evaluation"
 
+    def named(self, recipe: Recipe) -> str:
+        """What messages put after `-w`: this directory, and its store where it lies elsewhere."""
+        elsewhere = recipe.store.location
+        return str(self.root) if elsewhere is None else f"{self.root} --store {elsewhere}"
+
     def student(self, name: str) -> ModelDir:
         return ModelDir(self.root / check_name(name))
 

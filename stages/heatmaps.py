@@ -57,7 +57,9 @@ def run(
         )
         if overwrite and files.exists():
             files.remove()
-        writer = StoreWriter(files, manifest, recipe.store.views, work.root, samples=samples)
+        writer = StoreWriter(
+            files, manifest, recipe.store.views, work.named(recipe), samples=samples
+        )
         missing = [
             task
             for task in writer.coverage().missing

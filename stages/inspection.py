@@ -93,7 +93,7 @@ def _open(work: WorkDir, recipe: Recipe) -> Files:
     if not files.exists():
         raise ValueError(
             f"there is no heatmap store at {files}: make one with `fpd cache-heatmaps -w "
-            f"{work.root}`, or say with --store where it is"
+            f"{work.named(recipe)}`, or say with --store where it is"
         )
     return files
 
@@ -228,11 +228,11 @@ def draw(
     samples = load(recipe.data, "train")
     manifest = read_manifest(files)
     teacher = (manifest.get("teacher") or {}).get("sha256", "none")
-    check_manifest(files, make_manifest(recipe, samples, teacher), manifest, work.root)
+    check_manifest(files, make_manifest(recipe, samples, teacher), manifest, work.named(recipe))
     layout = stored_layout(files)
     index = _find(samples, sample)
-    _check_written(files, layout, view, index, work)
-    store = StoreReader(files, layout, work.root)
+    _check_written(files, layout, view, index, work.named(recipe))
+    store = StoreReader(files, layout, work.named(recipe))
     cached = DistillationViews(stored_views(recipe, samples), store)[index, view]
     not_compared = _why_not_compared(work, teacher)
     live = None if not_compared else _ask_teacher(work, recipe, samples, cached["crop"], device)
@@ -262,14 +262,14 @@ def _find(samples: SampleSet, sample: str) -> int:
     )
 
 
-def _check_written(files: Files, layout: Layout, view: int, index: int, work: WorkDir) -> None:
+def _check_written(files: Files, layout: Layout, view: int, index: int, work: str) -> None:
     if not 0 <= view < layout.views:
         raise ValueError(f"expected a view in 0..{layout.views - 1} of {files}, got {view}")
     shard, _ = layout.locate(index)
     if read_receipt(files, view, shard) is None:
         raise ValueError(
             f"view {view} of sample {index} (shard {shard}) is not written in {files} yet: "
-            f"`fpd inspect-cache -w {work.root}` says what is, `fpd cache-heatmaps -w {work.root}` "
+            f"`fpd inspect-cache -w {work}` says what is, `fpd cache-heatmaps -w {work}` "
             "makes the rest"
         )
 

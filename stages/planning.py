@@ -45,7 +45,7 @@ def adopt(work: WorkDir, recipe: Recipe, plan: Plan, views: int) -> Recipe:
         ValueError: there is not enough free space for them.
     """
     needed = plan.row(views).added_bytes
-    refuse_too_much(store_files(work, recipe), needed, plan.free_bytes, work.root)
+    refuse_too_much(store_files(work, recipe), needed, plan.free_bytes, work.named(recipe))
     work.keep(recipe)
     keep_views(work, views)
     return apply_overrides(recipe.model_dump(mode="json"), [f"store.views={views}"])

@@ -98,7 +98,7 @@ def open_store(
     """
     files = store_files(work, recipe)
     if not files.exists():
-        raise ValueError(f"{files} is missing: run `fpd cache-heatmaps -w {work.root}`")
+        raise ValueError(f"{files} is missing: run `fpd cache-heatmaps -w {work.named(recipe)}`")
     found = read_manifest(files)
     # Where the teacher lies beside the store, the store must be of that teacher.
     weights = work.teacher.weights
@@ -107,11 +107,11 @@ def open_store(
     if weights.is_file():
         teacher_sha256 = sha256(weights)
     expected = make_manifest(recipe, samples, teacher_sha256)
-    check_manifest(files, expected, found, work.root)
+    check_manifest(files, expected, found, work.named(recipe))
     layout = served_layout(expected, found, recipe.store.views)
-    check_complete(files, layout, work.root)
-    check_canaries(files, layout, stored_views(recipe, samples), found, work.root)
-    return StoreReader(files, layout, work.root), found
+    check_complete(files, layout, work.named(recipe))
+    check_canaries(files, layout, stored_views(recipe, samples), found, work.named(recipe))
+    return StoreReader(files, layout, work.named(recipe)), found
 
 
 def _what_decides_targets(recipe: Recipe) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def run(
         now = _look(files, layout, cells, deep)
     return Verification(
         place=str(files),
-        work=work.root,
+        work=work.named(recipe),
         layout=layout,
         ids=tuple(samples.ids),
         metadata=sorted(found.metadata),
@@ -109,18 +109,18 @@ def _fitting(files: Files, work: WorkDir, recipe: Recipe, samples: SampleSet) ->
         ValueError: there is none, or it was made for something else.
     """
     if not files.exists():
-        raise ValueError(f"{files} is missing: run `fpd cache-heatmaps -w {work.root}`")
+        raise ValueError(f"{files} is missing: run `fpd cache-heatmaps -w {work.named(recipe)}`")
     try:
         found = read_manifest(files)
     except ValueError as error:
         raise ValueError(
             f"{error}; what it was made for is lost with its manifest: make it anew with "
-            f"`fpd cache-heatmaps -w {work.root} --overwrite`"
+            f"`fpd cache-heatmaps -w {work.named(recipe)} --overwrite`"
         ) from None
     expected = _manifest(work, recipe, samples, found)
-    check_manifest(files, expected, found, work.root)
+    check_manifest(files, expected, found, work.named(recipe))
     layout = served_layout(expected, found, recipe.store.views)
-    check_canaries(files, layout, stored_views(recipe, samples), found, work.root)
+    check_canaries(files, layout, stored_views(recipe, samples), found, work.named(recipe))
     return layout
 
 
@@ -195,7 +195,9 @@ def _mend(
         for name, content in found.metadata.items():
             files.write(name, content)
         manifest = _manifest(work, recipe, samples, read_manifest(files))
-        writer = StoreWriter(files, manifest, recipe.store.views, work.root, samples=samples)
+        writer = StoreWriter(
+            files, manifest, recipe.store.views, work.named(recipe), samples=samples
+        )
         if teacher is not None and tasks:
             log.info("making %d of %d shards again", len(tasks), len(writer.layout.tasks()))
             fill(writer, tasks, teacher, recipe, samples, device)

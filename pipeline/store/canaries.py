@@ -80,7 +80,7 @@ def _thumbnail(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def check_canaries(
-    files: Files, layout: Layout, views: Views, manifest: dict[str, Any], work: Any
+    files: Files, layout: Layout, views: Views, manifest: dict[str, Any], work: object
 ) -> None:
     """Cut canaries of up to `SHARDS_CHECKED` shards again, spread over views and samples.
 

@@ -114,7 +114,7 @@ def shard_bytes(files: Files, layout: Layout) -> int:
     return coverage(files, layout).bytes()
 
 
-def check_complete(files: Files, layout: Layout, work: Any) -> None:
+def check_complete(files: Files, layout: Layout, work: object) -> None:
     """Refuse a store with gaps; of an audited one, `SHARDS_LOOKED_AT` shards are looked at.
 
     Raises:

@@ -137,11 +137,12 @@ class LocalFiles:
 
     def sizes(self, folder: str) -> dict[str, int]:
         base = self.root / folder
-        return {
-            (Path(parent) / name).relative_to(base).as_posix(): (Path(parent) / name).stat().st_size
-            for parent, _, names in os.walk(base)
-            for name in names
-        }
+        found = {}
+        for parent, _, names in os.walk(base):
+            for path in (Path(parent) / name for name in names):
+                with suppress(FileNotFoundError):  # renamed or removed since, by a writer at work
+                    found[path.relative_to(base).as_posix()] = path.stat().st_size
+        return found
 
     def exists(self) -> bool:
         return (self.root / "zarr.json").is_file()

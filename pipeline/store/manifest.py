@@ -92,7 +92,15 @@ def read_manifest(files: Files) -> Manifest:
     """
     try:
         manifest = read_metadata(files, "zarr.json")["attributes"][MANIFEST]
-    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (
+        FileNotFoundError,
+        IsADirectoryError,
+        NotADirectoryError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:  # a lost connection, say, is no statement about the store
         raise ValueError(
             f"{files} is not a heatmap store (no {MANIFEST!r} manifest: {type(error).__name__})"
         ) from None
@@ -108,7 +116,7 @@ def write_manifest(files: Files, manifest: Manifest) -> None:
     files.write("zarr.json", json.dumps(metadata, indent=2, sort_keys=True).encode())
 
 
-def check_manifest(files: Files, expected: Manifest, found: Manifest, work: Any) -> None:
+def check_manifest(files: Files, expected: Manifest, found: Manifest, work: object) -> None:
     """Refuse a store made for something else.
 
     Raises:

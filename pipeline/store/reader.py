@@ -74,7 +74,7 @@ class StoreReader:
     Not for several threads at a time: each has its own.
     """
 
-    def __init__(self, files: Files, layout: Layout, work: Any = ".") -> None:
+    def __init__(self, files: Files, layout: Layout, work: object = ".") -> None:
         """Read a store of this layout (`check_manifest` sees to it).
 
         Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -178,7 +177,7 @@ class Verification:
     """
 
     place: str
-    work: Path
+    work: object
     layout: Layout
     ids: tuple[str, ...]
     metadata: list[str]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,7 +69,7 @@ class StoreWriter:
         files: Files,
         manifest: Manifest,
         views: int,
-        work: Path,
+        work: object,
         *,
         samples: SampleSet | None = None,
     ) -> None:
@@ -191,7 +190,7 @@ def stored_bytes(store: MemoryStore, name: str) -> bytes:
     return buffer.to_bytes()
 
 
-def _enlarge(files: Files, layout: Layout, work: Path) -> None:
+def _enlarge(files: Files, layout: Layout, work: object) -> None:
     """Make room for more views and samples. Only metadata changes; nothing ever shrinks."""
     wanted = (layout.views, layout.shards * layout.shard_samples)
     for name in ARRAYS:
