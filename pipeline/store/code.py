@@ -134,9 +134,10 @@ def _largest_steps(cosines: Tensor, blocks: Tensor, basis_CC: Tensor, allowed_BK
         middle = torch.floor((low + high) / 2)
         steps = _float16(torch.exp2((rung + middle) / STEPS_PER_OCTAVE))
         rounded = _round(cosines, steps)
-        error = (rounded @ basis_CC).clamp_min(0) * _per_block(steps) - blocks
-        fits = error.abs().amax((-3, -2, -1)) <= allowed_BK
-        overflows = rounded.abs().amax((-3, -2, -1)) > LARGEST
+        # In place: what takes time here is memory.
+        error = (rounded @ basis_CC).clamp_min_(0).mul_(_per_block(steps)).sub_(blocks)
+        fits = error.abs_().amax((-3, -2, -1)) <= allowed_BK
+        overflows = rounded.abs_().amax((-3, -2, -1)) > LARGEST
         largest = torch.where(fits & ~overflows, steps, largest)
         higher = fits | overflows
         low, high = torch.where(higher, middle, low), torch.where(higher, high, middle)
@@ -144,7 +145,7 @@ def _largest_steps(cosines: Tensor, blocks: Tensor, basis_CC: Tensor, allowed_BK
 
 
 def _round(values_BKYXC: Tensor, steps_BK: Tensor) -> Tensor:
-    return (values_BKYXC / _per_block(steps_BK)).round()
+    return (values_BKYXC / _per_block(steps_BK)).round_()
 
 
 def _float16(values: Tensor) -> Tensor:
