@@ -112,10 +112,7 @@ def new_store(folder: Path, views: int, samples: int, shard_samples: int) -> Sto
 def rates(
     cases: dict[str, Callable[[int], int]], rounds: int, at_least_s: float = 0.0
 ) -> dict[str, list[float]]:
-    """Units a CPU second of each case, round by round, the cases taking turns within a round.
-
-    CPU seconds of all threads: what else runs on the machine does not count, nor does the time that
-    threads of a case wait for each other.
+    """Units a second of each case, round by round, the cases taking turns within a round.
 
     Args:
         cases: each does some work, given a number that differs from call to call, and returns how
@@ -125,12 +122,12 @@ def rates(
     found: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(-1, rounds):
         for name, work in cases.items():
-            units, calls, start = 0, 0, time.process_time()
-            while not calls or time.process_time() - start < at_least_s:
+            units, calls, start = 0, 0, time.perf_counter()
+            while not calls or time.perf_counter() - start < at_least_s:
                 units += work((number + 1) * 1_000_000 + calls)
                 calls += 1
             if number >= 0:
-                found[name].append(units / (time.process_time() - start))
+                found[name].append(units / (time.perf_counter() - start))
     return found
 
 

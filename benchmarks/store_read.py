@@ -11,7 +11,7 @@ float16 heatmaps in a memory-mapped file.
 One core, one process, all files in the page cache. Random single views; batches of 32 random views
 as one array, asked for in the way that is fastest for the row (tensorstore: a list of indices in
 one call; the others one by one); and whole shards of 512 views as one array, one after another.
-Views a second of CPU time, all threads together: medians of rounds in which the rows take turns.
+Views a second: medians of rounds in which the rows take turns.
 Then what 100,000 random reads leave behind.
 """
 
@@ -282,7 +282,7 @@ def all_cases(rows: dict[str, Row], views: int) -> list[dict[str, Callable[[int]
 def print_results(results: dict[str, dict[str, float]]) -> None:
     ours = results["fpd"]
     print_table(
-        ["views a CPU second (ours is so many times it)", "bytes a view", *COLUMNS],
+        ["views a second (ours is so many times it)", "bytes a view", *COLUMNS],
         [
             [
                 name,

@@ -53,6 +53,17 @@ class WorkDir:
     def evaluation(self) -> Path:
         return self.root / "evaluation"
 
+    def check_teacher(self) -> None:
+        """Refuse to go on without a teacher.
+
+        Raises:
+            ValueError: naming the command that trains one.
+        """
+        if not self.teacher.finished:
+            raise ValueError(
+                f"{self.teacher.path} has no finished teacher: run `fpd run teacher -w {self.root}`"
+            )
+
     def named(self, recipe: Recipe) -> str:
         """What messages put after `-w`: this directory, and its store where it lies elsewhere."""
         elsewhere = recipe.store.location

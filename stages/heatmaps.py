@@ -47,7 +47,7 @@ def run(
             process is writing it, or there is not enough free space.
         Interrupted: after a signal; whole shards are kept.
     """
-    check_teacher(work)
+    work.check_teacher()
     samples = load(recipe.data, "train")
     manifest = make_manifest(recipe, samples, sha256(work.teacher.weights))
     files = store_files(work, recipe)
@@ -81,15 +81,3 @@ def run(
         // (recipe.store.views * len(samples)),
         "measured": found.measured(),
     }
-
-
-def check_teacher(work: WorkDir) -> None:
-    """Refuse to go on without a teacher.
-
-    Raises:
-        ValueError: naming the command that trains one.
-    """
-    if not work.teacher.finished:
-        raise ValueError(
-            f"{work.teacher.path} has no finished teacher: run `fpd run teacher -w {work.root}`"
-        )

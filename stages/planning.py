@@ -29,10 +29,7 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device, *, overwrite: bool 
     Raises:
         ValueError: there is no finished teacher, or the store was made for something else.
     """
-    if not work.teacher.finished:
-        raise ValueError(
-            f"{work.teacher.path} has no finished teacher: run `fpd run teacher -w {work.root}`"
-        )
+    work.check_teacher()
     samples = load(recipe.data, "train")
     manifest = make_manifest(recipe, samples, sha256(work.teacher.weights))
     return make_plan(work, recipe, samples, manifest, device, overwrite=overwrite)

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 TOY = {
     "data": {
         "reader": "figures",
-        "validation": 0.25,
+        "validation": 0.26,
         "figures": {"train": 24, "test": 8, "missing_labels": 0.1},
     },
     "geometry": {"crop_px": 64},

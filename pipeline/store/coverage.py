@@ -50,6 +50,14 @@ class Coverage:
         """View numbers from 0 on that have every shard."""
         return min((view for view, _ in self.missing), default=self.layout.views)
 
+    def within(self, layout: Layout) -> Coverage:
+        """The part of it that a layout of fewer views or samples calls for."""
+        return Coverage(
+            layout,
+            [task for task in self.missing if _is_within(layout, *task)],
+            [r for r in self.receipts if _is_within(layout, r["view"], r["shard"])],
+        )
+
     def bytes(self) -> int:
         """Size of the complete shards' files."""
         return sum(receipt["arrays"][name]["bytes"] for receipt in self.receipts for name in ARRAYS)
@@ -68,6 +76,10 @@ class Coverage:
             else sum(share * e[key] for share, e in errors)
             for key in (errors[0][1] if errors else {})
         }
+
+
+def _is_within(layout: Layout, view: int, shard: int) -> bool:
+    return view < layout.views and shard < layout.shards
 
 
 def coverage(files: Files, layout: Layout, views: Iterable[int] | None = None) -> Coverage:

@@ -19,7 +19,7 @@ from zarr.storage import MemoryStore
 
 from ...data.samples import SampleSet
 from .canaries import Canary
-from .coverage import Coverage, audit_of, audited, coverage, sealed
+from .coverage import Coverage, audit_of, coverage, sealed
 from .files import Files
 from .manifest import (
     AUDIT,
@@ -29,6 +29,7 @@ from .manifest import (
     read_manifest,
     read_metadata,
     served_layout,
+    stored_layout,
     with_added,
     write_manifest,
 )
@@ -121,13 +122,17 @@ class StoreWriter:
         self.files.write(receipt_name(view, shard), sealed(receipt))
 
     def finish(self) -> Coverage:
-        """Look at every shard once more, and sum up in the manifest what was found."""
-        found = self.coverage()
-        manifest = read_manifest(self.files) | {"measured": found.measured()}
-        if found.missing:
-            manifest.pop(AUDIT, None)
-        elif not audited(manifest, self.layout):  # one that covers more stays
-            manifest[AUDIT] = audit_of(found)
+        """Look at every shard once more, and sum up in the manifest what was found.
+
+        Returns:
+            What was found of the views and samples that this writer was made for.
+        """
+        whole = coverage(self.files, stored_layout(self.files))
+        manifest = read_manifest(self.files) | {"measured": whole.measured()}
+        manifest.pop(AUDIT, None)
+        found = whole.within(self.layout)
+        if not found.missing:
+            manifest[AUDIT] = audit_of(found if whole.missing else whole)
         write_manifest(self.files, manifest)
         self._may_be_audited = True
         return found

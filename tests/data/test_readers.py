@@ -14,7 +14,7 @@ SMALL = Figures(train=60, test=20)
 
 
 def test_validation_people_are_held_out_of_training() -> None:
-    data = Data(figures=SMALL, validation=0.2)
+    data = Data(figures=SMALL, validation=0.26)
     train, validation, test = (load(data, split) for split in ("train", "validation", "test"))
     everyone = figures("train", 60)
     assert len(validation) == 12 and len(train) == 48 and len(test) == 20
@@ -26,14 +26,14 @@ def test_validation_people_are_held_out_of_training() -> None:
 def test_the_smallest_id_hashes_are_held_out() -> None:
     everyone = figures("train", 60)
     by_hash = sorted(everyone.ids, key=id_hash)
-    validation = load(Data(figures=SMALL, validation=0.2), "validation")
+    validation = load(Data(figures=SMALL, validation=0.26), "validation")
     assert set(validation.ids) == set(by_hash[:12])
 
 
 def test_held_out_people_keep_their_order_and_their_rows() -> None:
     everyone = figures("train", 60)
     for split in ("train", "validation"):
-        people = load(Data(figures=SMALL, validation=0.2), split)
+        people = load(Data(figures=SMALL, validation=0.26), split)
         places = [everyone.ids.index(i) for i in people.ids]
         assert places == sorted(places)
         np.testing.assert_array_equal(people.joints_NK2, everyone.joints_NK2[places])
@@ -46,7 +46,7 @@ def test_the_same_people_are_held_out_whatever_their_order(monkeypatch, tmp_path
         order = np.random.default_rng(seed).permutation(60)
         people = figures("train", 60).take(order)
         monkeypatch.setitem(FOLDER_READERS, "lsp", lambda root, split, people=people: people)
-        validation = load(Data(reader="lsp", root=tmp_path, validation=0.15), "validation")
+        validation = load(Data(reader="lsp", root=tmp_path, validation=0.24), "validation")
         held_out.append(frozenset(validation.ids))
     assert len(set(held_out)) == 1 and len(held_out[0]) == 9
 
@@ -55,7 +55,21 @@ def test_a_larger_share_holds_out_more_people_of_the_same_kind() -> None:
     """A smaller validation set is part of a larger one: no one moves to and fro."""
     few = load(Data(figures=SMALL, validation=0.1), "validation")
     many = load(Data(figures=SMALL, validation=0.5), "validation")
-    assert len(few) == 6 and len(many) == 30 and set(few.ids) < set(many.ids)
+    assert len(few) == 2 and set(few.ids) < set(many.ids)
+
+
+def test_a_share_is_met_roughly_among_many() -> None:
+    held_out = len(load(Data(figures=Figures(train=2000), validation=0.05), "validation"))
+    assert abs(held_out - 100) < 4 * np.sqrt(2000 * 0.05 * 0.95)  # four standard deviations
+
+
+def test_added_people_move_no_one_to_and_fro() -> None:
+    """What lets a store be extended: the training people of before come first, all of them."""
+    before, after = (
+        load(Data(figures=Figures(train=count, test=20), validation=0.26), "train")
+        for count in (60, 90)
+    )
+    assert len(before) < len(after) and after.ids[: len(before)] == before.ids
 
 
 def test_no_share_holds_out_nobody() -> None:
@@ -78,7 +92,7 @@ def test_the_largest_dials_that_are_allowed_can_be_loaded() -> None:
     field = Figures.model_fields["label_noise"]
     largest = next(m.le for m in field.metadata if hasattr(m, "le"))
     dials = Figures(train=2000, label_noise=largest, missing_labels=0.9)
-    assert len(load(Data(figures=dials), "train")) == 1900
+    assert len(load(Data(figures=dials, validation=0), "train")) == 2000
 
 
 def test_the_reader_is_chosen_by_name(monkeypatch, tmp_path) -> None:

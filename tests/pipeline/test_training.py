@@ -556,7 +556,7 @@ def test_people_without_labels_to_score_are_refused_before_training(
         ("augmentation.rotation_deg=5", "settings.augmentation.rotation_deg: expected 5.0"),
         ("targets.sigma_px=2", "settings.targets.sigma_px: expected 2.0, found 1.0"),
         ("data.figures.seed=4", "inputs.dataset.images: expected "),
-        ("data.validation=0.5", "inputs.dataset.samples: expected 12, found 18"),
+        ("data.validation=0.5", "inputs.dataset.samples: expected 11, found 18"),
     ],
 )
 def test_changed_settings_are_refused(
