@@ -63,7 +63,7 @@ def answers(work: WorkDir, recipe: Recipe, samples: SampleSet, path: Path) -> ND
     if path.is_file():
         return np.load(path, mmap_mode="r")
     network = load_model(work.teacher, samples.skeleton.num_joints, CPU)
-    ask = asker(network, CPU, samples.skeleton.mirror if recipe.store.mirror_averaged else None)
+    ask = asker(network, CPU, samples.skeleton.mirror if recipe.mirror_averaged else None)
     views = stored_views(recipe, samples)
     size = recipe.geometry.heatmap_px
     shape = (recipe.store.views, len(samples), samples.skeleton.num_joints, size, size)

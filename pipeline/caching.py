@@ -45,7 +45,7 @@ def fill(
     keys = [batch for view, shard in tasks for batch in _batches(layout, view, shard, size)]
     loader = make_loader(stored_views(recipe, samples), keys, recipe.loader, device)
     total = sum(len(layout.rows(shard)) for _, shard in tasks)
-    mirror_joints = samples.skeleton.mirror if recipe.store.mirror_averaged else None
+    mirror_joints = samples.skeleton.mirror if recipe.mirror_averaged else None
     said = answers(asker(network, device, mirror_joints), loader, recipe.store.max_error)
     writing: list[Future[None]] = []
     with (

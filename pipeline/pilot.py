@@ -149,7 +149,7 @@ def ask_batches(
 
     The teacher's time is part of the answer's, the rest of which is encoding.
     """
-    mirror_joints = samples.skeleton.mirror if recipe.store.mirror_averaged else None
+    mirror_joints = samples.skeleton.mirror if recipe.mirror_averaged else None
     ask = partial(_timed, asker(network, device, mirror_joints), watch)
     views = stored_views(recipe, samples)
     parts: list[Columns] = []

@@ -78,9 +78,10 @@ class Store(Settings):
         "the peak is lower); below 0 everything is stored as 0",
     )
     mirror_averaged: bool = Field(
-        False,
+        True,
         description="average the teacher's answer with its mirrored twin (two passes a view): "
-        "mirroring is then the student's, and one stored view serves both ways",
+        "mirroring is then the student's, and one stored view serves both ways. Only where "
+        "augmentation.mirror is on",
     )
     shard_samples: int = Field(512, ge=1, le=65536, description="samples in a file")
     batch: int = Field(32, ge=1, description="views in a pass of the teacher")
@@ -126,10 +127,19 @@ class Recipe(Settings):
         return self
 
     @property
+    def mirror_averaged(self) -> bool:
+        """Whether the teacher answers mirror-averaged, and students mirror the stored views.
+
+        A teacher that never saw a mirrored person has nothing to say of one.
+        """
+        return self.store.mirror_averaged and self.augmentation.mirror
+
+    @property
     def stored_augmentation(self) -> Augmentation:
         """What stored views are drawn from: mirroring is left out where the student draws it."""
-        if self.store.mirror_averaged:
-            return self.augmentation.model_copy(update={"mirror": False})
+        if self.mirror_averaged:
+            # Built anew: a copy would take along a digest that was worked out before.
+            return Augmentation(**self.augmentation.model_dump() | {"mirror": False})
         return self.augmentation
 
     @property

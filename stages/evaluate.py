@@ -21,7 +21,7 @@ from ..pipeline.models import Model
 from ..pipeline.models.cost import count, latency_ms
 from ..pipeline.recipe import Recipe
 from ..pipeline.report import draw_curves
-from ..pipeline.store import shard_bytes, store_files, stored_layout
+from ..pipeline.store import read_manifest, shard_bytes, store_files, stored_layout
 from ..pipeline.training.train import load_model
 from ..pipeline.workdir import ModelDir, WorkDir, versions, write_json
 
@@ -78,13 +78,14 @@ def _bill(work: WorkDir, recipe: Recipe, models: dict[str, ModelDir]) -> dict[st
     layout = stored_layout(files)
     students = (folder.record()["identity"]["settings"]["training"] for folder in models.values())
     epochs = [student["epochs"] for student in students if student.get("alpha", 0) > 0]
+    passes = 2 if read_manifest(files).get("mirror_averaged") else 1  # a view
     return {
         "views": layout.views,
         "samples": layout.samples,
         "bytes": shard_bytes(files, layout),
         "float16_bytes": layout.float16_bytes,
-        "teacher_passes": layout.views * layout.samples,
-        "teacher_passes_online": layout.samples * sum(epochs),
+        "teacher_passes": passes * layout.views * layout.samples,
+        "teacher_passes_online": passes * layout.samples * sum(epochs),
         "distilled_students": len(epochs),
     }
 

@@ -293,7 +293,7 @@ def _ask_teacher(
     """float32 (K, H, W), of one crop."""
     skeleton = samples.skeleton
     network = load_model(work.teacher, skeleton.num_joints, device)
-    ask = asker(network, device, skeleton.mirror if recipe.store.mirror_averaged else None)
+    ask = asker(network, device, skeleton.mirror if recipe.mirror_averaged else None)
     with torch.inference_mode():
         return ask(torch.from_numpy(crop_SS3[None]))[0].cpu()
 
@@ -332,7 +332,7 @@ def _title(
         f"{sample} (sample {cached['index']}), view {view}: scale {scale:.3f}, "
         f"rotation {rotation_deg:+.1f}°{', mirrored' if mirrored else ''}"
     ]
-    if recipe.store.mirror_averaged:
+    if recipe.mirror_averaged:
         lines.append(
             "averaged with the mirrored twin: the student mirrors this view itself, exactly"
         )

@@ -29,7 +29,6 @@ from ..pipeline.store import (
 from ..pipeline.training.feed import (
     DistillationViews,
     fresh_views,
-    mirrored_by_student,
     stored_views,
 )
 from ..pipeline.training.objective import Objective
@@ -70,7 +69,7 @@ def run(
         dataset = DistillationViews(stored_views(recipe, samples), store)
         inputs |= {"teacher": manifest["teacher"], "store": _what_decides_targets(recipe)}
         views = recipe.store.views
-        if mirrored_by_student(recipe):
+        if recipe.mirror_averaged:
             mirror_joints = samples.skeleton.mirror
     return train_model(
         out=work.student(name),
@@ -120,7 +119,7 @@ def _what_decides_targets(recipe: Recipe) -> dict[str, Any]:
         "views": store.views,
         "seed": store.seed,
         "max_error": store.max_error,
-        "mirror_averaged": store.mirror_averaged,
+        "mirror_averaged": recipe.mirror_averaged,
     }
 
 

@@ -212,7 +212,7 @@ def _compare(
     device: torch.device,
 ) -> list[CheckedCell]:
     """Cells beside what the teacher says of them, the worst first."""
-    mirror_joints = samples.skeleton.mirror if recipe.store.mirror_averaged else None
+    mirror_joints = samples.skeleton.mirror if recipe.mirror_averaged else None
     ask = asker(teacher, device, mirror_joints)
     keys, size = [(index, view) for view, index in cached], recipe.store.batch
     batches = [keys[start : start + size] for start in range(0, len(keys), size)]

@@ -33,7 +33,7 @@ TOY = {
         "learning_rate": 3e-3,
         "model": {"stages": 1, "channels": 8, "stem": "ports"},
     },
-    "store": {"views": 2, "shard_samples": 8, "batch": 8},
+    "store": {"views": 2, "shard_samples": 8, "batch": 8, "mirror_averaged": False},
     "student": {
         "epochs": 2,
         "batch": 8,

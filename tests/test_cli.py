@@ -134,7 +134,7 @@ def test_student_of_another_teacher_is_refused_until_overwritten(work: Path) -> 
         ("data.figures.train=30", "datasets.samples"),
         ("geometry.crop_px=128", "geometry.crop_px: expected 128, found 64"),
         ("store.max_error=0.05", "max_error: expected 0.05, found 0.1"),
-        ("store.mirror_averaged=true", "mirror_averaged: expected True, found False"),
+        ("store.mirror_averaged=false", "mirror_averaged: expected False, found True"),
     ],
 )
 def test_student_refuses_a_store_that_does_not_fit(

@@ -38,7 +38,7 @@ def make_manifest(recipe: Recipe, samples: SampleSet, teacher_sha256: str) -> Ma
         "datasets": [samples.fingerprint()],
         "teacher": {"sha256": teacher_sha256, "model": recipe.teacher.model.model_dump()},
         "augmentation": recipe.stored_augmentation.model_dump(mode="json"),
-        "mirror_averaged": recipe.store.mirror_averaged,
+        "mirror_averaged": recipe.mirror_averaged,
         "seed": recipe.store.seed,
         "geometry": recipe.geometry.model_dump() | {"heatmap_px": recipe.geometry.heatmap_px},
         "joints": list(samples.skeleton.joints),

@@ -134,11 +134,6 @@ def stored_views(recipe: Recipe, samples: SampleSet) -> Views:
     return Views(samples, recipe.geometry, recipe.stored_augmentation, recipe.store.seed)
 
 
-def mirrored_by_student(recipe: Recipe) -> bool:
-    """Whether a student mirrors half of the cached views itself."""
-    return recipe.store.mirror_averaged and recipe.augmentation.mirror
-
-
 def make_loader(
     dataset: Any, batches: Any, loader: Loader, device: torch.device
 ) -> DataLoader[Any]:

@@ -24,7 +24,6 @@ from fpd.pipeline.training.feed import (
     EpochBatches,
     fresh_views,
     make_loader,
-    mirrored_by_student,
     plain_batches,
     stored_views,
 )
@@ -181,7 +180,7 @@ def test_students_mirror_where_the_store_allows_and_the_recipe_wants_it(
 ) -> None:
     changes = [f"store.mirror_averaged={averaged}".lower(), f"augmentation.mirror={wanted}".lower()]
     recipe = apply_overrides({}, changes)
-    assert mirrored_by_student(recipe) == (averaged and wanted)
+    assert recipe.mirror_averaged == (averaged and wanted)
     stored = stored_views(recipe, PEOPLE)
     mirrored = [bool(stored.parameters(index, 0)[2]) for index in range(23)]
     assert any(mirrored) == (wanted and not averaged)

@@ -338,3 +338,11 @@ def test_settings_cannot_be_changed_once_made() -> None:
     recipe = load_recipe("demo")
     with pytest.raises(ValidationError, match="frozen"):
         recipe.student.alpha = 0.9
+
+
+def test_what_stored_views_are_drawn_from_hangs_on_settings_alone() -> None:
+    """Not on whether the recipe's own augmentation has been used before."""
+    fresh, used = Recipe(), Recipe()
+    assert used.augmentation.digest != fresh.stored_augmentation.digest
+    assert used.stored_augmentation.digest == fresh.stored_augmentation.digest
+    assert not fresh.stored_augmentation.mirror
