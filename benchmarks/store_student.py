@@ -1,10 +1,12 @@
 """What storing does to a student: the same student on exact and on stored targets.
 
-    python benchmarks/store_student.py -w work/lsp --code exact pixels:0.01 store:0.1 --seeds 0 1
+    python benchmarks/store_student.py -w work/lsp --set store.views=4 \\
+        --code exact pixels:0.01 store:0.1 --seeds 0 1
 
-The teacher of the work directory answers once for every stored view, in float32, into a file (1 GB
-for 4,750 people, four views of 14 x 32 x 32); every student then trains on those very answers, put
-through a code on the way into the loss:
+The teacher of the work directory answers once for every stored view (the mirror is one of a view's
+parameters: not mirror-averaged), in float32, into a file (1 GB for 4,750 people, four views of
+14 x 32 x 32); every student then trains on those very answers, put through a code on the way into
+the loss:
 
     exact        float32 as the teacher said it
     pixels:E     rounded to steps of 2 E of the map's peak (of 0.1 where that is higher)
@@ -46,7 +48,7 @@ def main() -> None:
     torch.set_num_threads(1)
     arguments = _arguments()
     work = WorkDir(arguments.work)
-    recipe = work.recipe(None, tuple(arguments.overrides))
+    recipe = work.recipe(None, (*arguments.overrides, "store.mirror_averaged=false"))
     out = WorkDir(arguments.out or work.root / "store-student")
     out.root.mkdir(parents=True, exist_ok=True)
     people = {part: load(recipe.data, part) for part in ("train", "validation", "test")}
@@ -63,7 +65,7 @@ def answers(work: WorkDir, recipe: Recipe, samples: SampleSet, path: Path) -> ND
     if path.is_file():
         return np.load(path, mmap_mode="r")
     network = load_model(work.teacher, samples.skeleton.num_joints, CPU)
-    ask = asker(network, CPU, samples.skeleton.mirror if recipe.mirror_averaged else None)
+    ask = asker(network, CPU, None)
     views = stored_views(recipe, samples)
     size = recipe.geometry.heatmap_px
     shape = (recipe.store.views, len(samples), samples.skeleton.num_joints, size, size)
