@@ -188,5 +188,5 @@ def test_a_student_of_averaged_maps_mirrors_them_itself(
     never = averaged.model_copy(
         update={"augmentation": averaged.augmentation.model_copy(update={"mirror": False})}
     )
-    other = student.run(averaged_work, never, CPU, name="upright")
-    assert other["result"]["weights_sha256"] != record["result"]["weights_sha256"]
+    with pytest.raises(ValueError, match="mirror_averaged: expected False, found True"):
+        student.run(averaged_work, never, CPU, name="upright")
