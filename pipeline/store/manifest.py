@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -161,11 +160,6 @@ def with_added(expected: Manifest, found: Manifest, samples: SampleSet) -> Manif
 def served_layout(expected: Manifest, found: Manifest, views: int) -> Layout:
     """The part of a store, already checked, that serves a run."""
     return layout_of(found, views, expected["datasets"][-1]["samples"])
-
-
-def with_views(layout: Layout, views: int) -> Layout:
-    """A layout with another number of views."""
-    return replace(layout, views=views)
 
 
 def _last(values: Any) -> Any:
