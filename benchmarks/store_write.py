@@ -32,7 +32,7 @@ from fpd.pipeline.models import Model
 from fpd.pipeline.recipe import Recipe, apply_overrides
 from fpd.pipeline.store import StoreWriter, encode, files_at, make_manifest
 from fpd.pipeline.store.writer import encode_shard
-from fpd.pipeline.teaching import answers, asker, cost, make_shard
+from fpd.pipeline.teaching import answers, asker, cost, make_shard, take_canaries
 from fpd.pipeline.training.feed import make_loader, stored_views
 
 CPU = torch.device("cpu")
@@ -145,7 +145,9 @@ def costs(
     coded = [encode(heatmaps, recipe.store.max_error) for heatmaps in said]
     parts = list(answers(asker(network, CPU, None), batches, recipe.store.max_error))
     rows = recipe.store.shard_samples
-    shard = make_shard(0, 0, parts[: rows // BATCH])
+    del parts[rows // BATCH :]
+    canaries = [c for i, part in enumerate(parts) for c in take_canaries(part, i * BATCH, rows)]
+    shard = make_shard(0, 0, parts, canaries)
     views = len(samples)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         writer = new_writer(Path(folder), recipe, samples)

@@ -12,7 +12,8 @@ from tqdm import tqdm
 from ..data.samples import SampleSet
 from .recipe import Recipe
 from .store import Layout, StoreWriter
-from .teaching import Columns, answers, asker, make_shard
+from .store.canaries import Canary
+from .teaching import Columns, answers, asker, make_shard, take_canaries
 from .training.feed import Key, make_loader, stored_views
 from .training.loop import Interrupted, stop_requested
 
@@ -54,13 +55,16 @@ def fill(
         ThreadPoolExecutor(1, "shard-writer") as writers,
     ):
         for view, shard in tasks:
-            parts = []
-            for _ in _batches(layout, view, shard, size):
+            parts: list[Columns] = []
+            canaries: list[Canary] = []
+            rows = len(layout.rows(shard))
+            for first_row in range(0, rows, size):
                 if stop.is_set():
                     raise Interrupted(STOPPED)
                 parts.append(next(said))
+                canaries += take_canaries(parts[-1], first_row, rows)
                 bar.update(len(parts[-1]["peaks"]))
-            writing.append(writers.submit(_write, writer, view, shard, parts))
+            writing.append(writers.submit(_write, writer, view, shard, parts, canaries))
             if len(writing) > SHARDS_IN_FLIGHT:
                 writing.pop(0).result()
         for future in writing:
@@ -69,8 +73,10 @@ def fill(
             raise Interrupted(STOPPED)
 
 
-def _write(writer: StoreWriter, view: int, shard: int, parts: list[Columns]) -> None:
-    writer.write(make_shard(view, shard, parts))
+def _write(
+    writer: StoreWriter, view: int, shard: int, parts: list[Columns], canaries: list[Canary]
+) -> None:
+    writer.write(make_shard(view, shard, parts, canaries))
 
 
 def _batches(layout: Layout, view: int, shard: int, size: int) -> list[list[Key]]:

@@ -28,7 +28,7 @@ from .store.coverage import sealed
 from .store.reader import CRC32C_BYTES
 from .store.schema import ARRAYS
 from .store.writer import Shard, encode_shard
-from .teaching import Ask, Columns, answers, asker, make_shard, summary
+from .teaching import Ask, Columns, answers, asker, make_shard, summary, take_canaries
 from .training.feed import Key, stored_views
 
 TIMED_VIEWS = 48
@@ -180,7 +180,8 @@ def measure_sizes(
     for start in range(0, len(joined["peaks"]) - rows + 1, rows):
         part = {name: values[start : start + rows] for name, values in joined.items()}
         with watch("compress"):
-            shard = make_shard(0, 0, [part])
+            canaries = take_canaries(part, 0, rows)
+            shard = make_shard(0, 0, [part], canaries)
             columns = _encoded(shard.columns(), layout)
         total += sum(map(len, columns.values()))
         receipts += _receipt_bytes(shard)

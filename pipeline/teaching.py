@@ -87,13 +87,21 @@ def cost(heatmaps_BKHW: Tensor, coded: Coded) -> Tensor:
     return torch.stack([share.amax((-2, -1)), share.square().mean((-2, -1)), moved], dim=-1)
 
 
-def make_shard(view: int, shard: int, parts: list[Columns]) -> Shard:
-    """A shard of the batches that make it up."""
-    first_rows = np.cumsum([0, *(len(part["peaks"]) for part in parts)])
-    canaries = [_canary(row, parts, first_rows) for row in canary_rows(int(first_rows[-1]))]
-    joined = {
-        key: np.concatenate([part[key] for part in parts]) for key in parts[0] if key != "crop"
-    }
+def take_canaries(part: Columns, first_row: int, rows: int) -> list[Canary]:
+    """The canaries among a batch, whose crops are let go of: a shard's would fill the memory.
+
+    Args:
+        first_row: the batch's first row in its shard.
+        rows: of the shard.
+    """
+    crops = part.pop("crop")
+    inside = range(first_row, first_row + len(crops))
+    return [make_canary(row, crops[row - first_row]) for row in canary_rows(rows) if row in inside]
+
+
+def make_shard(view: int, shard: int, parts: list[Columns], canaries: list[Canary]) -> Shard:
+    """A shard of the batches that make it up, their canaries taken out."""
+    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return Shard(
         view,
         shard,
@@ -117,8 +125,3 @@ def summary(cost_NK3: NDArray[np.float64], peaks_NK: NDArray[np.float16]) -> dic
         "mean_displacement_px": float(shown.mean()) if shown.size else 0.0,
         "mean_peak": float(peaks_NK.astype(np.float64).mean()),
     }
-
-
-def _canary(row: int, parts: list[Columns], first_rows: NDArray[np.int64]) -> Canary:
-    part = int(np.searchsorted(first_rows, row, side="right")) - 1
-    return make_canary(row, parts[part]["crop"][row - first_rows[part]])

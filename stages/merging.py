@@ -56,7 +56,7 @@ def run(work: WorkDir, recipe: Recipe, locations: Sequence[str]) -> dict[str, An
         manifest = common_manifest(stores)
         copies = plan_copies(sources, there)
         views = max(stored_layout(store).views for store in stores)
-        writer = StoreWriter(files, manifest, views, work.root)
+        writer = StoreWriter(files, manifest, views, work.named(recipe))
         log.info("copying %d of %d shards", len(copies), len(writer.layout.tasks()))
         _copy_all(copies, files)
         found = writer.finish()
