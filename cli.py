@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .pipeline.workdir import WorkDir
 
 INTERRUPTED_EXIT = 130  # what shells report of a process that Ctrl-C ended
+REQUEUE_EXIT = 75  # after SIGTERM: EX_TEMPFAIL of sysexits.h, "try again later"
 
 Command = Callable[..., None]
 
@@ -85,8 +87,12 @@ def run() -> None:
 @run.command("teacher")
 @run_options
 def run_teacher(**options: Any) -> None:
-    """Train the teacher on labels."""
-    with stage(options) as (work, recipe, device):
+    r"""Train the teacher on labels.
+
+    \b
+    torchrun --nproc-per-node 4 -m fpd run teacher -w work/lsp       on four GPUs
+    """
+    with stage(options, together=True) as (work, recipe, device):
         _teacher(work, recipe, device)
 
 
@@ -99,8 +105,12 @@ def run_teacher(**options: Any) -> None:
     help="Start from these weights: a .safetensors file, or a model's folder.",
 )
 def run_student(name: str, init_from: Path | None, **options: Any) -> None:
-    """Train a student on labels and cached heatmaps (with student.alpha=0: on labels alone)."""
-    with stage(options) as (work, recipe, device):
+    r"""Train a student on labels and cached heatmaps (with student.alpha=0: on labels alone).
+
+    \b
+    torchrun --nproc-per-node 4 -m fpd run student -w work/lsp       on four GPUs
+    """
+    with stage(options, together=True) as (work, recipe, device):
         _student(work, recipe, device, name, init_from)
 
 
@@ -234,13 +244,26 @@ def demo(**options: Any) -> None:
 
 @contextmanager
 def stage(
-    options: dict[str, Any], *, writes: bool = True
+    options: dict[str, Any], *, writes: bool = True, together: bool = False
 ) -> Iterator[tuple[WorkDir, Recipe, torch.device]]:
-    """What a stage needs, from the options; mistakes become one sentence, not a traceback."""
-    from .pipeline.device import choose_device, divide_cores
-    from .pipeline.training.loop import Interrupted
+    """What a stage needs, from the options; mistakes become one sentence, not a traceback.
+
+    Args:
+        writes: it may be the first in its work directory, and then fixes the recipe.
+        together: processes that torchrun started can share it; the first one speaks for all.
+    """
+    from .pipeline.device import choose_device, divide_cores, is_launched, launched_rank
+    from .pipeline.stopping import Interrupted
     from .pipeline.workdir import WorkDir
 
+    if is_launched() and not together:
+        raise click.ClickException(
+            "torchrun shares `fpd run teacher` and `fpd run student` among processes; run this "
+            "command without it"
+        )
+    first = launched_rank() == 0
+    if not first:
+        logging.getLogger("fpd").setLevel(logging.ERROR)
     try:
         device = choose_device(options["device"])
         work = WorkDir(options["work"])
@@ -248,7 +271,7 @@ def stage(
         if options["store"]:
             overrides += (f"store.location={json.dumps(options['store'])}",)
         recipe = work.recipe(options["recipe"], overrides)
-        if writes:
+        if writes and first:
             work.keep(recipe)
         divide_cores(recipe.loader, device)
         yield work, recipe, device
@@ -260,8 +283,10 @@ def stage(
             "the same command goes on once that is mended"
         ) from None
     except Interrupted as error:
-        click.echo(str(error), err=True)
-        raise SystemExit(INTERRUPTED_EXIT) from None
+        if first:
+            click.echo(str(error), err=True)
+        asked_to_end = error.signal == signal.SIGTERM
+        raise SystemExit(REQUEUE_EXIT if asked_to_end else INTERRUPTED_EXIT) from None
 
 
 def _sentence(error: ValueError) -> str:
@@ -365,6 +390,10 @@ def _say_compared(drawn: dict[str, Any]) -> str:
 
 
 def _say_trained(name: str, record: dict[str, Any]) -> None:
+    from .pipeline.device import launched_rank
+
+    if launched_rank():
+        return  # the first process speaks for all
     result = record["result"]
     pck = result["validation_pck"]
     best = f", validation PCK {100 * pck:.1f} (epoch {result['best_epoch']})" if pck else ""

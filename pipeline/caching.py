@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from ..data.samples import SampleSet
 from .recipe import Recipe
+from .stopping import Interrupted, stop_requested
 from .store import Layout, StoreWriter
 from .store.canaries import Canary
 from .teaching import Columns, answers, asker, make_shard, take_canaries
 from .training.feed import Key, make_loader, stored_views
-from .training.loop import Interrupted, stop_requested
 
 STOPPED = "caching stopped; whole shards are kept, the same command makes the rest"
 
@@ -60,7 +60,7 @@ def fill(
             rows = len(layout.rows(shard))
             for first_row in range(0, rows, size):
                 if stop.is_set():
-                    raise Interrupted(STOPPED)
+                    raise Interrupted(STOPPED, stop.signal)
                 parts.append(next(said))
                 canaries += take_canaries(parts[-1], first_row, rows)
                 bar.update(len(parts[-1]["peaks"]))
@@ -70,7 +70,7 @@ def fill(
         for future in writing:
             future.result()
         if stop.is_set():
-            raise Interrupted(STOPPED)
+            raise Interrupted(STOPPED, stop.signal)
 
 
 def _write(

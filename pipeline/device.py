@@ -11,15 +11,32 @@ from .recipe import Loader
 
 MOST_WORKERS = 8
 
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables that torchrun gives each of its processes."""
+
+
+def is_launched() -> bool:
+    """Whether torchrun, or somebody who does as it does, started this process among others."""
+    return all(name in os.environ for name in LAUNCHED)
+
+
+def launched_rank() -> int:
+    """This process's number among those that were launched together; 0 where it is alone."""
+    return int(os.environ["RANK"]) if is_launched() else 0
+
 
 def choose_device(name: str) -> torch.device:
-    """A device by name; "auto" is the GPU if there is one.
+    """A device by name; "auto" is the GPU if there is one. Launched processes take a GPU each.
 
     Raises:
         ValueError: no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if not is_launched():
+            return torch.device(name)
+    if name == "cuda" and is_launched():
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # "meta" is a device, but has no numbers
@@ -38,10 +55,15 @@ def loader_workers(loader: Loader, device: torch.device) -> int:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on, where the system tells (Linux), else all there are."""
+    """Cores for this process: those it may run on, where the system tells (Linux), else all there
+    are; shared evenly among the processes that were launched together on this machine.
+    """
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if is_launched() else 1
+    return max(1, cores // sharing)
 
 
 def divide_cores(loader: Loader, device: torch.device) -> None:

@@ -14,35 +14,63 @@ from ..data.views import Views
 from .inputs import normalise
 from .metrics import Pck, pck
 from .recipe import Recipe
-from .training.feed import make_loader, plain_batches
+from .stopping import Interrupted, Stop
+from .training.feed import in_batches, make_loader, plain_keys
+from .training.group import ALONE, Group
 
 BATCH = 32
 
 
 def predict(
-    network: nn.Module, recipe: Recipe, samples: SampleSet, device: torch.device
+    network: nn.Module,
+    recipe: Recipe,
+    samples: SampleSet,
+    device: torch.device,
+    group: Group = ALONE,
+    stop: Stop | None = None,
 ) -> NDArray[np.float64]:
     """Joints of each person from its plain crop.
 
+    Args:
+        group: the processes that share the work; each gets the whole result.
+        stop: looked at after every batch.
+
     Returns:
         float64 (N, K, 2), pixels of the original images.
+
+    Raises:
+        Interrupted: in all processes, where `stop` was set in any.
     """
     views = Views(samples, recipe.geometry, Augmentation(), seed=0)
-    loader = make_loader(views, plain_batches(samples, BATCH), recipe.loader, device)
+    keys = group.share(plain_keys(samples))
+    loader = make_loader(views, in_batches(keys, BATCH), recipe.loader, device)
+    predicted = torch.zeros(samples.joints_NK2.shape, dtype=torch.float64)
     training = network.training
     network.eval()
-    predicted = []
     with torch.inference_mode():
         for batch in loader:
             heatmaps = network(normalise(batch["crop"], device))[-1]
             joints = decode(heatmaps)[0].cpu().double().numpy()
             image_from_crop = invert(batch["affine"].numpy())
-            predicted.append(transform(image_from_crop, recipe.geometry.to_crop(joints)))
+            in_image = transform(image_from_crop, recipe.geometry.to_crop(joints))
+            predicted[batch["index"]] = torch.from_numpy(in_image)
+            if stop is not None and stop.is_set():
+                break
     network.train(training)
-    return np.concatenate(predicted)
+    number = int(group.highest([0 if stop is None else stop.signal])[0])
+    if number:
+        raise Interrupted("scoring stopped", number)
+    return np.asarray(group.sum(predicted).numpy())
 
 
-def score(network: nn.Module, recipe: Recipe, samples: SampleSet, device: torch.device) -> Pck:
-    """PCK of a network on a set."""
-    predicted = predict(network, recipe, samples, device)
+def score(
+    network: nn.Module,
+    recipe: Recipe,
+    samples: SampleSet,
+    device: torch.device,
+    group: Group = ALONE,
+    stop: Stop | None = None,
+) -> Pck:
+    """PCK of a network on a set; see `predict`."""
+    predicted = predict(network, recipe, samples, device, group, stop)
     return pck(predicted, samples.joints_NK2, samples.normaliser_N, samples.skeleton)

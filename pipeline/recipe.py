@@ -39,7 +39,7 @@ class Training(Settings):
 
     model: Model = Model()
     epochs: int = Field(130, ge=1, description="the paper, section 4: MPII 130, LSP 70")
-    batch: int = Field(16, ge=1, description="views a step")
+    batch: int = Field(16, ge=1, description="views a step, of all processes together")
     optimiser: Literal["adamw", "rmsprop"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0, description="its peak, where it has a schedule")
     weight_decay: float = Field(0.01, ge=0, description="AdamW only")
@@ -47,7 +47,32 @@ class Training(Settings):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the forward pass; auto: bfloat16 on CUDA. Losses are float32"
     )
+    compile: bool = Field(False, description="compile the network with torch.compile first")
     seed: int = Field(0, ge=0, lt=2**32, description="initial weights, order of samples, views")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="parts in which a process takes its share of a batch through the network, one "
+        "after the other: less memory; batch statistics are a part's",
+    )
+    clip_norm: float | None = Field(
+        None, gt=0, description="longest gradient of a step, by its norm over all weights"
+    )
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="score and keep an exponential moving average of the weights, of which each "
+        "step leaves this share; 0.999 looks back some 1000 steps",
+    )
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many epochs without a better validation PCK"
+    )
+    sync_batch_norm: bool = Field(
+        True,
+        description="under torchrun: batch statistics of all processes' views, so that the number "
+        "of processes changes nothing; false is faster and does where each process has 16 or more",
+    )
 
 
 class Student(Training):
@@ -96,6 +121,7 @@ class Loader(Settings):
     workers: int | None = Field(
         None, ge=0, le=256, description="processes; none given: 1 on CPU, up to 8 beside a GPU"
     )
+    prefetch: int = Field(4, ge=1, le=64, description="batches that each process reads ahead")
 
 
 class Recipe(Settings):

@@ -17,9 +17,9 @@ from typing import Any
 from tqdm import tqdm
 
 from ..pipeline.recipe import Recipe
+from ..pipeline.stopping import Interrupted, stop_requested
 from ..pipeline.store import Files, StoreWriter, files_at, store_files, stored_layout
 from ..pipeline.store.merge import Copy, common_manifest, copy_shard, plan_copies
-from ..pipeline.training.loop import Interrupted, stop_requested
 from ..pipeline.workdir import WorkDir
 
 log = logging.getLogger("fpd")
@@ -92,7 +92,7 @@ def _copy_all(copies: Sequence[Copy], target: Files) -> None:
 
         def copy_unless_stopped(copy: Copy) -> None:
             if stop.is_set():
-                raise Interrupted(STOPPED)
+                raise Interrupted(STOPPED, stop.signal)
             copy_shard(copy, target)
 
         for _ in copiers.map(copy_unless_stopped, copies):

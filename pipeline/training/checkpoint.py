@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 
 from ..compare import differences
 from ..workdir import ModelDir, atomic
+from .group import ALONE, Group
 
 Identity = dict[str, Any]
 """What a run depends on: a checkpoint of another identity is refused, not continued."""
@@ -49,17 +51,31 @@ class Progress:
 
 @dataclass
 class TrainingState:
-    """The moving parts of a run."""
+    """The moving parts of a run.
+
+    Attributes:
+        averaged: the moving average of the network, where one is kept.
+    """
 
     network: nn.Module
     optimiser: Optimizer
     schedule: LRScheduler
+    averaged: AveragedModel | None = None
     progress: Progress = field(default_factory=Progress)
+
+    @property
+    def trained(self) -> nn.Module:
+        """What is scored and kept: the average, where there is one."""
+        if self.averaged is None:
+            return self.network
+        averaged: nn.Module = self.averaged.module
+        return averaged
 
     def save(self, out: ModelDir, identity: Identity) -> None:
         """Write `state.pt`, and `metrics.jsonl` in step with it."""
         state = {
             "network": self.network.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "progress": json.dumps(vars(self.progress)),
@@ -74,22 +90,26 @@ class TrainingState:
         with atomic(out.state) as temporary:
             temporary.write_bytes(content.getbuffer())
 
-    def restore(self, out: ModelDir, identity: Identity) -> bool:
-        """Take up a checkpoint, if there is one.
+    def restore(self, out: ModelDir, identity: Identity, group: Group = ALONE) -> bool:
+        """Take up a checkpoint, if there is one: that which the group's first process sees.
 
         Raises:
             ValueError: it is damaged, or of a run with other settings or inputs.
         """
-        if not out.state.is_file():
+        there = group.is_first and out.state.is_file()
+        content = group.of_first(out.state.read_bytes() if there else None)
+        if content is None:
             return False
         try:
-            state = torch.load(out.state, map_location="cpu", weights_only=True)
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             found = json.loads(state["identity"])
         except Exception as error:  # torch raises many kinds for a damaged file
             raise _damaged(out, error) from None
         check_identity(out, identity, found)
         try:
             self.network.load_state_dict(state["network"])
+            if self.averaged is not None:
+                self.averaged.load_state_dict(state["averaged"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.schedule.load_state_dict(state["schedule"])
             self.progress = Progress(**json.loads(state["progress"]))

@@ -6,8 +6,7 @@ makes floats of them happens on the training device (`objective.py`).
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -19,7 +18,9 @@ from ...data.samples import SampleSet
 from ...data.views import PLAIN, View, Views
 from ..device import loader_workers
 from ..recipe import Loader, Recipe
+from ..stopping import outlive_first_signal
 from ..store import StoreReader
+from .group import ALONE, Group
 
 Key = tuple[int, int]
 """(sample index, view number)."""
@@ -35,6 +36,8 @@ FRESH_VIEWS = 1 << 63
 class EpochBatches:
     """The batches of one epoch: every sample once, in an order that (seed, epoch) decide.
 
+    Each process of a group gets its own part of every batch.
+
     In epoch e, sample i comes in view (e + hash(i)) mod `views`, so that views spread over an epoch
     and over epochs; with `views` = None in the fresh view e. With `mirror`, half of the samples of
     an epoch are to be mirrored.
@@ -48,19 +51,26 @@ class EpochBatches:
         views: int | None,
         *,
         mirror: bool = False,
+        group: Group = ALONE,
     ) -> None:
         self.id_hash_N = samples.id_hash_N
         self.steps = -(-len(samples) // batch)
         self.seed = seed
         self.views = views
         self.mirror = mirror
+        self.group = group
         self.epoch = 0
         self.start = 0
 
     @property
     def smallest(self) -> int:
-        """Views in the smallest batch."""
+        """Views in the smallest batch, of all processes together."""
         return len(self.id_hash_N) // self.steps
+
+    def size(self, step: int) -> int:
+        """Views in the batch of a step, of all processes together."""
+        # As NumPy's array_split has it.
+        return self.smallest + (step < len(self.id_hash_N) % self.steps)
 
     def set(self, epoch: int, start: int) -> None:
         """Choose the epoch to iterate over, from batch `start` on."""
@@ -75,7 +85,7 @@ class EpochBatches:
         order = np.argsort(words, kind="stable")
         # Split evenly: no batch is so much smaller that its statistics are worse.
         for batch in np.array_split(order, self.steps)[self.start :]:
-            keys = [(int(i), self.view(int(i))) for i in batch]
+            keys = [(i, self.view(i)) for i in self.group.share(batch.tolist())]
             # The order hangs on the words' upper bits; the lowest one is free.
             yield [(*key, bool(words[key[0]] & 1)) for key in keys] if self.mirror else keys
 
@@ -137,7 +147,7 @@ def stored_views(recipe: Recipe, samples: SampleSet) -> Views:
 def make_loader(
     dataset: Any, batches: Any, loader: Loader, device: torch.device
 ) -> DataLoader[Any]:
-    """A PyTorch loader over batches of keys, which shuts down quietly on Ctrl-C."""
+    """A PyTorch loader over batches of keys, which shuts down quietly when asked to stop."""
     workers = loader_workers(loader, device)
     return DataLoader(
         dataset,
@@ -145,16 +155,21 @@ def make_loader(
         num_workers=workers,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
+        prefetch_factor=loader.prefetch if workers else None,
         worker_init_fn=_init_worker,
     )
 
 
-def plain_batches(samples: SampleSet, batch: int) -> list[list[Key]]:
+def plain_keys(samples: SampleSet) -> list[Key]:
     """All samples in order, each in its plain crop."""
-    keys = [(i, PLAIN) for i in range(len(samples))]
+    return [(i, PLAIN) for i in range(len(samples))]
+
+
+def in_batches(keys: Sequence[Key], batch: int) -> list[Sequence[Key]]:
+    """Keys in batches, in order."""
     return [keys[i : i + batch] for i in range(0, len(keys), batch)]
 
 
 def _init_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
+    outlive_first_signal()
     cv2.setNumThreads(0)

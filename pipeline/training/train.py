@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ...data.samples import SampleSet
 from ..metrics import pck
@@ -15,6 +16,7 @@ from ..recipe import Recipe, Training
 from ..workdir import ModelDir, sha256, versions, write_json
 from .checkpoint import Identity, TrainingState, check_identity, load_weights
 from .feed import EpochBatches, make_loader
+from .group import joined
 from .loop import Run
 from .objective import Objective
 from .optimisers import make_optimiser, make_schedule
@@ -35,6 +37,8 @@ def train_model(
     mirror: bool = False,
 ) -> dict[str, Any]:
     """Train, or go on training, the network in `out`; nothing is done where it is finished.
+
+    Processes that torchrun started do it together; the first of them writes.
 
     Args:
         dataset: map-style, by (sample index, view number).
@@ -58,28 +62,53 @@ def train_model(
         check_identity(out, identity, record["identity"])
         return record
     samples, validation = people["train"], people["validation"]
+    check_validation(validation, training)
+    with joined(device) as group:
+        group.check_same(identity)
+        batches = EpochBatches(
+            samples, training.batch, training.seed, views, mirror=mirror, group=group
+        )
+        check_batches(batches, training, recipe, out)
+        out.path.mkdir(parents=True, exist_ok=True)
+        state = _initial_state(
+            training, samples.skeleton.num_joints, batches.steps, device, init_from
+        )
+        network = group.together(state.network, device, synchronised=training.sync_batch_norm)
+        state.restore(out, identity, group)
+        run = Run(
+            recipe,
+            training,
+            objective,
+            state,
+            network,
+            make_loader(dataset, batches, recipe.loader, device),
+            batches,
+            validation,
+            out,
+            identity,
+            device,
+            group,
+        )
+        run.train()
+        if group.is_first:
+            _write_record(out, run)
+        group.wait()
+    return out.record()
+
+
+def check_validation(validation: SampleSet, training: Training) -> None:
+    """Refuse, before the first epoch rather than after it, what cannot be scored.
+
+    Raises:
+        ValueError: no label can be scored, or patience is asked for and there is nobody to score.
+    """
     if len(validation):
-        score_labels(validation)  # better refused now than after the first epoch
-    batches = EpochBatches(samples, training.batch, training.seed, views, mirror=mirror)
-    check_batches(batches, training, recipe, out)
-    out.path.mkdir(parents=True, exist_ok=True)
-    state = _initial_state(training, samples.skeleton.num_joints, batches.steps, device, init_from)
-    state.restore(out, identity)
-    loader = make_loader(dataset, batches, recipe.loader, device)
-    run = Run(
-        recipe,
-        training,
-        objective,
-        state,
-        loader,
-        batches,
-        validation,
-        out,
-        identity,
-        device,
-    )
-    run.train()
-    return _write_record(out, state, identity, device)
+        score_labels(validation)
+    elif training.patience is not None:
+        raise ValueError(
+            "patience counts epochs without a better validation PCK, and there are no validation "
+            "people: expected data.validation above 0"
+        )
 
 
 def score_labels(people: SampleSet) -> None:
@@ -98,10 +127,16 @@ def check_batches(batches: EpochBatches, training: Training, recipe: Recipe, out
         ValueError: naming the setting to raise.
     """
     needed = training.model.smallest_batch(recipe.geometry.crop_px)
-    if batches.smallest < needed:
+    processes, parts = batches.group.size, training.accumulate
+    # Synchronised statistics are of a part of every process's share, taken together.
+    apart = parts if training.sync_batch_norm else parts * processes
+    least = max(needed * apart, processes * parts)
+    if batches.smallest < least:
+        reason = "the network ends in a single pixel" if needed > 1 else "one for each part"
+        shared = f", shared by {processes} processes in {parts} part(s) each" * (least > needed)
         raise ValueError(
-            f"expected at least {needed} views in every training step of {out.name} (the network "
-            f"ends in a single pixel), found {batches.smallest}: another "
+            f"expected at least {least} views in every training step of {out.name}{shared} "
+            f"({reason}), found {batches.smallest}: another "
             f"--set {recipe.section(out.name)}.batch, or a larger geometry.crop_px"
         )
 
@@ -143,9 +178,15 @@ def _initial_state(
     if init_from is not None:
         load_weights(network, init_from)
     network = _place(network, device)
+    if training.compile:
+        network.compile()  # in place: its weights keep their names
+    averaged = None
+    if training.ema_decay is not None:
+        averaging = get_ema_multi_avg_fn(training.ema_decay)  # type: ignore[no-untyped-call]
+        averaged = AveragedModel(network, multi_avg_fn=averaging, use_buffers=True)
     optimiser = make_optimiser(training, network)
     schedule = make_schedule(training, optimiser, training.epochs * steps)
-    return TrainingState(network, optimiser, schedule)
+    return TrainingState(network, optimiser, schedule, averaged)
 
 
 def _place(network: nn.Module, device: torch.device) -> nn.Module:
@@ -153,20 +194,19 @@ def _place(network: nn.Module, device: torch.device) -> nn.Module:
     return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def _write_record(
-    out: ModelDir, state: TrainingState, identity: Identity, device: torch.device
-) -> dict[str, Any]:
-    progress = state.progress
+def _write_record(out: ModelDir, run: Run) -> None:
+    progress = run.state.progress
     record = {
-        "identity": identity,
+        "identity": run.identity,
         "result": {
             "weights_sha256": sha256(out.weights),
+            "epochs": progress.epoch,
             "best_epoch": progress.best_epoch,
             "validation_pck": None if progress.best_pck < 0 else progress.best_pck,
             "seconds": sum(row["seconds"] for row in progress.history),
         },
-        "device": str(device),
+        "device": str(run.device),
+        "processes": run.group.size,
         "versions": versions(),
     }
     write_json(out.record_path, record)
-    return record

@@ -119,7 +119,7 @@ def test_the_file_holds_no_code(out: ModelDir) -> None:
     steps(state, 0, 1)
     state.save(out, IDENTITY)
     found = torch.load(out.state, weights_only=True)
-    assert set(found) == {"network", "optimiser", "schedule", "progress", "identity"}
+    assert set(found) == {*["network", "averaged", "optimiser", "schedule", "progress", "identity"]}
     assert json.loads(found["identity"]) == IDENTITY
     assert sorted(p.name for p in out.path.iterdir()) == ["metrics.jsonl", "state.pt"]
 

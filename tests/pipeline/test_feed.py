@@ -23,8 +23,9 @@ from fpd.pipeline.training.feed import (
     DistillationViews,
     EpochBatches,
     fresh_views,
+    in_batches,
     make_loader,
-    plain_batches,
+    plain_keys,
     stored_views,
 )
 from fpd.pipeline.workdir import WorkDir
@@ -187,7 +188,7 @@ def test_students_mirror_where_the_store_allows_and_the_recipe_wants_it(
 
 
 def test_plain_batches_are_all_in_order_and_not_augmented() -> None:
-    batches = plain_batches(PEOPLE, 10)
+    batches = in_batches(plain_keys(PEOPLE), 10)
     assert [len(b) for b in batches] == [10, 10, 3]
     assert [key for b in batches for key in b] == [(i, -1) for i in range(23)]
 

@@ -27,10 +27,11 @@ from fpd.data.samples import SampleSet
 from fpd.data.skeletons import LSP
 from fpd.pipeline.metrics import Pck, pck
 from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.pipeline.stopping import Interrupted, stop_requested
 from fpd.pipeline.training import loop
 from fpd.pipeline.training.checkpoint import save_weights
 from fpd.pipeline.training.feed import EpochBatches, fresh_views
-from fpd.pipeline.training.loop import Diverged, Interrupted, stop_requested
+from fpd.pipeline.training.loop import Diverged
 from fpd.pipeline.training.objective import Objective
 from fpd.pipeline.training.train import load_model
 from fpd.pipeline.workdir import ModelDir, WorkDir, read_json, sha256, write_json
@@ -59,7 +60,7 @@ def rows(folder: ModelDir) -> list[dict[str, Any]]:
 
 def timeless(folder: ModelDir) -> list[dict[str, Any]]:
     """The metrics that do not depend on the clock."""
-    clocked = {"seconds", "images_per_s", "waiting"}
+    clocked = {"seconds", "images_per_s", "waiting", "peak_memory_mb"}
     return [{k: v for k, v in row.items() if k not in clocked} for row in rows(folder)]
 
 
@@ -76,7 +77,7 @@ def test_metrics_are_one_line_an_epoch(toy_work: Path) -> None:
     for row in found:
         assert set(row) == {
             *["epoch", "loss", "zero_loss", "learning_rate", "seconds", "images_per_s"],
-            *["waiting", "validation_pck"],
+            *["waiting", "peak_memory_mb", "validation_pck"],
         }
         assert row["loss"] > 0 and row["zero_loss"] > 0
         assert 0 <= row["validation_pck"] <= 1

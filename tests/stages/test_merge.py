@@ -18,10 +18,10 @@ from click.testing import CliRunner, Result
 from fpd.cli import main
 from fpd.data.readers import load
 from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.pipeline.stopping import Interrupted, Stop
 from fpd.pipeline.store import Shard, StoreWriter, files_at
 from fpd.pipeline.store.files import LocalFiles
 from fpd.pipeline.store.merge import Copy, copy_shard
-from fpd.pipeline.training.loop import Interrupted
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import heatmaps, merging, student
 
@@ -160,7 +160,7 @@ def test_a_stopped_merge_goes_on(
     toy_work: Path, halves: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C while the second shard is copied: that one is still copied whole."""
-    stop, copies = threading.Event(), []
+    stop, copies = Stop(), []
 
     def stopping(copy: Copy, target: LocalFiles) -> None:
         copies.append(copy)

@@ -29,11 +29,11 @@ import fpd.pipeline.caching as caching
 from fpd.cli import main
 from fpd.data.samples import SampleSet
 from fpd.pipeline.recipe import Recipe
+from fpd.pipeline.stopping import Interrupted
 from fpd.pipeline.store import Shard, StoreReader, StoreWriter, coverage, files_at, read_manifest
 from fpd.pipeline.store.coverage import read_receipt
 from fpd.pipeline.store.files import LocalFiles
 from fpd.pipeline.store.manifest import stored_layout
-from fpd.pipeline.training.loop import Interrupted
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import heatmaps
 
@@ -328,12 +328,12 @@ def test_a_fork_does_not_let_go_of_its_parents_lock(tmp_path: Path) -> None:
 # Interrupted
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, Interrupted])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Interrupted("stopped")])
 def test_shards_in_flight_are_written_when_it_is_interrupted(
     work: WorkDir,
     toy_recipe: Recipe,
     monkeypatch: pytest.MonkeyPatch,
-    error: type[BaseException],
+    error: BaseException,
 ) -> None:
     """Three shards are answered, none is written yet when the interruption comes."""
     whole = content(work.store)
@@ -353,7 +353,7 @@ def test_shards_in_flight_are_written_when_it_is_interrupted(
     with monkeypatch.context() as patched:
         patched.setattr(caching, "answers", interrupted)
         patched.setattr(StoreWriter, "write", slow)
-        with pytest.raises(error):
+        with pytest.raises(type(error)):
             heatmaps.run(work, toy_recipe, CPU)
     files = files_at(work.store)
     found = coverage(files, replace(stored_layout(files), views=1))

@@ -1,0 +1,63 @@
+"""Batch normalisation with the statistics of all processes' views."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.nn import functional as exchange
+
+
+def synchronise(network: nn.Module, device: torch.device) -> None:
+    """Have a network's batch normalisations, in place, take the statistics of the whole batch.
+
+    On a GPU these are PyTorch's own `SyncBatchNorm`, which knows no other device.
+    """
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return
+    for name, module in list(network.named_modules()):
+        if type(module) is nn.BatchNorm2d:
+            parent, _, child = name.rpartition(".")
+            setattr(network.get_submodule(parent), child, _CpuSyncBatchNorm.of(module))
+
+
+class _CpuSyncBatchNorm(nn.BatchNorm2d):
+    """The same on CPUs: mean and variance over the views of all processes.
+
+    The gradient passes through the exchange (the transpose of a sum over processes is one, too).
+    """
+
+    @classmethod
+    def of(cls, module: nn.BatchNorm2d) -> _CpuSyncBatchNorm:
+        synced = cls(module.num_features, eps=module.eps, momentum=module.momentum)
+        synced.__dict__.update(module.__dict__)  # the same parameters, not copies of them
+        return synced
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        values = x.float()
+        here = values.new_full((1,), values.numel() / self.num_features)
+        sums = _sum(torch.cat([values.sum((0, 2, 3)), here]))
+        count = sums[-1].detach()
+        centred = values - (sums[:-1] / count)[:, None, None]
+        # From the centred values: the difference of two large sums would lose the digits.
+        variance = _sum(centred.square().sum((0, 2, 3))) / count
+        self._track(sums[:-1].detach() / count, variance.detach() * count / (count - 1))
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        normalised: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
+        return normalised.to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, unbiased: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(unbiased, self.momentum)
+        self.num_batches_tracked += 1
+
+
+def _sum(values: Tensor) -> Tensor:
+    """The sum over all processes, through which gradients pass."""
+    total: Tensor = exchange.all_reduce(values)  # type: ignore[no-untyped-call]
+    return total
