@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
-from torch.distributed.nn import functional as exchange
+from torch import Tensor, distributed, nn
 
 
 def synchronise(network: nn.Module, device: torch.device) -> None:
@@ -24,7 +25,7 @@ def synchronise(network: nn.Module, device: torch.device) -> None:
 class _CpuSyncBatchNorm(nn.BatchNorm2d):
     """The same on CPUs: mean and variance over the views of all processes.
 
-    The gradient passes through the exchange (the transpose of a sum over processes is one, too).
+    The gradient passes through the exchange.
     """
 
     @classmethod
@@ -36,7 +37,7 @@ class _CpuSyncBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        values = x.float()
+        values = x.to(self.weight.dtype)  # not in the half precision of its convolution
         here = values.new_full((1,), values.numel() / self.num_features)
         sums = _sum(torch.cat([values.sum((0, 2, 3)), here]))
         count = sums[-1].detach()
@@ -57,7 +58,22 @@ class _CpuSyncBatchNorm(nn.BatchNorm2d):
         self.num_batches_tracked += 1
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; so is its gradient, every process's loss depending on it."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.detach().clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        distributed.all_reduce(total)
+        return total
+
+
 def _sum(values: Tensor) -> Tensor:
-    """The sum over all processes, through which gradients pass."""
-    total: Tensor = exchange.all_reduce(values)  # type: ignore[no-untyped-call]
+    total: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
     return total

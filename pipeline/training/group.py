@@ -111,9 +111,7 @@ class Group:
         if synchronised:
             synchronise(network, device)
         return DistributedDataParallel(
-            network,
-            device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=not synchronised,  # they are the same already
+            network, device_ids=[device] if device.type == "cuda" else None
         )
 
     def same_buffers(self, network: nn.Module) -> None:

@@ -8,7 +8,15 @@ import cv2
 import pytest
 import torch
 
-from fpd.pipeline.device import choose_device, divide_cores, loader_workers
+from fpd.pipeline.device import (
+    LAUNCHED,
+    choose_device,
+    divide_cores,
+    is_launched,
+    launched_rank,
+    loader_workers,
+    usable_cores,
+)
 from fpd.pipeline.recipe import Loader
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -81,3 +89,44 @@ def test_the_users_word_on_threads_is_obeyed(cores: pytest.MonkeyPatch) -> None:
 def test_beside_a_gpu_threads_are_left_alone(cores: pytest.MonkeyPatch) -> None:
     divide_cores(Loader(workers=0), GPU)
     assert torch.get_num_threads() == 1
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, **more: str) -> None:
+    values = dict.fromkeys(LAUNCHED, "1") | {"LOCAL_RANK": "3"} | more
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_launched_processes_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[torch.device] = []
+
+    def zeros(_: int, device: torch.device) -> torch.Tensor:
+        taken.append(device)
+        return torch.tensor([0.0])
+
+    launched(monkeypatch)
+    monkeypatch.setattr(torch, "zeros", zeros)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    third = torch.device("cuda:3")
+    assert [choose_device(name) for name in ("auto", "cuda")] == [third, third] == taken
+    assert choose_device("cpu") == CPU
+
+
+def test_launched_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    assert usable_cores() == 16
+    launched(monkeypatch, LOCAL_WORLD_SIZE="4")
+    assert usable_cores() == 4
+    assert loader_workers(Loader(), GPU) == 4
+    launched(monkeypatch, LOCAL_WORLD_SIZE="64")
+    assert usable_cores() == 1
+
+
+def test_a_process_is_launched_only_with_all_that_torchrun_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert (is_launched(), launched_rank()) == (False, 0)
+    launched(monkeypatch, RANK="2")
+    assert (is_launched(), launched_rank()) == (True, 2)
+    monkeypatch.delenv("MASTER_ADDR")  # some schedulers set RANK and WORLD_SIZE of their own accord
+    assert (is_launched(), launched_rank()) == (False, 0)
