@@ -31,6 +31,11 @@ Task = tuple[int, int]
 TASKS_IN_FLIGHT = 1024
 """Shards a scheduler knows of at a time: enough for an adaptive cluster to see its work."""
 
+LOST = (
+    "the scheduler was lost; whole shards are kept, and the same command makes the rest once there "
+    "is one"
+)
+
 TELL_EVERY_S = 30.0
 COUNT_EVERY_S = 2.0
 
@@ -81,20 +86,23 @@ class Driver:
             Interrupted: after a signal.
             ValueError: no worker has what a task takes, or the scheduler was lost.
         """
+        from distributed.client import ClosedClientError
+
         try:
             self._submit(TASKS_IN_FLIGHT)
             while self.begun:
                 if stop.is_set():
-                    raise Interrupted(STOPPED)
+                    raise Interrupted(STOPPED)  # the client takes back what is not begun, closing
                 self.progress.tell(self.crew.count())
                 if self.finished.has_ready():
                     self._take(next(self.finished))
                     self._submit(1)
                 else:
                     stop.wait(LOOK_EVERY_S)
+        except (OSError, ClosedClientError):
+            raise ValueError(LOST) from None
         finally:
             self.progress.close()
-            self.client.cancel([future for future, _ in self.begun.values()])
         return self.failed
 
     def _submit(self, count: int) -> None:
@@ -119,10 +127,7 @@ class Driver:
         elif future.status == "error":
             self.failed[view, shard] = describe(future.exception())
         else:
-            raise ValueError(
-                "the scheduler was lost; shards that are whole are kept, and the same command "
-                "makes the rest once there is one"
-            )
+            raise ValueError(LOST)
 
 
 def describe(error: BaseException | None) -> str:
