@@ -7,15 +7,19 @@ That is one process's way. Of `ask_shards` and `next_shard`, tasks on a cluster 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from ..data.samples import SampleSet
+from ..data.views import Views
 from .recipe import Recipe
 from .store import Layout, Shard, StoreWriter
 from .store.canaries import Canary
@@ -75,17 +79,49 @@ def ask_shards(
     recipe: Recipe,
     samples: SampleSet,
     device: torch.device,
+    reading_threads: int = 0,
 ) -> Iterator[Columns]:
     """The teacher's answers to all views of some shards, batch by batch (see `answers`).
 
     Args:
         tasks: (view, shard) of each.
+        reading_threads: threads that read ahead; none: the recipe's loader reads.
     """
     size = recipe.store.batch
     keys = [batch for view, shard in tasks for batch in _batches(layout, view, shard, size)]
-    loader = make_loader(stored_views(recipe, samples), keys, recipe.loader, device)
+    views = stored_views(recipe, samples)
+    loader: Iterable[Mapping[str, Tensor]] = (
+        read_in_threads(views, keys, reading_threads)
+        if reading_threads
+        else make_loader(views, keys, recipe.loader, device)
+    )
     mirror_joints = samples.skeleton.mirror if recipe.mirror_averaged else None
     return answers(asker(network, device, mirror_joints), loader, recipe.store.max_error)
+
+
+def read_in_threads(
+    views: Views, batches: Iterable[list[Key]], threads: int
+) -> Iterator[Mapping[str, Tensor]]:
+    """The same batches as a loader's, in order, each read by one of several threads.
+
+    For processes of many threads, such as Dask's workers: a loader's processes, forked there, were
+    seen to hang. OpenCV lets other threads run while it decodes and warps.
+    """
+    waiting = iter(batches)
+    with ThreadPoolExecutor(threads, "reader") as readers:
+        ahead = deque(readers.submit(_read, views, keys) for keys in islice(waiting, threads + 1))
+        try:
+            while ahead:
+                yield ahead.popleft().result()
+                ahead.extend(readers.submit(_read, views, keys) for keys in islice(waiting, 1))
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _read(views: Views, keys: list[Key]) -> Mapping[str, Tensor]:
+    batch: Mapping[str, Tensor] = default_collate([views[key] for key in keys])
+    return batch
 
 
 def next_shard(said: Iterator[Columns], layout: Layout, view: int, shard: int) -> Shard:

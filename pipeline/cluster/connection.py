@@ -117,12 +117,8 @@ def _started(workers: Workers, settings: Cluster) -> Iterator[Client]:
     import dask
 
     gpus = torch.cuda.device_count() if choose_device(workers.device).type == "cuda" else 0
-    dials = {
-        "distributed.scheduler.allowed-failures": settings.worker_losses,
-        # Beside a GPU a worker has reading processes of its own, which daemons may not have.
-        "distributed.worker.daemon": not gpus,
-    }
-    with dask.config.set(dials), _spared_ctrl_c():
+    losses = {"distributed.scheduler.allowed-failures": settings.worker_losses}
+    with dask.config.set(losses), _spared_ctrl_c():
         cluster = LocalCluster(
             n_workers=workers.count or gpus or usable_cores(),
             # Beside a GPU a second thread compresses and writes while the first asks the teacher.

@@ -7,7 +7,6 @@ left as it is, and one that is made again has the same bytes.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import socket
 import threading
@@ -107,7 +106,13 @@ def make(job: Job, view: int, shard: int) -> Receipt:
 def _make(job: Job, layout: Layout, view: int, shard: int) -> Receipt:
     bench = _bench(job)
     said = ask_shards(
-        layout, [(view, shard)], bench.network, bench.recipe, bench.samples, bench.device
+        layout,
+        [(view, shard)],
+        bench.network,
+        bench.recipe,
+        bench.samples,
+        bench.device,
+        bench.reading_threads,
     )
     content = next_shard(said, layout, view, shard)
     # Looked at again: since then the command may have been stopped, and the store made anew.
@@ -140,6 +145,7 @@ class _Bench:
     samples: SampleSet
     network: nn.Module
     device: torch.device
+    reading_threads: int
 
 
 _loading = threading.Lock()
@@ -168,9 +174,11 @@ def _load_bench(job: Job) -> _Bench:
     _check("data set", manifest["datasets"][-1], samples.fingerprint(), advice)
     device = choose_device(_device_name(job))
     _use_one_thread(device)
-    recipe = recipe.model_copy(update={"loader": _loader(recipe.loader, device)})
     network = load_model(teacher, samples.skeleton.num_joints, device)
-    return _Bench(recipe, samples, network, device)
+    # Beside a GPU reading has threads of its own; beside a CPU, other workers use the time.
+    threads = loader_workers(recipe.loader, device) if device.type == "cuda" else 0
+    recipe = recipe.model_copy(update={"loader": Loader(workers=0)})
+    return _Bench(recipe, samples, network, device, threads)
 
 
 def _check(what: str, expected: object, found: object, advice: str) -> None:
@@ -198,12 +206,3 @@ def _use_one_thread(device: torch.device) -> None:
     cv2.setNumThreads(0)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
-
-
-def _loader(loader: Loader, device: torch.device) -> Loader:
-    """Reading beside a GPU is for further processes; beside a CPU, other workers use the time.
-
-    Daemons may have no processes: workers of clusters started elsewhere, mostly.
-    """
-    alone = device.type == "cpu" or multiprocessing.current_process().daemon
-    return Loader(workers=0 if alone else loader_workers(loader, device))

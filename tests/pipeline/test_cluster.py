@@ -250,6 +250,20 @@ def test_a_worker_on_the_cpu_takes_one_thread(monkeypatch: pytest.MonkeyPatch) -
     assert taken == [1]
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_reading_in_threads_brings_the_same_shard(
+    work: WorkDir, job: Job, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As beside a GPU."""
+    bench = replace(task._bench(job), reading_threads=threads)
+    monkeypatch.setattr(task, "_bench", lambda _: bench)
+    whole = contents(work.store)
+    for shard in (0, 1, 2):
+        lose(work, (0, shard))
+        make(job, 0, shard)
+    assert contents(work.store) == whole
+
+
 # Connections
 
 
