@@ -166,7 +166,10 @@ def cache_heatmaps(
     from .pipeline.cluster import choose_workers
 
     wanted = options["device"]
-    if scheduler or scheduler_file:  # whose workers may have a GPU where there is none here
+    if (scheduler, scheduler_file) != (
+        None,
+        None,
+    ):  # whose workers may have a GPU where there is none here
         options["device"] = "cpu"
     with stage(options, writes=not plan) as (work, recipe, device):
         workers = choose_workers(count, scheduler, scheduler_file, wanted)

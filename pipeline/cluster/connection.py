@@ -71,6 +71,8 @@ def choose_workers(
             f"expected one of {', '.join(given)}, found {' and '.join(names)}: a cluster is either "
             "started here or joined"
         )
+    if scheduler is not None and not scheduler.strip():
+        raise ValueError("--scheduler: expected an address such as tcp://host:8786, found none")
     return Workers(count, scheduler, scheduler_file, device) if names else None
 
 

@@ -215,6 +215,6 @@ class Progress:
         if not self.bar.disable:
             return
         seconds = time.monotonic() - self.started
-        rate = self.done / seconds
+        rate = self.done / max(seconds, 1e-9)
         left = format_duration((self.total - self.done) / rate) if self.done else "unknown time"
         log.info("%d of %d views, %.3g views/s, %s left%s", self.done, self.total, rate, left, more)

@@ -195,6 +195,7 @@ def test_a_running_cluster_is_joined_and_left_running(work: WorkDir, tmp_path: P
     ("options", "said"),
     [
         (["--workers", "2", "--scheduler", "tcp://x:1"], "found --workers and --scheduler"),
+        (["--scheduler", ""], "--scheduler: expected an address"),
         (["--workers", "2", "--plan"], "--plan measures this process"),
         (["--scheduler", "tcp://127.0.0.1:1"], "expected a Dask scheduler at tcp://127.0.0.1:1"),
         (["--scheduler-file", "nowhere.json"], "expected a scheduler file at nowhere.json"),
