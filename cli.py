@@ -18,6 +18,7 @@ import click
 if TYPE_CHECKING:
     import torch
 
+    from .pipeline.cluster import Workers
     from .pipeline.recipe import Recipe
     from .pipeline.workdir import WorkDir
 
@@ -136,15 +137,58 @@ def run_all(**options: Any) -> None:
     metavar="SIZE",
     help="Cache as many views as fit into 20GB, say, or 1.5TiB; students then take as many.",
 )
+@click.option(
+    "--workers",
+    "count",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Have N processes of a Dask cluster of its own make the shards, spread over this "
+    "machine's GPUs; 0: one a GPU, or one a core where there is none.  [default: none, this "
+    "process makes them]",
+)
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Have the workers of a running Dask cluster make them: tcp://host:8786, say. --device "
+    "is theirs.",
+)
+@click.option(
+    "--scheduler-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The same, by the file that `dask scheduler --scheduler-file` writes.",
+)
 def cache_heatmaps(
-    overwrite: bool, only_views: str | None, plan: bool, budget: str | None, **options: Any
+    overwrite: bool,
+    only_views: str | None,
+    plan: bool,
+    budget: str | None,
+    count: int | None,
+    scheduler: str | None,
+    scheduler_file: Path | None,
+    **options: Any,
 ) -> None:
-    """Precompute the teacher's heatmaps for seeded views of every training person."""
+    r"""Precompute the teacher's heatmaps for seeded views of every training person.
+
+    \b
+    fpd cache-heatmaps -w work/lsp --workers 4
+    """
+    from .pipeline.cluster import choose_workers
+
+    wanted = options["device"]
+    if (scheduler, scheduler_file) != (
+        None,
+        None,
+    ):  # whose workers may have a GPU where there is none here
+        options["device"] = "cpu"
     with stage(options, writes=not plan) as (work, recipe, device):
+        workers = choose_workers(count, scheduler, scheduler_file, wanted)
+        if plan and workers:
+            raise ValueError("--plan measures this process: give it without a cluster's options")
         if plan or budget is not None:
             recipe = _plan(work, recipe, device, overwrite, budget, only_print=plan)
         if not plan:
-            _heatmaps(work, recipe, device, overwrite, only_views)
+            _heatmaps(work, recipe, device, overwrite, only_views, workers)
 
 
 @main.command("inspect-cache")
@@ -337,13 +381,16 @@ def _heatmaps(
     device: torch.device,
     overwrite: bool,
     only_views: str | None = None,
+    workers: Workers | None = None,
 ) -> None:
     from .pipeline.ranges import parse_ranges
     from .pipeline.sizes import format_bytes
     from .stages import heatmaps
 
     chosen = None if only_views is None else parse_ranges(only_views, below=recipe.store.views)
-    store = heatmaps.run(work, recipe, device, overwrite=overwrite, only_views=chosen)
+    store = heatmaps.run(
+        work, recipe, device, overwrite=overwrite, only_views=chosen, workers=workers
+    )
     measured = store["measured"]
     click.echo(
         f"heatmaps: {store['views']} views of {store['samples']} people, "

@@ -1,18 +1,27 @@
-"""Making shards: one loader reads ahead, the teacher answers, a thread writes behind."""
+"""Making shards: one loader reads ahead, the teacher answers, a thread writes behind.
+
+That is one process's way. Of `ask_shards` and `next_shard`, tasks on a cluster are made, too
+(`cluster/`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from ..data.samples import SampleSet
+from ..data.views import Views
 from .recipe import Recipe
-from .stopping import Interrupted, stop_requested
-from .store import Layout, StoreWriter
+from .stopping import Interrupted, Stop, stop_requested
+from .store import Layout, Shard, StoreWriter
 from .store.canaries import Canary
 from .teaching import Columns, answers, asker, make_shard, take_canaries
 from .training.feed import Key, make_loader, stored_views
@@ -42,29 +51,18 @@ def fill(
         Interrupted: after a signal.
         OSError: a shard cannot be written; those before it are kept.
     """
-    layout, size = writer.layout, recipe.store.batch
-    keys = [batch for view, shard in tasks for batch in _batches(layout, view, shard, size)]
-    loader = make_loader(stored_views(recipe, samples), keys, recipe.loader, device)
+    layout = writer.layout
     total = sum(len(layout.rows(shard)) for _, shard in tasks)
-    mirror_joints = samples.skeleton.mirror if recipe.mirror_averaged else None
-    said = answers(asker(network, device, mirror_joints), loader, recipe.store.max_error)
     writing: list[Future[None]] = []
     with (
         stop_requested() as stop,
         tqdm(total=total, desc="cache-heatmaps", unit="view", leave=False, disable=None) as bar,
         ThreadPoolExecutor(1, "shard-writer") as writers,
     ):
+        said = _watched(ask_shards(layout, tasks, network, recipe, samples, device), bar, stop)
         for view, shard in tasks:
-            parts: list[Columns] = []
-            canaries: list[Canary] = []
-            rows = len(layout.rows(shard))
-            for first_row in range(0, rows, size):
-                if stop.is_set():
-                    raise Interrupted(STOPPED, stop.signal)
-                parts.append(next(said))
-                canaries += take_canaries(parts[-1], first_row, rows)
-                bar.update(len(parts[-1]["peaks"]))
-            writing.append(writers.submit(_write, writer, view, shard, parts, canaries))
+            content = next_shard(said, layout, view, shard)
+            writing.append(writers.submit(writer.write, content))
             if len(writing) > SHARDS_IN_FLIGHT:
                 writing.pop(0).result()
         for future in writing:
@@ -73,10 +71,77 @@ def fill(
             raise Interrupted(STOPPED, stop.signal)
 
 
-def _write(
-    writer: StoreWriter, view: int, shard: int, parts: list[Columns], canaries: list[Canary]
-) -> None:
-    writer.write(make_shard(view, shard, parts, canaries))
+def ask_shards(
+    layout: Layout,
+    tasks: Sequence[tuple[int, int]],
+    network: nn.Module,
+    recipe: Recipe,
+    samples: SampleSet,
+    device: torch.device,
+    reading_threads: int = 0,
+) -> Iterator[Columns]:
+    """The teacher's answers to all views of some shards, batch by batch (see `answers`).
+
+    Args:
+        tasks: (view, shard) of each.
+        reading_threads: threads that read ahead; none: the recipe's loader reads.
+    """
+    size = recipe.store.batch
+    keys = [batch for view, shard in tasks for batch in _batches(layout, view, shard, size)]
+    views = stored_views(recipe, samples)
+    loader: Iterable[Mapping[str, Tensor]] = (
+        read_in_threads(views, keys, reading_threads)
+        if reading_threads
+        else make_loader(views, keys, recipe.loader, device)
+    )
+    mirror_joints = samples.skeleton.mirror if recipe.mirror_averaged else None
+    return answers(asker(network, device, mirror_joints), loader, recipe.store.max_error)
+
+
+def read_in_threads(
+    views: Views, batches: Iterable[list[Key]], threads: int
+) -> Iterator[Mapping[str, Tensor]]:
+    """The same batches as a loader's, in order, each read by one of several threads.
+
+    For processes of many threads, such as Dask's workers: a loader's processes, forked there, were
+    seen to hang. OpenCV lets other threads run while it decodes and warps.
+    """
+    waiting = iter(batches)
+    with ThreadPoolExecutor(threads, "reader") as readers:
+        ahead = deque(readers.submit(_read, views, keys) for keys in islice(waiting, threads + 1))
+        try:
+            while ahead:
+                yield ahead.popleft().result()
+                ahead.extend(readers.submit(_read, views, keys) for keys in islice(waiting, 1))
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _read(views: Views, keys: list[Key]) -> Mapping[str, Tensor]:
+    batch: Mapping[str, Tensor] = default_collate([views[key] for key in keys])
+    return batch
+
+
+def next_shard(said: Iterator[Columns], layout: Layout, view: int, shard: int) -> Shard:
+    """Put the next answers together, as many as a shard has."""
+    parts: list[Columns] = []
+    canaries: list[Canary] = []
+    rows, done = len(layout.rows(shard)), 0
+    while done < rows:
+        parts.append(next(said))
+        canaries += take_canaries(parts[-1], done, rows)
+        done += len(parts[-1]["peaks"])
+    return make_shard(view, shard, parts, canaries)
+
+
+def _watched(said: Iterable[Columns], bar: tqdm[Any], stop: Stop) -> Iterator[Columns]:
+    """The same answers, counted, up to a signal."""
+    for columns in said:
+        bar.update(len(columns["peaks"]))
+        yield columns
+        if stop.is_set():
+            raise Interrupted(STOPPED, stop.signal)
 
 
 def _batches(layout: Layout, view: int, shard: int, size: int) -> list[list[Key]]:

@@ -19,6 +19,7 @@ from ..data.readers import Data
 from ..data.settings import Settings
 from ..data.views import Geometry
 from .models import Model
+from .sizes import parse_bytes
 
 MAX_RECIPE_BYTES = 1 << 20
 
@@ -124,6 +125,45 @@ class Loader(Settings):
     prefetch: int = Field(4, ge=1, le=64, description="batches that each process reads ahead")
 
 
+class Cluster(Settings):
+    """Caching with many workers (docs/cluster.md). No byte of the store depends on it."""
+
+    retries: int = Field(2, ge=0, le=100, description="how often a shard that failed is tried anew")
+    worker_losses: int = Field(
+        10,
+        ge=0,
+        le=1000,
+        description="how often a shard may lose its worker (preempted, out of memory) before it "
+        "counts as failed. Of clusters started here; a scheduler that is joined has its own "
+        "distributed.scheduler.allowed-failures",
+    )
+    resources: dict[str, float] = Field(
+        {},
+        description="what a shard takes of its worker's declared resources while it is made; with "
+        "GPU = 1, workers need `dask worker --resources GPU=1`",
+    )
+    memory_limit: str = Field(
+        "auto",
+        description="of a worker started here, such as 8GiB: beyond 95 % it is killed and started "
+        "anew. auto: its share of the machine's; none: no limit",
+    )
+    connect_s: float = Field(30.0, gt=0, le=86400, description="how long to wait for a scheduler")
+
+    @field_validator("resources")
+    @classmethod
+    def _amounts_are_positive(cls, value: dict[str, float]) -> dict[str, float]:
+        if not all(amount > 0 for amount in value.values()):
+            raise ValueError("expected amounts above zero, such as {GPU = 1}")
+        return value
+
+    @field_validator("memory_limit")
+    @classmethod
+    def _limit_is_a_size(cls, value: str) -> str:
+        if value not in ("auto", "none"):
+            parse_bytes(value)
+        return value
+
+
 class Recipe(Settings):
     """Everything that a run depends on."""
 
@@ -138,6 +178,7 @@ class Recipe(Settings):
         {}, description="further students by name: what differs from `student`"
     )
     loader: Loader = Loader()
+    cluster: Cluster = Cluster()
 
     @field_validator("students")
     @classmethod

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -182,7 +183,8 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path to write to, synced and renamed to `path` when the block succeeds."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not by process id: on a shared disk, processes of two machines may have the same.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
         sync(temporary)

@@ -1,6 +1,7 @@
 """Stage 2: run the teacher once over every view, and keep what it says.
 
     fpd cache-heatmaps -w work/demo
+    fpd cache-heatmaps -w work/demo --workers 4
 
 In: the data set, `teacher/`. Out: `heatmaps.zarr`. Only shards that are missing are made.
 """
@@ -15,9 +16,10 @@ import torch
 
 from ..data.readers import load
 from ..pipeline.caching import fill
+from ..pipeline.cluster import Workers, fill_on_cluster, make_job
 from ..pipeline.planning import check_space
 from ..pipeline.recipe import Recipe
-from ..pipeline.store import StoreWriter, make_manifest, store_files
+from ..pipeline.store import Coverage, Files, StoreWriter, make_manifest, store_files
 from ..pipeline.training.train import load_model
 from ..pipeline.workdir import WorkDir, sha256
 
@@ -31,12 +33,14 @@ def run(
     *,
     overwrite: bool = False,
     only_views: Container[int] | None = None,
+    workers: Workers | None = None,
 ) -> dict[str, Any]:
     """Fill the store, or what is missing of it.
 
     Args:
         overwrite: remove a store that is there first.
         only_views: leave other view numbers to somebody else.
+        workers: who makes the shards; none given: this process, on `device`.
 
     Returns:
         Sizes and errors: "views", "samples", "written" (shards), "bytes", "float16_bytes",
@@ -44,7 +48,8 @@ def run(
 
     Raises:
         ValueError: there is no finished teacher, the store was made for something else, another
-            process is writing it, or there is not enough free space.
+            process is writing it, there is not enough free space, or workers could not be had or
+            failed.
         Interrupted: after a signal; whole shards are kept.
     """
     work.check_teacher()
@@ -67,9 +72,15 @@ def run(
         ]
         if missing:
             log.info("caching %d of %d shards", len(missing), len(writer.layout.tasks()))
-            network = load_model(work.teacher, writer.layout.joints, device)
-            fill(writer, missing, network, recipe, samples, device)
+            if workers is None:
+                network = load_model(work.teacher, writer.layout.joints, device)
+                fill(writer, missing, network, recipe, samples, device)
+            else:
+                writer.end_audit()
+                job = make_job(work, recipe, files, manifest, workers)
+                fill_on_cluster(workers, recipe.cluster, job, writer.layout, missing)
         found = writer.finish()
+        _check_seen(files, missing, found)
     return {
         "views": recipe.store.views,
         "samples": len(samples),
@@ -81,3 +92,14 @@ def run(
         // (recipe.store.views * len(samples)),
         "measured": found.measured(),
     }
+
+
+def _check_seen(files: Files, made: list[tuple[int, int]], found: Coverage) -> None:
+    """Refuse to call a store done that does not show what was written to it."""
+    unseen = set(made) & set(found.missing)
+    if unseen:
+        raise ValueError(
+            f"{files} does not show {len(unseen)} of {len(made)} shards that were written. Over a "
+            "network, other machines' files may show late: give the same command in a minute; it "
+            "looks again, and makes what is missing then"
+        )

@@ -7,7 +7,7 @@ whether their pixels can be made again, `reader` gives single views back, `float
 
 from .canaries import check_canaries
 from .code import Coded, decode, encode
-from .coverage import Coverage, check_complete, coverage, shard_bytes
+from .coverage import Coverage, Receipt, check_complete, coverage, shard_bytes, whole_receipt
 from .files import Files, files_at, store_files
 from .floats import read_heatmaps
 from .manifest import (
@@ -20,7 +20,7 @@ from .manifest import (
 )
 from .reader import CachedHeatmaps, StoreReader
 from .schema import Layout
-from .writer import Shard, StoreWriter
+from .writer import Shard, StoreWriter, write_shard
 
 __all__ = [
     "CachedHeatmaps",
@@ -28,6 +28,7 @@ __all__ = [
     "Coverage",
     "Files",
     "Layout",
+    "Receipt",
     "Shard",
     "StoreReader",
     "StoreWriter",
@@ -46,4 +47,6 @@ __all__ = [
     "shard_bytes",
     "store_files",
     "stored_layout",
+    "whole_receipt",
+    "write_shard",
 ]

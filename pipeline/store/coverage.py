@@ -151,12 +151,19 @@ def _some_are_there(files: Files, layout: Layout) -> bool:
     if total <= SHARDS_LOOKED_AT:
         return False  # all of them is no more to look at, in fewer listings
     for i in range(SHARDS_LOOKED_AT):
-        view, shard = divmod(total * i // SHARDS_LOOKED_AT, layout.shards)
-        listed = {name: _below(files, f"{view_folder(name, view)}/{shard}") for name in ARRAYS}
-        receipt = read_receipt(files, view, shard)
-        if not _is_whole(receipt, layout, view, shard, listed):
+        if (
+            whole_receipt(files, layout, *divmod(total * i // SHARDS_LOOKED_AT, layout.shards))
+            is None
+        ):
             return False
     return True
+
+
+def whole_receipt(files: Files, layout: Layout, view: int, shard: int) -> Receipt | None:
+    """The receipt of one shard, where the shard counts."""
+    listed = {name: _below(files, f"{view_folder(name, view)}/{shard}") for name in ARRAYS}
+    receipt = read_receipt(files, view, shard)
+    return receipt if _is_whole(receipt, layout, view, shard, listed) else None
 
 
 def read_receipt(files: Files, view: int, shard: int) -> Receipt | None:

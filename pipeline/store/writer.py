@@ -19,7 +19,7 @@ from zarr.storage import MemoryStore
 
 from ...data.samples import SampleSet
 from .canaries import Canary
-from .coverage import Coverage, audit_of, coverage, sealed
+from .coverage import Coverage, Receipt, audit_of, coverage, sealed
 from .files import Files
 from .manifest import (
     AUDIT,
@@ -63,7 +63,7 @@ class Shard:
 
 
 class StoreWriter:
-    """A store open for writing; any number of processes may write, each shard being one's own."""
+    """A store open for writing, its manifest included: one process's, who may share out shards."""
 
     def __init__(
         self,
@@ -103,23 +103,16 @@ class StoreWriter:
 
     def write(self, content: Shard) -> None:
         """Write one shard and vouch for it. Writing it again gives the same bytes."""
-        view, shard = content.view, content.shard
-        self._end_audit()
-        self.files.delete(receipt_name(view, shard))  # it vouches for nothing half-rewritten
-        written = {}
-        for name, values in content.columns().items():
-            encoded = encode_shard(name, values, self.layout)
-            self.files.write(shard_name(name, view, shard), encoded)
-            written[name] = {"bytes": len(encoded), "blake2b": digest(encoded)}
-        receipt = {
-            "view": view,
-            "shard": shard,
-            "samples": len(content.peaks_SK),
-            "arrays": written,
-            "measured": content.measured,
-            "canaries": content.canaries,
-        }
-        self.files.write(receipt_name(view, shard), sealed(receipt))
+        self.end_audit()
+        write_shard(self.files, self.layout, content)
+
+    def end_audit(self) -> None:
+        """Take the audit out of the manifest: to be done before the first shard is written."""
+        if self._may_be_audited:
+            manifest = read_manifest(self.files)
+            if manifest.pop(AUDIT, None) is not None:
+                write_manifest(self.files, manifest)
+        self._may_be_audited = False
 
     def finish(self) -> Coverage:
         """Look at every shard once more, and sum up in the manifest what was found.
@@ -137,13 +130,33 @@ class StoreWriter:
         self._may_be_audited = True
         return found
 
-    def _end_audit(self) -> None:
-        """Take the audit out of the manifest, before the first shard is written."""
-        if self._may_be_audited:
-            manifest = read_manifest(self.files)
-            if manifest.pop(AUDIT, None) is not None:
-                write_manifest(self.files, manifest)
-        self._may_be_audited = False
+
+def write_shard(files: Files, layout: Layout, content: Shard) -> Receipt:
+    """Write one shard, and its receipt last; the manifest is left alone.
+
+    Any number of processes may, of one store, each its own shards; the store's writer must have
+    ended the audit before.
+
+    Returns:
+        The receipt.
+    """
+    view, shard = content.view, content.shard
+    files.delete(receipt_name(view, shard))  # it vouches for nothing half-rewritten
+    written = {}
+    for name, values in content.columns().items():
+        encoded = encode_shard(name, values, layout)
+        files.write(shard_name(name, view, shard), encoded)
+        written[name] = {"bytes": len(encoded), "blake2b": digest(encoded)}
+    receipt = {
+        "view": view,
+        "shard": shard,
+        "samples": len(content.peaks_SK),
+        "arrays": written,
+        "measured": content.measured,
+        "canaries": content.canaries,
+    }
+    files.write(receipt_name(view, shard), sealed(receipt))
+    return receipt
 
 
 def encode_shard(name: str, values: NDArray[Any], layout: Layout) -> bytes:

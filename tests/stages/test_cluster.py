@@ -1,0 +1,216 @@
+"""Caching with processes of a Dask cluster: the same bytes, whoever comes, goes or is killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from fpd.cli import main
+from fpd.pipeline.cluster import Workers, driver
+from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.pipeline.workdir import WorkDir
+from fpd.stages import heatmaps
+
+CPU = torch.device("cpu")
+MANY = "store.views=20"
+RECEIPTS = "heatmaps/receipts/*/*.json"
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(path)): f.read_bytes() for f in path.rglob("*") if f.is_file()}
+
+
+def times(path: Path) -> dict[str, int]:
+    return {str(f.relative_to(path)): f.stat().st_mtime_ns for f in path.rglob("*") if f.is_file()}
+
+
+def fpd(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def many(toy_work: Path, toy_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work directory with 60 shards, made by one process."""
+    torch.set_num_threads(1)
+    work = Path(shutil.copytree(toy_work, tmp_path_factory.mktemp("many") / "work"))
+    heatmaps.run(WorkDir(work), apply_overrides(toy_recipe.model_dump(mode="json"), [MANY]), CPU)
+    return work
+
+
+def worker_processes(of: int) -> list[psutil.Process]:
+    """Workers below a process, which started them."""
+    below = psutil.Process(of).children(recursive=True)
+    return [process for process in below if "spawn_main" in " ".join(process.cmdline())]
+
+
+def are_gone(processes: list[psutil.Process]) -> bool:
+    """Whether they ended; where nobody fetches exit statuses, zombies are left of them."""
+    return all(
+        not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        for process in processes
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_any_number_of_workers_writes_the_same_bytes(work: WorkDir, count: int) -> None:
+    whole = content(work.store)
+    shutil.rmtree(work.store)
+    result = fpd("cache-heatmaps", "-w", work.root, "--workers", str(count))
+    assert result.exit_code == 0, result.output
+    assert content(work.store) == whole
+
+
+def test_a_worker_that_is_killed_costs_its_shards_only(
+    many: Path, work: WorkDir, toy_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(work.store)
+    before: dict[str, int] = {}
+    take = driver.Driver._take
+
+    def kill_one_at_first(self: driver.Driver, future: Any) -> None:
+        if not before:
+            before.update(times(work.store))
+            worker_processes(os.getpid())[0].kill()
+        take(self, future)
+
+    monkeypatch.setattr(driver.Driver, "_take", kill_one_at_first)
+    recipe = apply_overrides(toy_recipe.model_dump(mode="json"), [MANY])
+    heatmaps.run(work, recipe, CPU, workers=Workers(count=2, device="cpu"))
+    assert content(work.store) == content(many / "heatmaps.zarr")
+    kept = [name for name in before if "/receipts/" in name]
+    assert 0 < len(kept) < 60
+    after = times(work.store)
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert not worker_processes(os.getpid())
+
+
+@contextmanager
+def caching(work: WorkDir, *options: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """The command at work, its first shard whole."""
+    arguments = [sys.executable, "-m", "fpd", "cache-heatmaps", "-w", work.root, *options]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        while not list(work.store.glob(RECEIPTS)):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopped_it_leaves_a_store_to_go_on_with_and_no_process(
+    many: Path, work: WorkDir, number: signal.Signals
+) -> None:
+    """The signal as a terminal sends it: to all processes. SIGKILL: to the command alone."""
+    shutil.rmtree(work.store)
+    with caching(work, "--workers", "2", "--set", "store.views=400") as process:
+        started = psutil.Process(process.pid).children(recursive=True)
+        assert len(started) >= 2
+        if number == signal.SIGKILL:
+            process.kill()
+        else:
+            os.killpg(process.pid, number)
+        _, errors = process.communicate()
+    while not are_gone(started):
+        time.sleep(0.01)
+    if number != signal.SIGKILL:
+        assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 75}[number], errors
+        assert "the same command makes the rest" in errors
+        assert len(errors.splitlines()) <= 3, errors
+    assert "Traceback" not in errors
+    assert 0 < len(list(work.store.glob(RECEIPTS))) < 1200
+    again = fpd("cache-heatmaps", "-w", work.root, "--set", MANY)
+    assert again.exit_code == 0, again.output
+    whole, written = content(many / "heatmaps.zarr"), content(work.store)
+    for name in whole:  # but for the metadata, which have room for 400 views
+        assert name.endswith("zarr.json") or written[name] == whole[name]
+
+
+def test_a_shard_that_cannot_be_made_is_named_and_the_others_are_made(work: WorkDir) -> None:
+    whole = content(work.store)
+    shutil.rmtree(work.store)
+    in_the_way = work.store / "peaks" / "c" / "1" / "1" / "0"
+    fpd("cache-heatmaps", "-w", work.root, "--only-views", "0")
+    in_the_way.mkdir(parents=True)
+    command = ["cache-heatmaps", "-w", work.root, "--workers", "2", "--set", "cluster.retries=1"]
+    failed = fpd(*command)
+    assert failed.exit_code == 1
+    assert "1 of 3 shards could not be made" in failed.output
+    assert f"shard 1 of view 1, on {socket.gethostname()}: " in failed.output
+    assert "Is a directory" in failed.output
+    assert len(list(work.store.glob(RECEIPTS))) == 5
+    in_the_way.rmdir()
+    again = fpd(*command)
+    assert again.exit_code == 0, again.output
+    assert content(work.store) == whole
+
+
+@contextmanager
+def dask(*arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "dask", *map(str, arguments)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_a_running_cluster_is_joined_and_left_running(work: WorkDir, tmp_path: Path) -> None:
+    """By its file, which is not there yet; its worker serves a second command, too."""
+    whole, file = content(work.store), tmp_path / "scheduler.json"
+    shutil.rmtree(work.store)
+    join = ["--scheduler-file", file, "--set", "cluster.resources.GPU=1"]
+    scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", ":0"]
+    worker = ["worker", "--nthreads", "1", "--resources", "GPU=1", "--no-dashboard"]
+    with (
+        dask(*scheduler, "--scheduler-file", file) as first,
+        dask(*worker, "--scheduler-file", file, "--local-directory", tmp_path) as second,
+    ):
+        for _ in range(2):
+            result = fpd("cache-heatmaps", "-w", work.root, "--overwrite", *join)
+            assert result.exit_code == 0, result.output
+            assert content(work.store) == whole
+        assert first.poll() is None
+        assert second.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--workers", "2", "--scheduler", "tcp://x:1"], "found --workers and --scheduler"),
+        (["--scheduler", ""], "--scheduler: expected an address"),
+        (["--workers", "2", "--plan"], "--plan measures this process"),
+        (["--scheduler", "tcp://127.0.0.1:1"], "expected a Dask scheduler at tcp://127.0.0.1:1"),
+        (["--scheduler-file", "nowhere.json"], "expected a scheduler file at nowhere.json"),
+    ],
+)
+def test_mistakes_are_one_sentence(work: WorkDir, options: list[str], said: str) -> None:
+    (work.store / "heatmaps" / "receipts" / "0" / "0.json").unlink()
+    settings = ["--set", "cluster.connect_s=0.2"]
+    result = fpd("cache-heatmaps", "-w", work.root, *options, *settings)
+    assert result.exit_code == 1
+    assert [line for line in result.output.splitlines() if "Error: " in line] == [
+        line for line in result.output.splitlines() if said in line
+    ]
+
+
+def test_dask_is_not_imported_where_it_is_not_needed() -> None:
+    code = "import sys, fpd.stages.heatmaps as s; sys.exit('distributed' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
