@@ -41,12 +41,7 @@ class Objective:
             collapsed.
         """
         device = stages[-1].device
-        labels, weights = render(
-            batch["joints"].to(device, non_blocking=True),
-            self.heatmap_px,
-            self.targets.sigma_px,
-            area_normalised=self.targets.area_normalised,
-        )
+        labels, weights = self.render(batch, device)
         teacher = self._teacher(batch, device)
         nothing = [torch.zeros_like(labels)] * len(stages)
         if teacher is None or self.student is None:
@@ -56,6 +51,15 @@ class Objective:
         alpha = self.student.alpha
         return distillation_loss(stages, labels, weights, teacher, alpha), distillation_loss(
             nothing, labels, weights, teacher, alpha
+        )
+
+    def render(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The labels' heatmaps, float32 (B, K, H, W), and weights, float32 (B, K)."""
+        return render(
+            batch["joints"].to(device, non_blocking=True),
+            self.heatmap_px,
+            self.targets.sigma_px,
+            area_normalised=self.targets.area_normalised,
         )
 
     def _teacher(self, batch: Batch, device: torch.device) -> Tensor | None:
