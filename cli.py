@@ -320,7 +320,8 @@ def stage(
         divide_cores(recipe.loader, device)
         yield work, recipe, device
     except ValueError as error:
-        raise click.ClickException(_sentence(error)) from None
+        speaker = "" if first else f"process {launched_rank()}: "
+        raise click.ClickException(speaker + _sentence(error)) from None
     except OSError as error:
         raise click.ClickException(
             f"{error.filename or options['work']}: {error.strerror}; what is complete is kept, and "
