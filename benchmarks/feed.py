@@ -251,27 +251,26 @@ def locate(views: Views, index: int) -> str:
 def measure(sides: dict[str, Side], batches: list[list[Key]], rounds: int) -> Results:
     """Views a second of every side; bytes a view; milliseconds a view that the device is left."""
     first = {name: collated(side.views, batches[0]) for name, side in sides.items()}
-    alone = {name: partial(in_process, side.views, batches) for name, side in sides.items()}
-    loaders = {
-        name: make_loader(side.views, batches, Loader(workers=1), CPU)
-        for name, side in sides.items()
-    }
-    workers = {name: partial(by_a_worker, loader) for name, loader in loaders.items()}
+    work: dict[str, Callable[[int], int]] = {}
+    for name, side in sides.items():
+        loader = make_loader(side.views, batches, Loader(workers=1), CPU)
+        work[name] = partial(in_process, side.views, batches)
+        work[f"{name}, by a worker"] = partial(by_a_worker, loader)
     left = {
         name: partial(on_device, side.device, first[name], len(batches[0]))
         for name, side in sides.items()
         if side.device is not None
     }
-    alone_rate, worker_rate = medians(rates(alone, rounds)), medians(rates(workers, rounds))
+    rate = medians(rates(work, rounds))
     device_rate = medians(rates(left, rounds, SECONDS))
     table: Results = {}
     for name in sides:
         device_s = 1 / device_rate[name] if name in device_rate else 0.0
         table[name] = {
-            "in process": alone_rate[name],
-            "by a worker": worker_rate[name],
+            "in process": rate[name],
+            "by a worker": rate[f"{name}, by a worker"],
             "device, ms": 1e3 * device_s,
-            "with it": 1 / (1 / worker_rate[name] + device_s),
+            "with it": 1 / (1 / rate[f"{name}, by a worker"] + device_s),
             "bytes a view": tensor_bytes(first[name]) / len(batches[0]),
         }
     return table
@@ -356,6 +355,7 @@ def profile(views: Views, side: Side, batches: list[list[Key]], rounds: int) -> 
     cases: dict[str, Callable[[int], int]] = {
         name: partial(one_by_one, part, len(views)) for name, part in parts.items()
     }
+    cases["in process, all"] = partial(in_process, side.views, batches)
     size = len(batches[0])
     cases["collate"] = lambda _: len(default_collate(made[:size])["index"])
     batch = default_collate(made[:size])
@@ -393,11 +393,16 @@ def print_results(results: Results) -> None:
 
 
 def print_profile(parts: dict[str, float], ours: dict[str, float]) -> None:
-    """Where our time goes: parts, then what they leave unexplained, and the worker's share."""
-    own = {name: value for name, value in parts.items() if not name.startswith("device")}
-    whole, worker = 1e3 / ours["in process"], 1e3 / ours["by a worker"]
-    rows = [*parts.items(), ("between them", whole - sum(own.values()))]
-    rows += [("in process, all", whole), ("handing over", worker - whole)]
+    """Where our time goes: parts, what they leave unexplained, and what a worker adds."""
+    left = {name: value for name, value in parts.items() if name.startswith("device")}
+    own = {name: value for name, value in parts.items() if name not in left}
+    whole = own.pop("in process, all")
+    more = {
+        "between them": whole - sum(own.values()),
+        "in process, all": whole,
+        "handing over": 1e3 / ours["by a worker"] - 1e3 / ours["in process"],
+    }
+    rows = (own | more | left).items()
     print_table(["fpd", "ms a view"], [[name, f"{value:.3f}"] for name, value in rows])
 
 
