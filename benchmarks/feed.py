@@ -59,7 +59,7 @@ from fpd.data.samples import SampleSet
 from fpd.data.skeletons import LSP
 from fpd.data.targets import mirror, render
 from fpd.data.views import Geometry, Views, cut
-from fpd.pipeline.inputs import MEAN_RGB, STD_RGB, normalise
+from fpd.pipeline.inputs import normalise
 from fpd.pipeline.recipe import Loader
 from fpd.pipeline.store import Shard, StoreReader, StoreWriter, decode, files_at
 from fpd.pipeline.training.feed import DistillationViews, make_loader
@@ -216,18 +216,23 @@ def check_same_crops(sides: dict[str, Side]) -> None:
         floats, _, floats_meta = sides["pytorch-pose"].views[key]
         hrnet_joints = GEOMETRY.to_heatmap(hrnet_meta["joints"][:, :2])
         seen = {
-            "HRNet": (hrnet * torch.tensor(STD_RGB)[:, None, None], hrnet_joints),
+            "HRNet": (hrnet, hrnet_joints),
             "pytorch-pose": (floats, floats_meta["tpts"][:, :2].numpy()),
         }
         for name, (crop, joints) in seen.items():
-            shown = (crop.permute(1, 2, 0).numpy() + MEAN_RGB).ravel()
-            likeness = np.corrcoef(ours["crop"].ravel(), shown)[0, 1]
+            theirs = crop.numpy().reshape(3, -1)
+            likeness = correlation(ours["crop"].reshape(-1, 3).T, theirs)
             apart_px = np.nanmedian(abs(joints - ours["joints"]))
             if likeness < LIKENESS or apart_px > 0.5:
                 raise RuntimeError(
                     f"{name}, view {key}: not our crop (correlation {likeness:.2f}, joints "
                     f"{apart_px:.2f} heatmap pixels apart)"
                 )
+
+
+def correlation(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Of two crops (3, pixels), each colour by itself: brighter or paler counts as the same."""
+    return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(one, other, strict=True)]))
 
 
 def describe(views: Views) -> str:
