@@ -15,5 +15,5 @@ def normalise(crop_BSS3: Tensor, device: torch.device) -> Tensor:
     mean = torch.tensor(MEAN_RGB, device=device).mul(255)
     scale = torch.tensor(STD_RGB, device=device).mul(255).reciprocal()
     crop = crop_BSS3.to(device, non_blocking=True).to(torch.float32, copy=True)
-    # In place: on a CPU, fetching memory for every step's result takes twice as long as the step.
+    # In place: memory for every step's result may take a CPU longer than the step.
     return crop.sub_(mean).mul_(scale).permute(0, 3, 1, 2)
