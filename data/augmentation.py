@@ -34,8 +34,12 @@ UNAUGMENTED: NDArray[np.float64] = np.array([1.0, 0.0, 0.0])
 """The parameters of the plain crop, used for evaluation."""
 
 
+WORDS_A_BLOCK = 4
+"""64-bit words that Philox4x64 makes of one counter."""
+
+
 class Operation(IntEnum):
-    """The counter word of each random operation. Append; never renumber."""
+    """The counter word of each random operation, from 0 on. Append; never renumber."""
 
     SCALE = 0
     ROTATION = 1
@@ -84,7 +88,7 @@ def draw_parameters(
     key = (seed, augmentation.digest)
     low, high = augmentation.scale
     turn = augmentation.rotation_deg
-    scale, rotation, mirror = (_uniform(key, id_hash, view, operation) for operation in Operation)
+    scale, rotation, mirror = _uniforms(key, id_hash, view)
     return np.array(
         [
             low + (high - low) * scale,
@@ -94,10 +98,13 @@ def draw_parameters(
     )
 
 
-def _uniform(key: tuple[int, int], id_hash: int, view: int, operation: Operation) -> float:
-    counter = np.array([operation, view, id_hash, 0], dtype=np.uint64)
+def _uniforms(key: tuple[int, int], id_hash: int, view: int) -> list[float]:
+    """A number in [0, 1) for each `Operation`, in its order."""
+    counter = np.array([0, view, id_hash, 0], dtype=np.uint64)
     philox = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=counter)
-    return (int(philox.random_raw()) >> 11) * 2.0**-53
+    # Counting up, the generator comes by the block of every operation: making one is what costs.
+    blocks = philox.random_raw(WORDS_A_BLOCK * len(Operation)).reshape(-1, WORDS_A_BLOCK)
+    return [(word >> 11) * 2.0**-53 for word in blocks[:, 0].tolist()]
 
 
 def affine_23(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,9 +100,11 @@ class ImageFolder:
 def _read_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            encoded = file.read(MAX_FILE_BYTES + 1)
+            # Asked first: a read of up to the limit would set the limit's memory aside.
+            size = os.fstat(file.fileno()).st_size
+            encoded = file.read(size) if size <= MAX_FILE_BYTES else b""
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror})") from None
-    if not 0 < len(encoded) <= MAX_FILE_BYTES:
+    if not encoded:
         raise ValueError(f"{path}: expected an image of 1 to {MAX_FILE_BYTES} bytes")
     return encoded

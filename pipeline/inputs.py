@@ -14,5 +14,6 @@ def normalise(crop_BSS3: Tensor, device: torch.device) -> Tensor:
     """uint8 (B, S, S, 3) RGB crops to float32 (B, 3, S, S), channels last in memory."""
     mean = torch.tensor(MEAN_RGB, device=device).mul(255)
     scale = torch.tensor(STD_RGB, device=device).mul(255).reciprocal()
-    crop = crop_BSS3.to(device, non_blocking=True)
-    return ((crop.float() - mean) * scale).permute(0, 3, 1, 2)
+    crop = crop_BSS3.to(device, non_blocking=True).to(torch.float32, copy=True)
+    # In place: memory for every step's result may take a CPU longer than the step.
+    return crop.sub_(mean).mul_(scale).permute(0, 3, 1, 2)

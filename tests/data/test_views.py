@@ -17,7 +17,7 @@ from fpd.data.augmentation import Augmentation, affine_23, draw_parameters, inve
 from fpd.data.images import ImageFolder
 from fpd.data.samples import id_hash
 from fpd.data.skeletons import LSP
-from fpd.data.views import PLAIN, Geometry, Views
+from fpd.data.views import PLAIN, Geometry, Views, cut
 
 fuzz = settings(deadline=None, max_examples=60, database=None)
 
@@ -205,6 +205,30 @@ def test_a_view_is_the_same_in_another_process(capsys) -> None:
     ).stdout
     assert there == here
     assert len({line.split()[-1] for line in here.splitlines()}) == 3
+
+
+@fuzz
+@given(
+    size=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    crop_px=st.sampled_from([16, 96, 100, 256]),
+    zoom=st.floats(0.1, 8),
+    rotation_deg=st.floats(-180, 180),
+    mirror=st.sampled_from([0.0, 1.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_the_fourth_channel_of_the_warp_changes_no_pixel(
+    make_people, size, crop_px, zoom, rotation_deg, mirror, seed
+) -> None:
+    """What version 1 of the views says: one bilinear warp of the three channels."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    centre = rng.uniform(0, size[::-1])
+    people = make_people([np.full((14, 2), 1.0)], [image], centre=tuple(centre))
+    affine = affine_23(centre, crop_px / zoom, np.array([1.0, rotation_deg, mirror]), crop_px)
+    crop = cut(people.images, people[0], affine, crop_px)
+    expected = cv2.warpAffine(image, affine, (crop_px, crop_px), flags=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(crop, expected)
+    assert crop.flags.c_contiguous
 
 
 def test_beyond_the_image_is_black(make_people) -> None:
