@@ -176,11 +176,8 @@ def cache_heatmaps(
     from .pipeline.cluster import choose_workers
 
     wanted = options["device"]
-    if (scheduler, scheduler_file) != (
-        None,
-        None,
-    ):  # whose workers may have a GPU where there is none here
-        options["device"] = "cpu"
+    if scheduler is not None or scheduler_file is not None:
+        options["device"] = "cpu"  # its workers may have a GPU where there is none here
     with stage(options, writes=not plan) as (work, recipe, device):
         workers = choose_workers(count, scheduler, scheduler_file, wanted)
         if plan and workers:

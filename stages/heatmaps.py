@@ -16,7 +16,7 @@ import torch
 
 from ..data.readers import load
 from ..pipeline.caching import fill
-from ..pipeline.cluster import Workers, fill_on_cluster, make_job
+from ..pipeline.cluster import Workers, check_reachable, fill_on_cluster, make_job
 from ..pipeline.planning import check_space
 from ..pipeline.recipe import Recipe
 from ..pipeline.store import Coverage, Files, StoreWriter, make_manifest, store_files
@@ -61,6 +61,8 @@ def run(
             work, recipe, samples, manifest, device, overwrite=overwrite, only_views=only_views
         )
         if overwrite and files.exists():
+            if workers is not None:
+                check_reachable(workers, recipe.cluster)  # while nothing is lost yet
             files.remove()
         writer = StoreWriter(
             files, manifest, recipe.store.views, work.named(recipe), samples=samples

@@ -4,8 +4,8 @@
 shards out and counts them. Dask is imported only where it is needed: it takes a second.
 """
 
-from .connection import Workers, choose_workers
+from .connection import Workers, check_reachable, choose_workers
 from .driver import fill_on_cluster
 from .task import make_job
 
-__all__ = ["Workers", "choose_workers", "fill_on_cluster", "make_job"]
+__all__ = ["Workers", "check_reachable", "choose_workers", "fill_on_cluster", "make_job"]

@@ -93,6 +93,17 @@ def connected(workers: Workers, settings: Cluster, stop: Stop | None = None) -> 
             yield client
 
 
+def check_reachable(workers: Workers, settings: Cluster) -> None:
+    """Look whether there is a scheduler to join.
+
+    Raises:
+        ValueError: there is none, or it is of another version.
+    """
+    if not workers.start_here:
+        with connected(workers, settings):
+            pass
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Have Dask say nothing here: what goes wrong is said by the driver, in a sentence."""

@@ -214,3 +214,12 @@ def test_mistakes_are_one_sentence(work: WorkDir, options: list[str], said: str)
 def test_dask_is_not_imported_where_it_is_not_needed() -> None:
     code = "import sys, fpd.stages.heatmaps as s; sys.exit('distributed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_an_old_store_is_not_removed_before_there_is_a_scheduler(work: WorkDir) -> None:
+    before = content(work.store)
+    options = ["--overwrite", "--scheduler", "tcp://127.0.0.1:9", "--set", "cluster.connect_s=0.5"]
+    found = fpd("cache-heatmaps", "-w", work.root, *options)
+    assert found.exit_code == 1
+    assert "expected a Dask scheduler at tcp://127.0.0.1:9" in found.output
+    assert content(work.store) == before
