@@ -19,6 +19,7 @@ share of that rate which the small size reached.
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 import tempfile
 import time
@@ -259,6 +260,7 @@ def show(rows: dict[str, dict[str, float]], first: str) -> None:
 def main() -> None:
     given = options(__doc__, people=128, views=2, epochs=6, students=2, threads=1)
     torch.set_num_threads(given.threads)
+    logging.getLogger("fpd").setLevel(logging.ERROR)  # so short a training has collapsed, yes
     way = Way(given.people, given.views)
     bills: dict[str, tuple[Bill, Bill]] = {}
     for name in ("cached", "online"):
