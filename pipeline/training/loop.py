@@ -44,7 +44,6 @@ class Run:
     training: Training
     objective: Objective
     state: TrainingState
-    network: nn.Module
     loader: DataLoader[Any]
     batches: EpochBatches
     validation: SampleSet
@@ -52,9 +51,13 @@ class Run:
     identity: Identity
     device: torch.device
     group: Group = ALONE
+    network: nn.Module = field(init=False)
     tell: Messenger = field(init=False)
 
     def __post_init__(self) -> None:
+        self.network = self.group.together(
+            self.state.network, self.device, synchronised=self.training.sync_batch_norm
+        )
         self.tell = Messenger(self.out.name, self.recipe, self.training, self.device)
 
     def train(self) -> None:

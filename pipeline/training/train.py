@@ -73,21 +73,11 @@ def train_model(
         state = _initial_state(
             training, samples.skeleton.num_joints, batches.steps, device, init_from
         )
-        network = group.together(state.network, device, synchronised=training.sync_batch_norm)
         state.restore(out, identity, group)
+        loader = make_loader(dataset, batches, recipe.loader, device)
         run = Run(
-            recipe,
-            training,
-            objective,
-            state,
-            network,
-            make_loader(dataset, batches, recipe.loader, device),
-            batches,
-            validation,
-            out,
-            identity,
-            device,
-            group,
+            *(recipe, training, objective, state, loader, batches),
+            *(validation, out, identity, device, group),
         )
         run.train()
         if group.is_first:
