@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+from ..data.skeletons import Skeleton
+from .metrics import Pck, group_means
 from .workdir import atomic
+
+
+def shares(pck: Pck, skeleton: Skeleton) -> dict[str, Any]:
+    """A score as JSON holds it: shares in 0..1, None for a joint of which none counts."""
+    names = skeleton.joints
+    per_joint = dict(zip(names, map(_number, pck.per_joint_K), strict=True))
+    groups = {name: _number(share) for name, share in group_means(pck, skeleton).items()}
+    return {
+        "metric": pck.metric,
+        "mean": pck.mean,
+        "mean_unweighted": pck.mean_unweighted,
+        "auc": pck.auc,
+        "per_joint": per_joint,
+        "groups": groups,
+        "joints": pck.joints,
+        "counts": dict(zip(names, pck.counts_K.tolist(), strict=True)),
+        "not_finite": pck.not_finite,
+        "curve": {"thresholds": pck.thresholds_T.tolist(), "pck": pck.curve_T.tolist()},
+    }
+
+
+def _number(share: float) -> float | None:
+    return None if math.isnan(share) else float(share)
 
 
 def table(report: dict[str, Any]) -> str:
