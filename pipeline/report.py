@@ -67,10 +67,15 @@ def _bill(store: dict[str, Any] | None) -> list[str]:
     ]
 
 
+def percent(share: float | None) -> str:
+    """A share for a table; None is a dash."""
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
 def _cells(row: dict[str, Any]) -> list[str]:
-    shares = [*row["groups"].values(), row["mean"], row["mean_unweighted"], row["auc"]]
+    found = [*row["groups"].values(), row["mean"], row["mean_unweighted"], row["auc"]]
     return [
-        *("-" if share is None else f"{100 * share:.1f}" for share in shares),
+        *map(percent, found),
         f"{row['parameters'] / 1e6:.2f} M",
         f"{row['gmacs']:.3f}",
         f"{row['ms_per_image']:.1f}",
