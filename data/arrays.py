@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 MAX_FILE_BYTES = 1 << 26
 MAX_INFLATED_BYTES = 1 << 28
+NAMED_ARRAYS = 10
 JSON_KEYS = ("preds", "joints")
 
 # MATLAB's classes of plain numbers; cells, structs, objects, functions, sparse arrays are none.
@@ -98,6 +99,14 @@ def read_names(path: Path, name: str, count: int) -> tuple[str, ...]:
 def describe(shape: tuple[int, ...]) -> str:
     """A shape for people: 5 x 16 x 2."""
     return " x ".join(map(str, shape)) or "a single number"
+
+
+def listing(found: dict[str, Stored]) -> str:
+    """What a file holds, for a message: the first few names with their shapes."""
+    named = [f"{repr(n)[1:-1]} {describe(s.shape)}".strip() for n, s in found.items()]
+    more = len(named) - NAMED_ARRAYS
+    tail = [f"and {more} more"] if more > 0 else []
+    return ", ".join([*named[:NAMED_ARRAYS], *tail]) or "no array of numbers"
 
 
 def _content(path: Path) -> bytes:

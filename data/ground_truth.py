@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import arrays, describe
+from .arrays import arrays, listing
 from .readers import lsp, mpii
 from .samples import normaliser_lengths
 from .skeletons import LSP, MPII, Skeleton
@@ -49,10 +49,9 @@ def read_ground_truth(path: Path) -> GroundTruth:
             return _mpii(path)
         if "joints" in found:
             return _lsp(path)
-    names = ", ".join(f"{name} {describe(s.shape)}".strip() for name, s in found.items())
     raise ValueError(
         f"{path}: expected MPII's gt_valid.mat ({', '.join(mpii.GROUND_TRUTH_SHAPES)}) or LSP's "
-        f"joints.mat (joints), found {names or 'no array of numbers'}"
+        f"joints.mat (joints), found {listing(found)}"
     )
 
 

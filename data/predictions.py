@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import arrays, describe, read
+from .arrays import arrays, listing, read
 
 LAYOUTS = {"N x K x 2": (0, 1, 2), "K x 2 x N": (2, 0, 1)}
 """The axes that become N, K and 2."""
@@ -49,11 +49,10 @@ def read_predictions(path: Path, people: Collection[int], joints: int) -> Predic
     ]
     if len(fitting) != 1:
         numbers = " or ".join(map(str, people))
-        all_of_them = ", ".join(f"{n} {describe(s.shape)}".strip() for n, s in found.items())
         raise ValueError(
             f"{path}: expected one array of N x {joints} x 2 or {joints} x 2 x N, N being "
             f"{numbers}, found {len(fitting) or 'none'} that fit{'' if fitting else 's'} among: "
-            f"{all_of_them or 'no array of numbers'}"
+            f"{listing(found)}"
         )
     name, layout = fitting[0]
     return Predictions(name, layout, read(path, found[name]).transpose(LAYOUTS[layout]))

@@ -52,6 +52,7 @@ def run(
         | _people(truth)
         | {
             "skeleton": truth.skeleton.name,
+            "tau": truth.skeleton.threshold if tau is None else tau,
             "predictions": _source(predictions, found, first_pixel),
             "ground_truth": {"path": str(ground_truth), "sha256": sha256(ground_truth)},
         }

@@ -16,7 +16,7 @@ import scipy.io
 from numpy.typing import NDArray
 
 from fpd.data import arrays as module
-from fpd.data.arrays import Stored, arrays, read, read_names
+from fpd.data.arrays import Stored, arrays, listing, read, read_names
 
 SAMPLE = np.arange(24, dtype=np.float64).reshape(3, 4, 2) / 7
 
@@ -187,3 +187,11 @@ def test_names_in_a_cell_or_in_rows_of_letters(tmp_path) -> None:
         for name, count in (("names", 3), ("other", 2)):
             with pytest.raises(ValueError, match=f"expected {count} names in '{name}', found"):
                 read_names(path, name, count)
+
+
+def test_a_listing_is_short_and_harmless() -> None:
+    one = Stored((3, 2), lambda: None)
+    assert listing({"": one}) == "3 x 2"
+    assert listing({"a\n\x1b[2J": one}) == "a\\n\\x1b[2J 3 x 2"
+    assert listing({str(n): one for n in range(1000)}).endswith("9 3 x 2, and 990 more")
+    assert listing({}) == "no array of numbers"

@@ -102,6 +102,7 @@ def test_mpii_scores_are_hrnets(truth: Path, predictions: Path, tau: float | Non
     for key, value in hrnet_by_loops(0.5 if tau is None else tau).items():
         assert report[key] == pytest.approx(value, rel=1e-12), key
     assert report["metric"] == ("PCKh@0.5" if tau is None else "PCKh@0.1")
+    assert report["tau"] == (0.5 if tau is None else 0.1)
     assert report["per_joint"]["pelvis"] is None and report["counts"]["thorax"] == 0
     assert (report["people"], report["people_without_unit"], report["not_finite"]) == (6, 1, 1)
     assert len(report["curve"]["pck"]) == 51
