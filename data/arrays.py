@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import io
 import json
-import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
@@ -123,9 +123,7 @@ def _content(path: Path) -> bytes:
 def _understood(path: Path, parse: Callable[[], T]) -> T:
     """What `parse` gives; whatever it stumbles over becomes one sentence with the file's name."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # names given twice, say
-            return parse()
+        return parse()
     except Exception as error:  # parsers raise a dozen kinds for a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} cannot be read: {reason}") from None
@@ -138,6 +136,7 @@ def _mat(content: bytes) -> dict[str, Stored]:
         return lambda: scipy.io.loadmat(_stream(mat), variable_names=[name])[name]
 
     listed = scipy.io.whosmat(_stream(mat))
+    _refuse_twins([name for name, _, _ in listed])
     return {
         name: Stored(shape, reader(name)) for name, shape, kind in listed if kind in MAT_NUMBERS
     }
@@ -168,6 +167,12 @@ def _bounded(content: bytes) -> bytes:
     return b"".join(parts)
 
 
+def _refuse_twins(names: list[str]) -> None:
+    twins = [name for name, count in Counter(names).items() if count > 1]
+    if twins:
+        raise ValueError(f"expected one array of a name, found {twins[0]!r} twice")
+
+
 def _npz(content: bytes) -> dict[str, Stored]:
     archive = zipfile.ZipFile(io.BytesIO(content))
 
@@ -177,6 +182,7 @@ def _npz(content: bytes) -> dict[str, Stored]:
         return Stored(shape, lambda: _read_npy(archive.open(member)))
 
     members = [name for name in archive.namelist() if name.endswith(".npy")]
+    _refuse_twins(members)
     return {name.removesuffix(".npy"): stored(name) for name in members}
 
 

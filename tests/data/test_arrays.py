@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -159,6 +160,20 @@ def test_large_files_unknown_suffixes_and_folders_are_refused(tmp_path, monkeypa
         arrays(tmp_path / "a.pkl")
     with pytest.raises(ValueError, match=r"none\.npy cannot be read \(No such file"):
         arrays(tmp_path / "none.npy")
+
+
+@pytest.mark.parametrize("name", ["twice.mat", "twice.npz"])
+def test_a_name_given_twice_is_refused(tmp_path, name) -> None:
+    path = tmp_path / name
+    if name == "twice.mat":
+        path.write_bytes(GOOD_MAT.getvalue() + GOOD_MAT.getvalue()[128:])
+    else:
+        with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(2):
+                archive.writestr("preds.npy", npy_header("(3,)") + bytes(24))
+    with pytest.raises(ValueError, match=r"cannot be read: .*twice"):
+        arrays(path)
 
 
 def test_complex_numbers_are_refused(tmp_path) -> None:
