@@ -149,6 +149,17 @@ def boxes(
     return centre, np.where(nobody[:, 0], np.nan, margin * extent)
 
 
+def normaliser_lengths(joints_NK2: NDArray[np.float64], skeleton: Skeleton) -> NDArray[np.float64]:
+    """PCK's units where they lie between two labelled joints; NaN where one is not labelled.
+
+    Returns:
+        float64 (N,), in the joints' pixels.
+    """
+    first, second = skeleton.normaliser
+    between_N2 = joints_NK2[:, first] - joints_NK2[:, second]
+    return np.asarray(np.linalg.norm(between_N2, axis=-1))
+
+
 def id_hash(sample_id: str) -> int:
     """64-bit BLAKE2b of a sample's id: the same in every process and on every machine."""
     return int.from_bytes(hashlib.blake2b(sample_id.encode(), digest_size=8).digest(), "little")

@@ -19,8 +19,12 @@ class Skeleton:
         mirror: for each joint, the index of the joint it becomes in a mirrored image.
         limbs: pairs of joint indices to draw as lines.
         groups: what the benchmark's table calls its columns, and the joints averaged in each.
-        normaliser: the two joints whose labelled distance is the unit of PCK.
-        threshold: PCK's tau: a joint is correct within `threshold` x the normaliser's length.
+        normaliser: the two joints whose labelled distance is the unit of PCK where the labels bring
+            no other.
+        threshold: PCK's tau: a joint is correct within `threshold` x the person's unit of length.
+        metric: what the benchmark calls its score, without the threshold.
+        curve_steps: the curve and its area take this many equal steps from 0 to `threshold`.
+        unscored: joints that the benchmark leaves out of every mean.
     """
 
     name: str
@@ -30,6 +34,9 @@ class Skeleton:
     groups: tuple[tuple[str, tuple[int, ...]], ...]
     normaliser: tuple[int, int]
     threshold: float
+    metric: str = "PCK"
+    curve_steps: int = 20
+    unscored: tuple[int, ...] = ()
 
     @property
     def num_joints(self) -> int:
@@ -84,4 +91,62 @@ LSP = Skeleton(
     ),
     normaliser=(9, 2),
     threshold=0.2,
+)
+
+# MPII Human Pose, Andriluka et al., CVPR 2014. PCKh@0.5, its table and what it leaves out, as in
+# HRNet's lib/dataset/mpii.py: "head" is the head top alone, the upper neck counts in the means
+# only. The unit is 0.6 x the head box's diagonal (`data/readers/mpii.py`); where no file has head
+# boxes, as with HRNet's training people, the labelled head's length stands in for it.
+MPII = Skeleton(
+    name="mpii",
+    joints=(
+        "right ankle",
+        "right knee",
+        "right hip",
+        "left hip",
+        "left knee",
+        "left ankle",
+        "pelvis",
+        "thorax",
+        "upper neck",
+        "head top",
+        "right wrist",
+        "right elbow",
+        "right shoulder",
+        "left shoulder",
+        "left elbow",
+        "left wrist",
+    ),
+    mirror=(5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 15, 14, 13, 12, 11, 10),
+    limbs=(
+        (0, 1),
+        (1, 2),
+        (2, 6),
+        (3, 6),
+        (3, 4),
+        (4, 5),
+        (6, 7),
+        (7, 8),
+        (8, 9),
+        (10, 11),
+        (11, 12),
+        (12, 7),
+        (13, 7),
+        (13, 14),
+        (14, 15),
+    ),
+    groups=(
+        ("head", (9,)),
+        ("shoulder", (12, 13)),
+        ("elbow", (11, 14)),
+        ("wrist", (10, 15)),
+        ("hip", (2, 3)),
+        ("knee", (1, 4)),
+        ("ankle", (0, 5)),
+    ),
+    normaliser=(8, 9),
+    threshold=0.5,
+    metric="PCKh",
+    curve_steps=50,
+    unscored=(6, 7),
 )

@@ -70,7 +70,8 @@ def score(
     device: torch.device,
     group: Group = ALONE,
     stop: Stop | None = None,
+    tau: float | None = None,
 ) -> Pck:
-    """PCK of a network on a set; see `predict`."""
+    """PCK of a network on a set; see `predict`, and `metrics.pck` for `tau`."""
     predicted = predict(network, recipe, samples, device, group, stop)
-    return pck(predicted, samples.joints_NK2, samples.normaliser_N, samples.skeleton)
+    return pck(predicted, samples.joints_NK2, samples.normaliser_N, samples.skeleton, tau)

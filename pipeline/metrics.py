@@ -1,6 +1,7 @@
 """PCK: the share of joints found within a part of a person's own unit of length.
 
-Yang & Ramanan, TPAMI 2013; normalisers and thresholds by data set in `data/skeletons.py`.
+Yang & Ramanan, TPAMI 2013; with 0.6 x the head box's diagonal as the unit it is PCKh, Andriluka et
+al., CVPR 2014. Units, thresholds and what is left out, by data set, are in `data/skeletons.py`.
 Shape letters: N samples, K joints, T thresholds.
 """
 
@@ -13,22 +14,22 @@ from numpy.typing import NDArray
 
 from ..data.skeletons import Skeleton
 
-CURVE_STEPS = 20
-"""Thresholds of the curve: this many equal steps from 0 to the skeleton's threshold."""
-
 
 @dataclass(frozen=True)
 class Pck:
-    """Scores of one model on one set; shares in 0..1, NaN for joints that are nowhere labelled.
+    """Scores of one model on one set; shares in 0..1, NaN for joints of which none counts.
+
+    A joint counts where it is labelled, its person has a unit, and the skeleton scores it.
 
     Attributes:
         metric: its name, such as "PCK@0.2".
-        mean: over all labelled joints, so weighted by joint count (HRNet's "Mean").
+        mean: over all that count, so weighted by joint count (HRNet's "Mean").
         mean_unweighted: over the skeleton's joints, each counting the same.
         auc: area under `curve_T`, as a share of the largest possible.
-        per_joint_K: at the skeleton's threshold.
-        thresholds_T, curve_T: the weighted mean at each threshold.
-        joints: how many labelled joints were scored.
+        per_joint_K: at the metric's threshold.
+        thresholds_T, curve_T: the weighted mean at each threshold up to the skeleton's.
+        counts_K: how many of each joint count.
+        not_finite: how many of those have a prediction with NaN or inf: they are wrong.
     """
 
     metric: str
@@ -38,7 +39,13 @@ class Pck:
     per_joint_K: NDArray[np.float64]
     thresholds_T: NDArray[np.float64]
     curve_T: NDArray[np.float64]
-    joints: int
+    counts_K: NDArray[np.int64]
+    not_finite: int
+
+    @property
+    def joints(self) -> int:
+        """How many joints count."""
+        return int(self.counts_K.sum())
 
 
 def pck(
@@ -46,36 +53,43 @@ def pck(
     labelled_NK2: NDArray[np.float64],
     normaliser_N: NDArray[np.float64],
     skeleton: Skeleton,
+    tau: float | None = None,
 ) -> Pck:
     """Score predictions in original-image pixels.
 
     Args:
         labelled_NK2: NaN where a joint is not labelled: it does not count.
         normaliser_N: each person's unit of length, pixels; people without one do not count.
+        tau: the threshold of the means, in units; none given: the skeleton's. The curve and its
+            area always go up to the skeleton's, so that areas compare.
 
     Raises:
         ValueError: no joint can be scored.
     """
+    tau = skeleton.threshold if tau is None else tau
     unit_N1 = np.where(normaliser_N > 0, normaliser_N, np.nan)[:, None]
-    errors_NK = np.linalg.norm(predicted_NK2 - labelled_NK2, axis=-1) / unit_N1
     counted_NK = ~np.isnan(labelled_NK2).any(-1) & ~np.isnan(unit_N1)
+    counted_NK[:, list(skeleton.unscored)] = False
     if not counted_NK.any():
         raise ValueError("no labelled joint to score: PCK needs labels and their normaliser")
-    thresholds_T = np.linspace(0, skeleton.threshold, CURVE_STEPS + 1)
-    scored = errors_NK[counted_NK]
-    curve_T = (scored[:, None] <= thresholds_T).mean(axis=0)
+    with np.errstate(over="ignore"):  # a prediction may be anything: too far is too far
+        errors_NK = np.linalg.norm(predicted_NK2 - labelled_NK2, axis=-1) / unit_N1
     counts_K = counted_NK.sum(axis=0)
-    correct_K = ((errors_NK <= skeleton.threshold) & counted_NK).sum(axis=0)
+    correct_K = ((errors_NK <= tau) & counted_NK).sum(axis=0)
     per_joint_K = np.where(counts_K > 0, correct_K / np.maximum(counts_K, 1), np.nan)
+    thresholds_T = np.linspace(0, skeleton.threshold, skeleton.curve_steps + 1)
+    curve_T = (errors_NK[counted_NK][:, None] <= thresholds_T).mean(axis=0)
+    finite_NK = np.isfinite(predicted_NK2).all(-1)
     return Pck(
-        metric=f"PCK@{skeleton.threshold:g}",
-        mean=float(curve_T[-1]),
+        metric=f"{skeleton.metric}@{tau:g}",
+        mean=float(correct_K.sum() / counts_K.sum()),
         mean_unweighted=float(np.nanmean(per_joint_K)),
         auc=float(np.trapezoid(curve_T, thresholds_T) / skeleton.threshold),
         per_joint_K=per_joint_K,
         thresholds_T=thresholds_T,
         curve_T=curve_T,
-        joints=int(counts_K.sum()),
+        counts_K=counts_K,
+        not_finite=int((counted_NK & ~finite_NK).sum()),
     )
 
 

@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+from ..data.skeletons import Skeleton
+from .metrics import Pck, group_means
 from .workdir import atomic
+
+
+def shares(pck: Pck, skeleton: Skeleton) -> dict[str, Any]:
+    """A score as JSON holds it: shares in 0..1, None for a joint of which none counts."""
+    names = skeleton.joints
+    per_joint = dict(zip(names, map(_number, pck.per_joint_K), strict=True))
+    groups = {name: _number(share) for name, share in group_means(pck, skeleton).items()}
+    return {
+        "metric": pck.metric,
+        "mean": pck.mean,
+        "mean_unweighted": pck.mean_unweighted,
+        "auc": pck.auc,
+        "per_joint": per_joint,
+        "groups": groups,
+        "joints": pck.joints,
+        "counts": dict(zip(names, pck.counts_K.tolist(), strict=True)),
+        "not_finite": pck.not_finite,
+        "curve": {"thresholds": pck.thresholds_T.tolist(), "pck": pck.curve_T.tolist()},
+    }
+
+
+def _number(share: float) -> float | None:
+    return None if math.isnan(share) else float(share)
 
 
 def table(report: dict[str, Any]) -> str:
@@ -41,10 +67,15 @@ def _bill(store: dict[str, Any] | None) -> list[str]:
     ]
 
 
+def percent(share: float | None) -> str:
+    """A share for a table; None is a dash."""
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
 def _cells(row: dict[str, Any]) -> list[str]:
-    shares = [*row["groups"].values(), row["mean"], row["mean_unweighted"], row["auc"]]
+    found = [*row["groups"].values(), row["mean"], row["mean_unweighted"], row["auc"]]
     return [
-        *("-" if share is None else f"{100 * share:.1f}" for share in shares),
+        *map(percent, found),
         f"{row['parameters'] / 1e6:.2f} M",
         f"{row['gmacs']:.3f}",
         f"{row['ms_per_image']:.1f}",

@@ -7,7 +7,6 @@ In: the data set, the models' folders. Out: `evaluation/` (report.json, pck_curv
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -16,18 +15,22 @@ from ..data.readers import load
 from ..data.samples import SampleSet
 from ..data.views import Geometry
 from ..pipeline.inference import score
-from ..pipeline.metrics import Pck, group_means
 from ..pipeline.models import Model
 from ..pipeline.models.cost import count, latency_ms
 from ..pipeline.recipe import Recipe
-from ..pipeline.report import draw_curves
+from ..pipeline.report import draw_curves, shares
 from ..pipeline.store import read_manifest, shard_bytes, store_files, stored_layout
 from ..pipeline.training.train import load_model
 from ..pipeline.workdir import ModelDir, WorkDir, versions, write_json
 
 
-def run(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any]:
+def run(
+    work: WorkDir, recipe: Recipe, device: torch.device, tau: float | None = None
+) -> dict[str, Any]:
     """Evaluate all finished models.
+
+    Args:
+        tau: the threshold of the means, as in `metrics.pck`.
 
     Returns:
         The content of `report.json`: "dataset", "models" by name, "store", "device", "versions".
@@ -39,7 +42,9 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any]:
     if not models:
         raise ValueError(f"{work.root} has no finished model: run `fpd run all -w {work.root}`")
     samples = load(recipe.data, "test")
-    rows = {name: _evaluate(folder, recipe, samples, device) for name, folder in models.items()}
+    rows = {
+        name: _evaluate(folder, recipe, samples, device, tau) for name, folder in models.items()
+    }
     report = {
         "dataset": samples.fingerprint(),
         "models": rows,
@@ -54,16 +59,22 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any]:
 
 
 def _evaluate(
-    folder: ModelDir, recipe: Recipe, samples: SampleSet, device: torch.device
+    folder: ModelDir,
+    recipe: Recipe,
+    samples: SampleSet,
+    device: torch.device,
+    tau: float | None,
 ) -> dict[str, Any]:
     """One model's row of the report."""
     settings = folder.record()["identity"]["settings"]
     geometry = Geometry.model_validate(settings["geometry"])
     model = Model.model_validate(settings["training"]["model"])
     network = load_model(folder, samples.skeleton.num_joints, device)
-    pck = score(network, recipe.model_copy(update={"geometry": geometry}), samples, device)
+    recipe = recipe.model_copy(update={"geometry": geometry})
+    pck = score(network, recipe, samples, device, tau=tau)
     parameters, gmacs = count(model, samples.skeleton.num_joints, geometry.crop_px)
-    return _scores(pck, samples) | {
+    return shares(pck, samples.skeleton) | {
+        "people": len(samples),
         "parameters": parameters,
         "gmacs": gmacs,
         "ms_per_image": latency_ms(network, geometry.crop_px, device),
@@ -87,25 +98,4 @@ def _bill(work: WorkDir, recipe: Recipe, models: dict[str, ModelDir]) -> dict[st
         "teacher_passes": passes * layout.views * layout.samples,
         "teacher_passes_online": passes * layout.samples * sum(epochs),
         "distilled_students": len(epochs),
-    }
-
-
-def _number(share: float) -> float | None:
-    return None if math.isnan(share) else float(share)
-
-
-def _scores(pck: Pck, samples: SampleSet) -> dict[str, Any]:
-    """Shares in 0..1; None for a joint that is nowhere labelled."""
-    shares = [_number(share) for share in pck.per_joint_K]
-    groups = group_means(pck, samples.skeleton)
-    return {
-        "metric": pck.metric,
-        "mean": pck.mean,
-        "mean_unweighted": pck.mean_unweighted,
-        "auc": pck.auc,
-        "per_joint": dict(zip(samples.skeleton.joints, shares, strict=True)),
-        "groups": {name: _number(share) for name, share in groups.items()},
-        "joints": pck.joints,
-        "people": len(samples),
-        "curve": {"thresholds": pck.thresholds_T.tolist(), "pck": pck.curve_T.tolist()},
     }

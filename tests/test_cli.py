@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -75,6 +76,16 @@ def test_all_four_stages_end_in_one_table(finished: Path) -> None:
     for word in ("teacher", "student", "labels-only", "PCK@0.2", "mean", "AUC", "GMACs"):
         assert word in result.output
     assert (finished / "evaluation" / "pck_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_another_threshold_is_another_metric(work: Path) -> None:
+    result = fpd("evaluate", "-w", work, "--tau", "0.1")
+    assert result.exit_code == 0 and "PCK@0.1 in percent" in result.output
+    report = json.loads((work / "evaluation" / "report.json").read_text())
+    for row in report["models"].values():
+        # The curve keeps its steps of 0.01 up to LSP's own threshold.
+        assert row["mean"] == pytest.approx(row["curve"]["pck"][10])
+        assert row["curve"]["thresholds"][-1] == 0.2
 
 
 def test_run_all_again_does_nothing_new(work: Path) -> None:

@@ -17,6 +17,7 @@ from ..samples import SampleSet
 from ..settings import Settings
 from . import figures as _figures
 from . import lsp as _lsp
+from . import mpii as _mpii
 
 Split = Literal["train", "validation", "test"]
 
@@ -24,6 +25,7 @@ FOLDER_READERS: dict[str, Callable[[Path, str], SampleSet]] = {
     "lsp": _lsp.lsp,
     "lspet": _lsp.lspet,
     "lsp+lspet": _lsp.lsp_lspet,
+    "mpii": _mpii.mpii,
 }
 
 
@@ -44,7 +46,7 @@ class Figures(Settings):
 class Data(Settings):
     """Which people, from where."""
 
-    reader: Literal["figures", "lsp", "lspet", "lsp+lspet"] = Field(
+    reader: Literal["figures", "lsp", "lspet", "lsp+lspet", "mpii"] = Field(
         "figures", description="the format"
     )
     root: Path | None = Field(None, description="folder that holds the data set's folders")

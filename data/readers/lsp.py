@@ -16,10 +16,10 @@ import scipy.io
 from numpy.typing import NDArray
 
 from ..images import ImageFolder
-from ..samples import SampleSet, boxes
+from ..samples import SampleSet, boxes, normaliser_lengths
 from ..skeletons import LSP
 
-TRAIN_IMAGES = 1000
+IMAGES, TRAIN_IMAGES = 2000, 1000
 # 483/1211, 492/1436 and 670/1805 are the same photograph (byte for byte, in the data set as
 # published): a test on the second of each pair would be a test on the training set.
 TEST_IMAGES_SEEN_IN_TRAINING = (1211, 1436, 1805)
@@ -55,26 +55,34 @@ def lsp_lspet(root: Path, split: str) -> SampleSet:
 
 
 def _lsp_labels(root: Path, split: str) -> Labels:
-    joints_NK3 = _read_joints(root / "lsp" / "joints.mat", rows="coordinates").transpose(2, 1, 0)
-    numbers = np.arange(1, len(joints_NK3) + 1)
+    joints_NK3 = read_joints(root / "lsp" / "joints.mat", rows="coordinates").transpose(2, 1, 0)
+    numbers = images_of(split, len(joints_NK3))
+    return [f"lsp/im{n:04d}" for n in numbers], joints_NK3[numbers - 1, :, :2] - 1
+
+
+def images_of(split: str, count: int) -> NDArray[np.int64]:
+    """The numbers, from 1, of the images of a split, in a file of `count` people."""
+    numbers = np.arange(1, count + 1)
     in_train = numbers <= TRAIN_IMAGES
     unseen = ~np.isin(numbers, TEST_IMAGES_SEEN_IN_TRAINING)
-    chosen = {"train": in_train, "test": ~in_train & unseen}[split]
-    return [f"lsp/im{n:04d}" for n in numbers[chosen]], joints_NK3[chosen, :, :2] - 1
+    return numbers[{"train": in_train, "test": ~in_train & unseen}[split]]
 
 
 def _lspet_labels(root: Path) -> Labels:
-    joints_NK3 = _read_joints(root / "lspet" / "joints.mat", rows="joints").transpose(2, 0, 1)
+    joints_NK3 = read_joints(root / "lspet" / "joints.mat", rows="joints").transpose(2, 0, 1)
     labelled = joints_NK3[..., 2:] == 1
     names = [f"lspet/im{n:05d}" for n in range(1, len(joints_NK3) + 1)]
     return names, np.where(labelled, joints_NK3[..., :2] - 1, np.nan)
 
 
-def _read_joints(path: Path, rows: str) -> NDArray[np.float64]:
+def read_joints(path: Path, rows: str) -> NDArray[np.float64]:
     """The array `joints` of a .mat file, its shape checked before it is read.
 
     Args:
         rows: what the first axis holds: "coordinates" (3 x 14 x N) or "joints" (14 x 3 x N).
+
+    Raises:
+        ValueError: it is missing, damaged, of another shape, or not finite.
     """
     expected = (3, 14) if rows == "coordinates" else (14, 3)
     if not path.is_file():
@@ -103,8 +111,6 @@ def _sample_set(name: str, root: Path, labels: Labels) -> SampleSet:
     ids, joints_NK2 = labels
     images = ImageFolder(root, [f"{i.replace('/', '/images/')}.jpg" for i in ids])
     centre_N2, side_N = boxes(joints_NK2, BOX_MARGIN)
-    first, second = LSP.normaliser
-    normaliser_N = np.linalg.norm(joints_NK2[:, first] - joints_NK2[:, second], axis=-1)
     return SampleSet(
         name,
         LSP,
@@ -114,5 +120,5 @@ def _sample_set(name: str, root: Path, labels: Labels) -> SampleSet:
         joints_NK2,
         centre_N2,
         side_N,
-        normaliser_N,
+        normaliser_lengths(joints_NK2, LSP),
     )

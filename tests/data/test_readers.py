@@ -107,17 +107,17 @@ def test_the_reader_is_chosen_by_name(monkeypatch, tmp_path) -> None:
 
     for name in FOLDER_READERS:
         monkeypatch.setitem(FOLDER_READERS, name, reader(name))
-    for name in ("lsp", "lspet", "lsp+lspet"):
+    for name in ("lsp", "lspet", "lsp+lspet", "mpii"):
         for split in ("train", "validation", "test"):
             load(Data(reader=name, root=tmp_path), split)
     assert asked == [
         (name, tmp_path, split)
-        for name in ("lsp", "lspet", "lsp+lspet")
+        for name in ("lsp", "lspet", "lsp+lspet", "mpii")
         for split in ("train", "train", "test")
     ]
 
 
-@pytest.mark.parametrize("reader", ["lsp", "lspet", "lsp+lspet"])
+@pytest.mark.parametrize("reader", ["lsp", "lspet", "lsp+lspet", "mpii"])
 def test_a_folder_is_asked_for(reader) -> None:
     with pytest.raises(ValidationError) as error:
         Data(reader=reader)

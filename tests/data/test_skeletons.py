@@ -1,4 +1,4 @@
-"""The LSP skeleton against what the benchmark publishes."""
+"""The skeletons against what their benchmarks publish."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from fpd.data.skeletons import LSP
+from fpd.data.skeletons import LSP, MPII
 
 # Order of the published joints.mat, from the data set's README.
 PUBLISHED = (
@@ -25,7 +25,7 @@ def test_joints_are_in_the_published_order() -> None:
     assert LSP.num_joints == 14
 
 
-@pytest.mark.parametrize("skeleton", [LSP], ids=["lsp"])
+@pytest.mark.parametrize("skeleton", [LSP, MPII], ids=["lsp", "mpii"])
 def test_mirroring_swaps_the_sides_by_name(skeleton) -> None:
     assert [skeleton.joints[m] for m in skeleton.mirror] == [
         mirrored_name(name) for name in skeleton.joints
@@ -33,7 +33,7 @@ def test_mirroring_swaps_the_sides_by_name(skeleton) -> None:
     assert [skeleton.mirror[m] for m in skeleton.mirror] == list(range(skeleton.num_joints))
 
 
-@pytest.mark.parametrize("skeleton", [LSP], ids=["lsp"])
+@pytest.mark.parametrize("skeleton", [LSP, MPII], ids=["lsp", "mpii"])
 def test_limbs_join_all_and_are_symmetric(skeleton) -> None:
     limbs = {frozenset(limb) for limb in skeleton.limbs}
     assert len(limbs) == len(skeleton.limbs)
@@ -72,6 +72,37 @@ def test_groups_are_the_table_columns() -> None:
 def test_pck_is_measured_in_torso_diagonals() -> None:
     assert [LSP.joints[j] for j in LSP.normaliser] == ["left shoulder", "right hip"]
     assert LSP.threshold == 0.2
+
+
+# HRNet, lib/dataset/mpii.py: flip_pairs, and the names of the table's rows and their joints.
+FLIP_PAIRS = [[0, 5], [1, 4], [2, 3], [10, 15], [11, 14], [12, 13]]
+
+
+def test_mpii_mirrors_as_hrnet_does() -> None:
+    assert MPII.num_joints == 16
+    swapped = [[a, b] for a, b in enumerate(MPII.mirror) if a < b]
+    assert swapped == FLIP_PAIRS
+
+
+def test_mpii_groups_are_hrnets_rows() -> None:
+    groups = {name: {MPII.joints[j] for j in joints} for name, joints in MPII.groups}
+    assert groups.pop("head") == {"head top"}
+    assert groups == {
+        part: {f"left {part}", f"right {part}"}
+        for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+    }
+
+
+def test_pelvis_and_thorax_are_in_no_score() -> None:
+    assert [MPII.joints[j] for j in MPII.unscored] == ["pelvis", "thorax"]
+    assert not set(MPII.unscored) & {j for _, joints in MPII.groups for j in joints}
+    assert LSP.unscored == ()
+
+
+def test_pckh_and_its_curve() -> None:
+    assert (MPII.metric, MPII.threshold, MPII.curve_steps) == ("PCKh", 0.5, 50)
+    assert (LSP.metric, LSP.curve_steps) == ("PCK", 20)
+    assert [MPII.joints[j] for j in MPII.normaliser] == ["upper neck", "head top"]
 
 
 def test_a_skeleton_cannot_be_changed() -> None:

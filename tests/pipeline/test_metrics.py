@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fpd.data.skeletons import LSP, Skeleton
+from fpd.data.skeletons import LSP, MPII, Skeleton
 from fpd.pipeline.metrics import Pck, group_means, pck
 
 NAN = math.nan
@@ -178,4 +178,113 @@ def test_as_slowly_by_definition(people: int, seed: int) -> None:
     labelled[0, 0], units[0] = 1.0, 10.0  # there is always one to score
     found, expected = pck(predicted, labelled, units, THREE), slow_pck(predicted, labelled, units)
     for key, value in expected.items():
+        np.testing.assert_allclose(getattr(found, key), value, rtol=1e-12, err_msg=key)
+
+
+# PCKh, as HRNet's lib/dataset/mpii.py computes it.
+
+HEAD_TOP, NECK, PELVIS, THORAX, RIGHT_WRIST = 9, 8, 6, 7, 10
+
+
+def pckh_example() -> tuple[Array, Array, Array]:
+    """Three people whose unit is 10, 20 and none at all (no head box): 0.5 is 5 and 10 pixels.
+
+    head top: errors 5 of 10 and 10.5 of 20 -> 1 of 2;  right wrist: 1 of 10 -> 1 of 1
+    upper neck: 4 of 10, 11 of 20 -> 1 of 2;  pelvis and thorax: exact, and in no score
+    """
+    labelled = np.full((3, 16, 2), NAN)
+    labelled[:, [HEAD_TOP, NECK, PELVIS, THORAX]] = 100.0
+    labelled[0, RIGHT_WRIST] = [-3.0, 50.0]  # beyond the image: counts all the same
+    predicted = np.nan_to_num(labelled, nan=0.0)
+    predicted[0, HEAD_TOP] += [3, 4]
+    predicted[1, HEAD_TOP] += [0, 10.5]
+    predicted[0, NECK] += [4, 0]
+    predicted[1, NECK] += [11, 0]
+    predicted[0, RIGHT_WRIST] += [0, -1]
+    predicted[2] += 1000
+    return predicted, labelled, np.array([10.0, 20.0, 0.0])
+
+
+def test_pckh_by_hand() -> None:
+    found = pck(*pckh_example(), MPII)
+    assert (found.metric, found.joints, found.not_finite) == ("PCKh@0.5", 5, 0)
+    assert found.mean == pytest.approx(3 / 5)
+    assert found.mean_unweighted == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
+    assert found.counts_K.tolist() == [0] * 8 + [2, 2, 1] + [0] * 5
+    # The upper neck has no column, and the head's is the head top's alone.
+    groups = group_means(found, MPII)
+    assert groups["head"] == 0.5 and math.isnan(groups["wrist"])  # no left wrist
+    assert np.isnan(found.per_joint_K[[PELVIS, THORAX]]).all()
+
+
+def test_pckh_curve_by_hand() -> None:
+    found = pck(*pckh_example(), MPII)
+    np.testing.assert_allclose(found.thresholds_T, [0.01 * i for i in range(51)], atol=1e-15)
+    # Errors 0.1, 0.4, 0.5, 0.525, 0.55 of a unit.
+    np.testing.assert_allclose(found.curve_T, [0] * 10 + [0.2] * 30 + [0.4] * 10 + [0.6])
+    assert found.auc == pytest.approx((0.1 + 29 * 0.2 + 0.3 + 9 * 0.4 + 0.5) / 50)
+
+
+def test_another_tau_moves_the_means_and_leaves_the_area() -> None:
+    usual, strict = pck(*pckh_example(), MPII), pck(*pckh_example(), MPII, tau=0.1)
+    assert strict.metric == "PCKh@0.1"
+    assert strict.mean == pytest.approx(1 / 5)
+    assert strict.auc == usual.auc
+    assert pck(*pckh_example(), MPII, tau=1.0).mean == 1.0
+
+
+@pytest.mark.parametrize("bad", [NAN, math.inf, -math.inf, 1e308])
+def test_predictions_that_are_no_place_are_wrong(bad: float) -> None:
+    predicted, labelled, units = pckh_example()
+    predicted[0, RIGHT_WRIST, 1] = bad
+    predicted[0, PELVIS] = predicted[2, HEAD_TOP] = bad  # in no score
+    found = pck(predicted, labelled, units, MPII)
+    assert found.mean == pytest.approx(2 / 5)
+    assert found.not_finite == (0 if bad == 1e308 else 1)
+
+
+def hrnet_pckh(predicted: Array, labelled: Array, units: Array, tau: float) -> dict[str, object]:
+    """HRNet's evaluate(), from its formulas, in plain loops over joints and people."""
+    right, count = [0] * 16, [0] * 16
+    curve_right, not_finite = [0] * 51, 0
+    for k in range(16):
+        for n in range(len(units)):
+            if k in (6, 7) or math.isnan(labelled[n, k, 0]) or not units[n] > 0:
+                continue
+            count[k] += 1
+            dx, dy = (float(predicted[n, k, a]) - float(labelled[n, k, a]) for a in (0, 1))
+            if not (math.isfinite(dx) and math.isfinite(dy)):
+                not_finite += 1
+                continue
+            error = math.sqrt(dx * dx + dy * dy) / float(units[n])
+            right[k] += error <= tau
+            for step in range(51):
+                curve_right[step] += error <= (0.5 if step == 50 else step * (0.5 / 50))
+    total = sum(count)
+    shares = [r / c if c else NAN for r, c in zip(right, count, strict=True)]
+    known = [share for share in shares if not math.isnan(share)]
+    curve = [r / total for r in curve_right]
+    return {
+        "per_joint_K": shares,
+        "counts_K": count,
+        "mean": sum(s * c / total for s, c in zip(shares, count, strict=True) if c),
+        "mean_unweighted": sum(known) / len(known),
+        "curve_T": curve,
+        "auc": sum((a + b) / 2 for a, b in pairwise(curve)) / 50,
+        "not_finite": not_finite,
+    }
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 8), st.integers(0, 2**32 - 1), st.sampled_from([0.05, 0.1, 0.5, 1.0]))
+def test_pckh_as_hrnet_computes_it(people: int, seed: int, tau: float) -> None:
+    rng = np.random.default_rng(seed)
+    labelled = rng.integers(-5, 300, (people, 16, 2)).astype(np.float64)  # beyond the image, too
+    predicted = labelled + rng.integers(-12, 13, (people, 16, 2))
+    predicted[rng.random((people, 16)) < 0.1] = rng.choice([NAN, math.inf, -math.inf])
+    labelled[rng.random((people, 16)) < 0.3] = NAN  # jnt_missing
+    units = rng.choice([0.0, 10.0, 20.0, 17.3], people)  # 0: no head box
+    labelled[0, 0], units[0] = 1.0, 10.0  # there is always one to score
+    found = pck(predicted, labelled, units, MPII, tau=tau)
+    for key, value in hrnet_pckh(predicted, labelled, units, tau).items():
         np.testing.assert_allclose(getattr(found, key), value, rtol=1e-12, err_msg=key)
