@@ -177,13 +177,14 @@ class LocalFiles:
             with _not_inherited(file):
                 self._tidy()
                 yield
+                self._tidy()  # of workers that were killed meanwhile
 
     @property
     def _aside(self) -> Path:
         return self.root.with_name(f".{self.root.name}.removed")
 
     def _tidy(self) -> None:
-        """Remove what a writer left half-done when it was killed: nobody else is writing now."""
+        """Remove what writers left half-done when they were killed: nobody else is writing now."""
         if self._aside.exists():
             shutil.rmtree(self._aside)
         for pattern in HALF_WRITTEN:
