@@ -48,6 +48,7 @@ TOY = {
 def _one_thread_in_every_process() -> Iterator[None]:
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)  # here too: fixtures of a module run before those of a test
     yield
     if before is None:
         del os.environ["OMP_NUM_THREADS"]

@@ -158,6 +158,13 @@ def test_student_refuses_a_store_that_does_not_fit(
     )
 
 
+@pytest.mark.parametrize("command", [[], ["run", "teacher"], ["cache-heatmaps"], ["evaluate"]])
+def test_examples_of_the_help_keep_their_lines(command: list[str]) -> None:
+    output = fpd(*command, "--help").output
+    assert "\\b" not in output
+    assert re.search(r"^  (torchrun|fpd) .*\n", output, re.MULTILINE)
+
+
 def test_incomplete_store_is_finished_by_the_command_named(work: Path) -> None:
     before = {p: p.read_bytes() for p in (work / "heatmaps.zarr").rglob("*") if p.is_file()}
     next((work / "heatmaps.zarr" / "heatmaps" / "receipts" / "1").iterdir()).unlink()

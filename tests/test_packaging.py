@@ -13,16 +13,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LAYERS = {"data": 0, "pipeline": 1, "stages": 2, "cli.py": 3}
-SOURCES = [
-    path for part in ("data", "pipeline", "stages") for path in sorted((ROOT / part).rglob("*.py"))
-] + [ROOT / "cli.py"]
+LAYERS = {"data": 0, "pipeline": 1, "stages": 2, "commands": 3, "cli.py": 4}
+PARTS = ("data", "pipeline", "stages", "commands")
+SOURCES = [path for part in PARTS for path in sorted((ROOT / part).rglob("*.py"))] + [
+    ROOT / "cli.py"
+]
 
 
 def folders_with_code() -> set[str]:
     return {
         ".".join(["fpd", *path.parent.relative_to(ROOT).parts])
-        for part in ("data", "pipeline", "stages")
+        for part in PARTS
         for path in (ROOT / part).rglob("*")
         if path.suffix in {".py", ".toml"} and "__pycache__" not in path.parts
     }

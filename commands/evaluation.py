@@ -1,0 +1,120 @@
+"""`fpd evaluate`: a work directory's models, or any tool's predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from .options import run_options, stage
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..pipeline.recipe import Recipe
+    from ..pipeline.workdir import WorkDir
+
+
+@click.command()
+@run_options
+@click.option(
+    "--predictions",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Score these joints instead, of any tool: .mat, .npz, .npy or .json, N x K x 2 or "
+    "K x 2 x N. Needs --ground-truth and no work directory.",
+)
+@click.option(
+    "--ground-truth",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="MPII's gt_valid.mat, for PCKh, or LSP's joints.mat, for PCK.",
+)
+@click.option(
+    "--tau",
+    type=click.FloatRange(min=0, min_open=True, max=10),
+    help="Threshold of the means, in units of length.  [default: MPII 0.5, LSP 0.2]",
+)
+@click.option(
+    "--zero-based/--one-based",
+    default=None,
+    help="The predictions' coordinate of the first pixel.  [default: the ground truth's]",
+)
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the predictions' scores here, in full precision.",
+)
+def evaluate(
+    predictions: Path | None,
+    ground_truth: Path | None,
+    tau: float | None,
+    zero_based: bool | None,
+    json_path: Path | None,
+    **options: Any,
+) -> None:
+    """Score all models of the work directory on the test people; or any tool's predictions.
+
+    \b
+    fpd evaluate -w work/lsp
+    fpd evaluate --predictions pred.mat --ground-truth gt_valid.mat --json scores.json
+    """
+    if predictions is None and ground_truth is None:
+        if zero_based is not None or json_path is not None:
+            raise click.ClickException("--json and --zero-based/--one-based go with --predictions")
+        with stage(options, writes=False) as (work, recipe, device):
+            evaluate_models(work, recipe, device, tau)
+    elif predictions is None or ground_truth is None:
+        raise click.ClickException(
+            "--predictions and --ground-truth go together: give both or none"
+        )
+    else:
+        _refuse_given(options)
+        _score(predictions, ground_truth, tau, zero_based, json_path)
+
+
+def evaluate_models(
+    work: WorkDir, recipe: Recipe, device: torch.device, tau: float | None = None
+) -> None:
+    """Score all models and print the table."""
+    from ..pipeline.report import table
+    from ..stages import evaluate
+
+    click.echo(table(evaluate.run(work, recipe, device, tau)))
+    click.echo(f"written to {work.evaluation}")
+
+
+def _refuse_given(options: dict[str, Any]) -> None:
+    """Refuse options of the work directory that the user gave: they would change nothing."""
+    context = click.get_current_context()
+    given = ParameterSource.COMMANDLINE
+    names = [p for p in context.command.params if p.name in options]
+    wrong = [p.opts[-1] for p in names if context.get_parameter_source(str(p.name)) is given]
+    if wrong:
+        raise click.ClickException(
+            f"--predictions are scored without {', '.join(wrong)}: leave it out"
+        )
+
+
+def _score(
+    predictions: Path,
+    ground_truth: Path,
+    tau: float | None,
+    zero_based: bool | None,
+    json_path: Path | None,
+) -> None:
+    from ..stages import scoring
+
+    try:
+        report = scoring.run(predictions, ground_truth, tau, zero_based, json_path)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"{json_path}: {error.strerror}") from None
+    click.echo(scoring.describe(report))
+    if json_path is not None:
+        click.echo(f"written to {json_path}")
