@@ -38,6 +38,18 @@ if TYPE_CHECKING:
     help="Threshold of the means, in units of length.  [default: MPII 0.5, LSP 0.2]",
 )
 @click.option(
+    "--flip-test/--no-flip-test",
+    "flip",
+    default=None,
+    help="Average each answer with its mirrored twin.  [default: the recipe's testing.flip]",
+)
+@click.option(
+    "--scales",
+    metavar="FACTORS",
+    help="Average over crops of the box times each of 0.9,1,1.1, say.  [default: the recipe's "
+    "testing.scales]",
+)
+@click.option(
     "--zero-based/--one-based",
     default=None,
     help="The predictions' coordinate of the first pixel.  [default: the ground truth's]",
@@ -53,6 +65,8 @@ def evaluate(
     predictions: Path | None,
     ground_truth: Path | None,
     tau: float | None,
+    flip: bool | None,
+    scales: str | None,
     zero_based: bool | None,
     json_path: Path | None,
     **options: Any,
@@ -61,17 +75,21 @@ def evaluate(
 
     \b
     fpd evaluate -w work/lsp
+    fpd evaluate -w work/lsp --flip-test --scales 0.9,1,1.1
     fpd evaluate --predictions pred.mat --ground-truth gt_valid.mat --json scores.json
     """
     if predictions is None and ground_truth is None:
         if zero_based is not None or json_path is not None:
             raise click.ClickException("--json and --zero-based/--one-based go with --predictions")
+        options["overrides"] += _as_overrides(flip, scales)
         with stage(options, writes=False) as (work, recipe, device):
             evaluate_models(work, recipe, device, tau)
     elif predictions is None or ground_truth is None:
         raise click.ClickException(
             "--predictions and --ground-truth go together: give both or none"
         )
+    elif flip is not None or scales is not None:
+        raise click.ClickException("--flip-test and --scales ask models: not with --predictions")
     else:
         _refuse_given(options)
         _score(predictions, ground_truth, tau, zero_based, json_path)
@@ -86,6 +104,12 @@ def evaluate_models(
 
     click.echo(table(evaluate.run(work, recipe, device, tau)))
     click.echo(f"written to {work.evaluation}")
+
+
+def _as_overrides(flip: bool | None, scales: str | None) -> tuple[str, ...]:
+    """The options that are settings of the recipe, too, as `--set` has them."""
+    chosen = () if flip is None else (f"testing.flip={str(flip).lower()}",)
+    return chosen if scales is None else (*chosen, f"testing.scales=[{scales}]")
 
 
 def _refuse_given(options: dict[str, Any]) -> None:

@@ -1,24 +1,50 @@
-"""A trained network's joints for every person of a set."""
+"""A trained network's joints for every person of a set.
+
+With the flip test, each answer is averaged with its mirrored twin; with several scales, the answers
+to crops of several sizes are averaged on the plain crop's heatmap.
+
+Shape letters: N samples, B people in a batch, F scales, K joints, H and W heatmap height and width.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.augmentation import Augmentation, invert, transform
 from ..data.samples import SampleSet
 from ..data.targets import decode
-from ..data.views import Views
-from .inputs import normalise
+from ..data.views import PLAIN, View, Views
 from .metrics import Pck, pck
-from .recipe import Recipe
+from .recipe import PLAIN_SCALE, Passes, Recipe
 from .stopping import Interrupted, Stop
-from .training.feed import in_batches, make_loader, plain_keys
+from .teaching import asker
+from .training.feed import Key, in_batches, make_loader
 from .training.group import ALONE, Group
 
 BATCH = 32
+"""Crops in a pass, and people in a batch."""
+
+PLAIN_TEST = Passes()
+"""One pass a person."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a network says of a set.
+
+    Attributes:
+        joints_NK2: float64 (x, y), pixels of the original images.
+        peaks_NK: float64, height of each heatmap's highest pixel: how sure the network is.
+    """
+
+    joints_NK2: NDArray[np.float64]
+    peaks_NK: NDArray[np.float64]
 
 
 def predict(
@@ -28,39 +54,33 @@ def predict(
     device: torch.device,
     group: Group = ALONE,
     stop: Stop | None = None,
-) -> NDArray[np.float64]:
-    """Joints of each person from its plain crop.
+    testing: Passes = PLAIN_TEST,
+) -> Predicted:
+    """Joints of each person.
 
     Args:
         group: the processes that share the work; each gets the whole result.
         stop: looked at after every batch.
-
-    Returns:
-        float64 (N, K, 2), pixels of the original images.
+        testing: whether to average over the mirror, and over which scales.
 
     Raises:
         Interrupted: in all processes, where `stop` was set in any.
     """
-    views = Views(samples, recipe.geometry, Augmentation(), seed=0)
-    keys = group.share(plain_keys(samples))
-    loader = make_loader(views, in_batches(keys, BATCH), recipe.loader, device)
-    predicted = torch.zeros(samples.joints_NK2.shape, dtype=torch.float64)
+    people = group.share(range(len(samples)))
+    found = torch.zeros(*samples.joints_NK2.shape[:2], 3, dtype=torch.float64)
     training = network.training
     network.eval()
     with torch.inference_mode():
-        for batch in loader:
-            heatmaps = network(normalise(batch["crop"], device))[-1]
-            joints = decode(heatmaps)[0].cpu().double().numpy()
-            image_from_crop = invert(batch["affine"].numpy())
-            in_image = transform(image_from_crop, recipe.geometry.to_crop(joints))
-            predicted[batch["index"]] = torch.from_numpy(in_image)
+        for index, answer in _answers(network, recipe, samples, people, device, testing):
+            found[index] = answer
             if stop is not None and stop.is_set():
                 break
     network.train(training)
     number = int(group.highest([0 if stop is None else stop.signal])[0])
     if number:
         raise Interrupted("scoring stopped", number)
-    return np.asarray(group.sum(predicted).numpy())
+    found_NK3 = np.asarray(group.sum(found).numpy())
+    return Predicted(found_NK3[..., :2], found_NK3[..., 2])
 
 
 def score(
@@ -70,8 +90,86 @@ def score(
     device: torch.device,
     group: Group = ALONE,
     stop: Stop | None = None,
-    tau: float | None = None,
 ) -> Pck:
-    """PCK of a network on a set; see `predict`, and `metrics.pck` for `tau`."""
-    predicted = predict(network, recipe, samples, device, group, stop)
-    return pck(predicted, samples.joints_NK2, samples.normaliser_N, samples.skeleton, tau)
+    """PCK of a network on a set, one pass a person; see `predict`."""
+    joints_NK2 = predict(network, recipe, samples, device, group, stop).joints_NK2
+    return pck(joints_NK2, samples.joints_NK2, samples.normaliser_N, samples.skeleton)
+
+
+def _answers(
+    network: nn.Module,
+    recipe: Recipe,
+    samples: SampleSet,
+    people: Sequence[int],
+    device: torch.device,
+    testing: Passes,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batch by batch: indices of people, and float64 (B, K, 3) of x, y in the image, and peak."""
+    scales = testing.scales
+    ask = asker(network, device, samples.skeleton.mirror if testing.flip else None)
+    keys = [
+        [(i, s) for i in part for s in range(len(scales))] for part in in_batches(people, BATCH)
+    ]
+    for batch in make_loader(ScaledCrops(samples, recipe, scales), keys, recipe.loader, device):
+        answers = [ask(crops) for crops in batch["crop"].split(BATCH)]
+        joints, peaks = decode(average_scales(torch.cat(answers), scales))
+        in_crop = recipe.geometry.to_crop(joints.cpu().double().numpy())
+        plain = slice(scales.index(PLAIN_SCALE), None, len(scales))
+        in_image = transform(invert(batch["affine"][plain].numpy()), in_crop)
+        found = torch.cat([torch.from_numpy(in_image), peaks.cpu().double()[..., None]], dim=-1)
+        yield batch["index"][plain], found
+
+
+class ScaledCrops:
+    """Crops without augmentation, by (sample index, number of the scale)."""
+
+    def __init__(self, samples: SampleSet, recipe: Recipe, scales: Sequence[float]) -> None:
+        self.views = [
+            Views(
+                replace(samples, side_N=samples.side_N * scale), recipe.geometry, Augmentation(), 0
+            )
+            for scale in scales
+        ]
+
+    def __getitem__(self, key: Key) -> View:
+        index, number = key
+        return self.views[number][index, PLAIN]
+
+
+def average_scales(heatmaps_NKHW: Tensor, scales: Sequence[float]) -> Tensor:
+    """The mean of several crops' answers, on the heatmap of the crop at `PLAIN_SCALE`.
+
+    Crops share their centre, so one scale's map is another's, enlarged about its middle (half-pixel
+    convention; bicubic). Where a crop does not reach, the others' mean stands.
+
+    Args:
+        heatmaps_NKHW: float32, those of a person one after another, N = B x F.
+        scales: of the F crops, factors on the box's side.
+
+    Returns:
+        float32 (B, K, H, W).
+    """
+    if len(scales) == 1:
+        return heatmaps_NKHW
+    sums = torch.zeros_like(heatmaps_NKHW[:: len(scales)])
+    covered = torch.zeros_like(sums[:, :1])
+    for number, scale in enumerate(scales):
+        maps, inside = _enlarge(heatmaps_NKHW[number :: len(scales)], scale)
+        sums, covered = sums + maps, covered + inside
+    return sums / covered
+
+
+def _enlarge(heatmaps_BKHW: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """A scale's maps on the plain crop's pixels, zero beyond their reach; and 1 within, else 0."""
+    if scale == PLAIN_SCALE:
+        return heatmaps_BKHW, torch.ones_like(heatmaps_BKHW[:, :1])
+    about_middle = (torch.eye(2, 3, device=heatmaps_BKHW.device) / scale)[None]
+    shape = list(heatmaps_BKHW.shape)
+    grid = nn.functional.affine_grid(
+        about_middle.expand(shape[0], 2, 3), shape, align_corners=False
+    )
+    inside = (grid.abs() <= 1).all(-1)[:, None].float()
+    enlarged = nn.functional.grid_sample(
+        heatmaps_BKHW, grid, mode="bicubic", padding_mode="border", align_corners=False
+    )
+    return enlarged * inside, inside

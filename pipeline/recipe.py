@@ -23,6 +23,9 @@ from .sizes import parse_bytes
 
 MAX_RECIPE_BYTES = 1 << 20
 
+PLAIN_SCALE = 1.0
+"""The factor on a person's box of the crop that all evaluation starts from."""
+
 
 class Targets(Settings):
     """The label's heatmap (paper, eq. 2)."""
@@ -125,6 +128,26 @@ class Loader(Settings):
     prefetch: int = Field(4, ge=1, le=64, description="batches that each process reads ahead")
 
 
+class Passes(Settings):
+    """How `fpd evaluate` asks finished models. While one trains, it is asked once a person."""
+
+    flip: bool = Field(
+        False, description="average each answer with its mirrored twin (Newell et al., ECCV 2016)"
+    )
+    scales: tuple[float, ...] = Field(
+        (PLAIN_SCALE,),
+        description="average over crops of the person's box times each of these; 1 among them",
+    )
+
+    @field_validator("scales")
+    @classmethod
+    def _plain_scale_is_among_them(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        fit = all(0.25 <= scale <= 4 for scale in value)
+        if not fit or len(set(value)) != len(value) or PLAIN_SCALE not in value:
+            raise ValueError(f"expected different factors of 0.25 to 4, 1 among them, got {value}")
+        return value
+
+
 class Cluster(Settings):
     """Caching with many workers (docs/cluster.md). No byte of the store depends on it."""
 
@@ -178,6 +201,7 @@ class Recipe(Settings):
         {}, description="further students by name: what differs from `student`"
     )
     loader: Loader = Loader()
+    testing: Passes = Passes()
     cluster: Cluster = Cluster()
 
     @field_validator("students")

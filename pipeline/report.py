@@ -49,8 +49,15 @@ def table(report: dict[str, Any]) -> str:
         "ms/image",
     ]
     rows = [[name, *_cells(row)] for name, row in models.items()]
-    heading = f"{first['metric']} in percent, {first['people']} people"
+    heading = f"{first['metric']} in percent, {first['people']} people{_passes(report['testing'])}"
     return "\n".join([heading, align([header, *rows]), *_bill(report["store"])])
+
+
+def _passes(testing: dict[str, Any]) -> str:
+    """How the models were asked, where that was not once a person."""
+    flip = ", flip test" if testing["flip"] else ""
+    scales = ", ".join(f"{scale:g}" for scale in testing["scales"])
+    return flip + (f", scales {scales}" if len(testing["scales"]) > 1 else "")
 
 
 def _bill(store: dict[str, Any] | None) -> list[str]:

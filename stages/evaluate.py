@@ -14,7 +14,8 @@ import torch
 from ..data.readers import load
 from ..data.samples import SampleSet
 from ..data.views import Geometry
-from ..pipeline.inference import score
+from ..pipeline.inference import predict
+from ..pipeline.metrics import pck
 from ..pipeline.models import Model
 from ..pipeline.models.cost import count, latency_ms
 from ..pipeline.recipe import Recipe
@@ -33,7 +34,8 @@ def run(
         tau: the threshold of the means, as in `metrics.pck`.
 
     Returns:
-        The content of `report.json`: "dataset", "models" by name, "store", "device", "versions".
+        The content of `report.json`: "dataset", "models" by name, "testing", "store", "device",
+        "versions".
 
     Raises:
         ValueError: there is no finished model, or the test people cannot be used.
@@ -48,6 +50,7 @@ def run(
     report = {
         "dataset": samples.fingerprint(),
         "models": rows,
+        "testing": recipe.testing.model_dump(mode="json"),
         "store": _bill(work, recipe, models),
         "device": str(device),
         "versions": versions(),
@@ -71,9 +74,12 @@ def _evaluate(
     model = Model.model_validate(settings["training"]["model"])
     network = load_model(folder, samples.skeleton.num_joints, device)
     recipe = recipe.model_copy(update={"geometry": geometry})
-    pck = score(network, recipe, samples, device, tau=tau)
+    predicted = predict(network, recipe, samples, device, testing=recipe.testing)
+    score = pck(
+        predicted.joints_NK2, samples.joints_NK2, samples.normaliser_N, samples.skeleton, tau
+    )
     parameters, gmacs = count(model, samples.skeleton.num_joints, geometry.crop_px)
-    return shares(pck, samples.skeleton) | {
+    return shares(score, samples.skeleton) | {
         "people": len(samples),
         "parameters": parameters,
         "gmacs": gmacs,

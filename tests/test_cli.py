@@ -158,6 +158,30 @@ def test_student_refuses_a_store_that_does_not_fit(
     )
 
 
+def test_flip_and_multi_scale_tests_are_options(work: Path) -> None:
+    def scores() -> dict[str, object]:
+        return json.loads((work / "evaluation" / "report.json").read_text("utf-8"))
+
+    fpd("evaluate", "-w", work)
+    plain = scores()
+    result = fpd("evaluate", "-w", work, "--flip-test", "--scales", "0.9,1")
+    assert result.exit_code == 0
+    assert ", flip test, scales 0.9, 1\n" in result.output
+    found = scores()
+    assert found["testing"] == {"flip": True, "scales": [0.9, 1.0]}
+    assert found["models"] != plain["models"]
+    again = fpd("evaluate", "-w", work, "--set", "testing={flip=true,scales=[0.9,1]}")
+    assert again.exit_code == 0
+    of_teacher = [r["models"]["teacher"]["mean"] for r in (found, scores())]  # type: ignore[index]
+    assert of_teacher[0] == of_teacher[1]
+    assert_refused(fpd("evaluate", "-w", work, "--scales", "0.9,1.1"), "testing.scales", "among")
+
+
+def test_a_files_predictions_are_asked_once() -> None:
+    options = ("--predictions", "p.mat", "--ground-truth", "g.mat")
+    assert_refused(fpd("evaluate", *options, "--flip-test"), "--flip-test")
+
+
 @pytest.mark.parametrize("command", [[], ["run", "teacher"], ["cache-heatmaps"], ["evaluate"]])
 def test_examples_of_the_help_keep_their_lines(command: list[str]) -> None:
     output = fpd(*command, "--help").output

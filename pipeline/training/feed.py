@@ -7,7 +7,7 @@ makes floats of them happens on the training device (`objective.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -15,12 +15,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ...data.samples import SampleSet
-from ...data.views import PLAIN, View, Views
+from ...data.views import View, Views
 from ..device import loader_workers
 from ..recipe import Loader, Recipe
 from ..stopping import outlive_first_signal
 from ..store import StoreReader
 from .group import ALONE, Group
+
+T = TypeVar("T")
 
 Key = tuple[int, int]
 """(sample index, view number)."""
@@ -160,13 +162,8 @@ def make_loader(
     )
 
 
-def plain_keys(samples: SampleSet) -> list[Key]:
-    """All samples in order, each in its plain crop."""
-    return [(i, PLAIN) for i in range(len(samples))]
-
-
-def in_batches(keys: Sequence[Key], batch: int) -> list[Sequence[Key]]:
-    """Keys in batches, in order."""
+def in_batches(keys: Sequence[T], batch: int) -> list[Sequence[T]]:
+    """Keys, or indices, in batches, in order."""
     return [keys[i : i + batch] for i in range(0, len(keys), batch)]
 
 

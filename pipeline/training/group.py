@@ -26,7 +26,7 @@ from ..compare import differences
 from ..device import is_launched
 from .batch_norm import synchronise
 
-Key = TypeVar("Key")
+T = TypeVar("T")
 
 LET_GO_S = 0.5
 """Gloo's threads let go of a result's Python object some time after it was waited for, and need the
@@ -46,7 +46,7 @@ class Group:
         """Whether this process is the one that writes files and talks to people."""
         return self.rank == 0
 
-    def share(self, keys: Sequence[Key]) -> Sequence[Key]:
+    def share(self, keys: Sequence[T]) -> Sequence[T]:
         """This process's part of a batch: consecutive keys, parts differing by one at most."""
         start, stop = (len(keys) * rank // self.size for rank in (self.rank, self.rank + 1))
         return keys[start:stop]

@@ -28,8 +28,11 @@ def row(mean: float, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+ONE_PASS = {"flip": False, "scales": [1.0]}
+
 REPORT: dict[str, Any] = {
     "store": None,
+    "testing": ONE_PASS,
     "models": {
         "teacher": row(0.8126),
         "labels-only": row(0.5, parameters=123_456, gmacs=0.0123, groups={"head": 1, "ankle": 0}),
@@ -49,6 +52,13 @@ def test_the_table_has_the_numbers_in_percent_millions_and_gmacs() -> None:
     assert student.split() == [
         *["labels-only", "100.0", "0.0", "50.0", "49.0", "25.0", "0.12", "M", "0.012", "12.3"]
     ]
+
+
+def test_the_table_says_how_often_the_models_were_asked() -> None:
+    asked = {"flip": True, "scales": [0.8, 1.0]}
+    assert table(REPORT | {"testing": asked}).startswith(
+        "PCK@0.2 in percent, 500 people, flip test, scales 0.8, 1\n"
+    )
 
 
 def test_columns_are_straight() -> None:
@@ -86,7 +96,7 @@ def test_align_pads_to_the_widest_and_leaves_no_blanks_behind() -> None:
 
 def test_a_share_of_nothing_is_shown_as_such() -> None:
     models = {"student": row(0.5, groups={"head": math.nan, "ankle": 0.5})}
-    report = {"store": None, "models": models}
+    report = {"store": None, "testing": ONE_PASS, "models": models}
     assert table(report).splitlines()[2].split()[1:3] == ["nan", "50.0"]
 
 
