@@ -63,25 +63,24 @@ def _mpii(path: Path) -> GroundTruth:
 
 
 def _lsp(path: Path) -> GroundTruth:
-    """The test photographs that are not also training photographs, as the reader has them."""
+    """Of LSP as published, the test photographs that are not also training photographs, as the
+    reader has them; of a file with another number of people, all.
+    """
     joints_NK2 = lsp.read_joints(path, rows="coordinates").transpose(2, 1, 0)[..., :2]
-    if len(joints_NK2) != lsp.IMAGES:
-        raise ValueError(
-            f"{path}: expected LSP's {lsp.IMAGES} people as published, found {len(joints_NK2)}"
+    count = len(joints_NK2)
+    people, scored = f"all {count} of the file", np.arange(count)
+    rows = {count: scored}
+    if count == lsp.IMAGES:
+        without = ", ".join(map(str, lsp.TEST_IMAGES_SEEN_IN_TRAINING))
+        people = (
+            f"LSP's images {lsp.TRAIN_IMAGES + 1} to {lsp.IMAGES} without {without}, which are "
+            "training images too"
         )
-    scored = lsp.images_of("test", lsp.IMAGES) - 1
-    scored_K2 = joints_NK2[scored]
-    without = ", ".join(map(str, lsp.TEST_IMAGES_SEEN_IN_TRAINING))
-    return GroundTruth(
-        LSP,
-        f"LSP's images {lsp.TRAIN_IMAGES + 1} to {lsp.IMAGES} without {without}, which are "
-        "training images too",
-        scored_K2,
-        normaliser_lengths(scored_K2, LSP),
-        1,
-        {
+        scored = lsp.images_of("test", lsp.IMAGES) - 1
+        rows = {
             lsp.IMAGES: scored,
             lsp.IMAGES - lsp.TRAIN_IMAGES: scored - lsp.TRAIN_IMAGES,
             len(scored): np.arange(len(scored)),
-        },
-    )
+        }
+    scored_K2 = joints_NK2[scored]
+    return GroundTruth(LSP, people, scored_K2, normaliser_lengths(scored_K2, LSP), 1, rows)
