@@ -1,0 +1,220 @@
+"""Published stacked hourglasses, from the files that their authors' code writes.
+
+    fpd cache-heatmaps --teacher ilovepose:models/mpii_hg8.pth
+
+Three projects, one set of parameter names (bearpaw's), which `models/hourglass.py` has with
+`stem="ports"`; stages, channels, blocks, depth and joints are read from the tensors' shapes. What
+differs is how a crop is prepared, and where a map has a joint; see `LAYOUTS`.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ...data.skeletons import MPII
+from ..models.hourglass import Hourglass, HourglassSettings, StemWidths, stem_widths
+from ..workdir import sha256
+from .spec import TeacherSpec, explain, read_spec
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".tar")
+MAX_FILE_BYTES = 4 << 30
+"""The largest that `models/hourglass.py` was measured with has 0.1 GB; 8 x 256 with an optimiser's
+state, as training code keeps it, 0.3 GB."""
+
+_BEARPAW = TeacherSpec(
+    # pose/datasets/mpii.py of pytorch-pose: 256 in, 64 out, sigma 1; pose/utils/transforms.py
+    # subtracts the mean (of data/mpii/mean.pth.tar) and leaves the division out. Its targets are
+    # cut off to whole pixels: 1/8 heatmap pixel from the half-pixel convention in the mean.
+    input=(256, 256),
+    joints=MPII.joints,
+    mean_rgb=(0.4404, 0.4440, 0.4327),
+    std_rgb=(1.0, 1.0, 1.0),
+    sigma_px=1.0,
+)
+
+LAYOUTS = {
+    # experiments/fpd_mpii/hourglass/*.yaml: 256 x 256, sigma 2, COLOR_RGB false: OpenCV's blue,
+    # green, red, normalised in that order by ImageNet's statistics of red, green, blue.
+    "ilovepose": TeacherSpec(
+        input=(256, 256),
+        joints=MPII.joints,
+        mean_rgb=(0.406, 0.456, 0.485),
+        std_rgb=(0.225, 0.224, 0.229),
+        channels="bgr",
+        grid="origin",
+        sigma_px=2.0,
+    ),
+    "pytorch-pose": _BEARPAW,
+    "anibali": _BEARPAW,  # its weights are pytorch-pose's, and it prepares crops as that does
+}
+"""Each project's MPII models. For others, `FILE.json` has the spec."""
+
+# What only one project's training code writes beside the weights (tools/fpd_train.py,
+# example/main.py).
+MARKS = {"best_state_dict": "ilovepose", "perf": "ilovepose", "best_acc": "pytorch-pose"}
+
+
+class HourglassTeacher:
+    """A stacked hourglass with the spec of the project that trained it."""
+
+    def __init__(self, network: Hourglass, spec: TeacherSpec, digest: str) -> None:
+        self.network, self.spec, self.digest = network, spec, digest
+
+    def to(self, device: torch.device) -> HourglassTeacher:
+        self.network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
+
+    def __call__(self, crops_B3HW: Tensor) -> Tensor:
+        last: Tensor = self.network(crops_B3HW)[-1]
+        return last
+
+
+def load(path: Path, layout: str | None) -> HourglassTeacher:
+    """A published hourglass.
+
+    Args:
+        layout: a key of `LAYOUTS`; None: what the file says, or `FILE.json`.
+
+    Raises:
+        ValueError: the file would have to be unpickled, is no stacked hourglass, or does not say
+            whose it is.
+    """
+    file = _read(path)
+    network = _build(path, file.tensors)
+    spec = _spec(path, layout or file.layout, len(network.score[0].bias))  # type: ignore[arg-type]
+    return HourglassTeacher(network.eval(), spec, sha256(path))
+
+
+@dataclass(frozen=True)
+class _File:
+    tensors: dict[str, Tensor]
+    layout: str | None
+
+
+def _read(path: Path) -> _File:
+    """The tensors of a file, by their names in a single process's network."""
+    _check_size(path)
+    content = _load(path)
+    layout = next((MARKS[key] for key in MARKS if key in content), None)
+    state = content.get("state_dict", content)
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path}: expected tensors by name under 'state_dict', found none")
+    tensors = {
+        str(name).removeprefix("module."): value.float() if value.is_floating_point() else value
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    }
+    return _File(tensors, layout)
+
+
+def _check_size(path: Path) -> None:
+    size = path.stat().st_size
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = max(size, sum(entry.file_size for entry in archive.infolist()))
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"{path} has more than {MAX_FILE_BYTES} bytes: no stacked hourglass")
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds, for damage and for what is refused
+        raise ValueError(
+            f"{path} cannot be read as plain tensors ({type(error).__name__}); where you trust "
+            "it, make a .safetensors file of it with the lines in docs/teachers.md"
+        ) from None
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: expected tensors by name, found a {type(content).__name__}")
+    return content
+
+
+def _build(path: Path, tensors: dict[str, Tensor]) -> Hourglass:
+    """The network of a file's tensors, whose memory it takes over."""
+    try:
+        settings, joints = _settings(tensors)
+    except (KeyError, ValidationError) as error:
+        reason = explain(error) if isinstance(error, ValidationError) else f"no {error.args[0]}"
+        raise ValueError(
+            f"{path}: expected a stacked hourglass with the names of bearpaw's pytorch-pose, found "
+            f"{len(tensors)} tensors of something else ({reason})"
+        ) from None
+    with torch.device("meta"):  # nothing is allocated for what a file merely claims
+        network = settings.build(joints)
+    _check_shapes(path, network, tensors)
+    counters = {
+        name: torch.zeros((), dtype=torch.long)
+        for name in network.state_dict()
+        if name.endswith("num_batches_tracked")  # which PyTorch before 0.4.1 did not write
+    }
+    network.load_state_dict(counters | tensors, assign=True)
+    return network.requires_grad_(False)
+
+
+def _settings(tensors: Mapping[str, Tensor]) -> tuple[HourglassSettings, int]:
+    """Size and form, and the number of joints, from names and shapes."""
+    score = tensors["score.0.weight"]
+    widths = StemWidths(
+        *(len(tensors[name]) for name in ("conv1.weight", *(f"layer{i}.0.conv3.weight" for i in (1, 2, 3))))
+    )
+    numbers = {
+        "stages": _count(tensors, r"score\.(\d+)\.weight"),
+        "channels": score.shape[1] if score.ndim == 4 else 0,
+        "blocks": _count(tensors, r"res\.0\.(\d+)\.conv1\.weight"),
+        "depth": _count(tensors, r"hg\.0\.hg\.(\d+)\.0\.0\.conv1\.weight"),
+    }
+    settings = HourglassSettings.model_validate(numbers | {"stem": "ports"})
+    if stem_widths(settings) != widths:
+        settings = HourglassSettings.model_validate(numbers | {"stem": "newell"})
+    return settings, len(score)
+
+
+def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
+    return len({match[1] for name in tensors if (match := re.fullmatch(pattern, name))})
+
+
+def _check_shapes(path: Path, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        optional = name.endswith("num_batches_tracked")
+        if expected.get(name) != found.get(name) and not (optional and name not in found):
+            raise ValueError(
+                f"{path}: expected a stacked hourglass's {name} of the shape "
+                f"{expected.get(name, 'none')}, found {found.get(name, 'none')}"
+            )
+
+
+def _spec(path: Path, layout: str | None, joints: int) -> TeacherSpec:
+    beside = path.with_name(path.name + ".json")
+    if beside.is_file():
+        spec = read_spec(beside)
+        if len(spec.joints) != joints:
+            raise ValueError(
+                f"{beside}: expected the names of {joints} joints, found {len(spec.joints)}"
+            )
+        return spec
+    if layout is None:
+        named = ", ".join(f"{name}:{path}" for name in LAYOUTS)
+        raise ValueError(
+            f"{path} does not say whose code trained it, and so how crops are normalised: give "
+            f"--teacher as one of {named}; or write its spec into {beside} (docs/teachers.md)"
+        )
+    if joints != MPII.num_joints:
+        raise ValueError(
+            f"expected one of {layout}'s MPII models, of {MPII.num_joints} joints, in {path}, found "
+            f"{joints} joints: write its spec into {beside} (docs/teachers.md)"
+        )
+    return LAYOUTS[layout]
