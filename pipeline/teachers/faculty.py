@@ -1,0 +1,176 @@
+"""Who teaches in a run: the work directory's own teacher, or those that its recipe names.
+
+The one place that knows both. A store's manifest has, under "teacher":
+
+    own     {"sha256": of its weights, "model": settings}
+    others  {"sha256": of all that follows, "sources": [{"kind", "sha256", "spec"}, …], "taught":
+             names of the joints that somebody teaches}
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+
+from ...data.skeletons import Skeleton
+from ..recipe import Recipe
+from ..teaching import Ask, asker
+from ..training.train import load_model
+from ..workdir import ModelDir, WorkDir, sha256
+from .asking import ask_teachers, taught_joints
+from .sources import Source, load, parse, quick_digest
+from .spec import Teacher
+
+Entry = dict[str, Any]
+
+
+class Faculty(Protocol):
+    """Who is asked.
+
+    Attributes:
+        entry: what a manifest has of it.
+    """
+
+    @property
+    def entry(self) -> Entry: ...
+
+    def ask(self, device: torch.device) -> Ask:
+        """How it is asked, its networks brought to a device."""
+        ...
+
+
+@dataclass(frozen=True)
+class OwnTeacher:
+    """The one that stage 1 trained."""
+
+    folder: ModelDir
+    recipe: Recipe
+    skeleton: Skeleton
+
+    @property
+    def entry(self) -> Entry:
+        return {
+            "sha256": sha256(self.folder.weights),
+            "model": self.recipe.teacher.model.model_dump(),
+        }
+
+    def ask(self, device: torch.device) -> Ask:
+        network = load_model(self.folder, self.skeleton.num_joints, device)
+        return asker(network, device, self.skeleton.mirror if self.recipe.mirror_averaged else None)
+
+
+@dataclass(frozen=True)
+class NamedTeachers:
+    """Those that the recipe names, loaded at once."""
+
+    sources: tuple[Source, ...]
+    teachers: tuple[Teacher, ...]
+    recipe: Recipe
+    skeleton: Skeleton
+
+    @cached_property
+    def entry(self) -> Entry:
+        specs = [teacher.spec for teacher in self.teachers]
+        parts = [
+            {"kind": source.kind, "sha256": teacher.digest, "spec": teacher.spec.model_dump("json")}
+            for source, teacher in zip(self.sources, self.teachers, strict=True)
+        ]
+        averaged = self.recipe.mirror_averaged
+        taught = taught_joints(specs, self.skeleton, averaged=averaged)
+        whole = {"sources": parts, "taught": list(taught)}
+        text = json.dumps(whole, sort_keys=True).encode()
+        return {"sha256": hashlib.sha256(text).hexdigest(), **whole}
+
+    def ask(self, device: torch.device) -> Ask:
+        for teacher in self.teachers:
+            move = getattr(teacher, "to", None)  # a plain function has none, and needs none
+            if move is not None:
+                move(device)
+        return ask_teachers(
+            self.teachers,
+            self.skeleton,
+            self.recipe.geometry,
+            device,
+            averaged=self.recipe.mirror_averaged,
+        )
+
+
+def check_teacher(work: WorkDir, recipe: Recipe) -> None:
+    """Refuse to go on without a teacher, before anything that takes long.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not recipe.store.teachers:
+        work.check_teacher()
+    for name in recipe.store.teachers:
+        if not parse(name).is_there:
+            raise ValueError(f"--teacher {name}: expected a file or folder, found none")
+
+
+def open_faculty(own: ModelDir, recipe: Recipe, skeleton: Skeleton) -> Faculty:
+    """Who teaches in a run.
+
+    Args:
+        own: the folder of the work directory's own teacher, who is meant where the recipe names
+            nobody.
+
+    Raises:
+        ValueError: a teacher cannot be loaded, or teaches none of the skeleton's joints.
+    """
+    if not recipe.store.teachers:
+        return OwnTeacher(own, recipe, skeleton)
+    sources = tuple(parse(name) for name in recipe.store.teachers)
+    return NamedTeachers(sources, tuple(load(source) for source in sources), recipe, skeleton)
+
+
+def find_faculty(own: ModelDir, recipe: Recipe, skeleton: Skeleton) -> Faculty | None:
+    """The same, or None where some of it is not there: a store can be used without its teacher."""
+    if recipe.store.teachers:
+        there = all(parse(name).is_there for name in recipe.store.teachers)
+    else:
+        there = own.finished and own.weights.is_file()
+    return open_faculty(own, recipe, skeleton) if there else None
+
+
+def expected_entry(own: ModelDir, recipe: Recipe, manifest: Mapping[str, Any]) -> Entry | str:
+    """What a store's manifest should have of its teacher, as far as files tell it; no network is
+    built, no code of the user's run. Where a teacher is not there, the store's word is taken.
+
+    Returns:
+        For `make_manifest`.
+    """
+    found = manifest.get("teacher")
+    stored = found if isinstance(found, dict) else {}
+    names = recipe.store.teachers
+    if not names:
+        return sha256(own.weights) if own.weights.is_file() else str(stored.get("sha256", "none"))
+    parts = stored.get("sources")
+    expected = copy.deepcopy(stored)
+    if not isinstance(parts, list) or len(parts) != len(names):
+        return expected | {"sources": list(names)}
+    for part, name in zip(expected["sources"], names, strict=True):
+        digest = quick_digest(parse(name))
+        if digest is not None and isinstance(part, dict):
+            part["sha256"] = digest
+    return expected
+
+
+def taught_mask(manifest: Mapping[str, Any]) -> tuple[bool, ...] | None:
+    """Which of a store's joints somebody teaches; None: all of them.
+
+    Raises:
+        ValueError: the manifest is damaged.
+    """
+    teacher, joints = manifest["teacher"], manifest["joints"]
+    taught = teacher.get("taught") if isinstance(teacher, dict) else None
+    if taught is None or set(taught) >= set(joints):
+        return None
+    return tuple(name in taught for name in joints)
