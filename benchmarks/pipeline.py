@@ -106,7 +106,9 @@ class Way:
         files = files_at(folder / "heatmaps.zarr")
         manifest = make_manifest(self.recipe, self.samples, "0" * 64)
         writer = StoreWriter(files, manifest, views, folder)
-        fill(writer, writer.layout.tasks(), self.teacher, self.recipe, self.samples, CPU)
+        mirror = self.samples.skeleton.mirror if self.recipe.mirror_averaged else None
+        ask = asker(self.teacher, CPU, mirror)
+        fill(writer, writer.layout.tasks(), ask, self.recipe, self.samples, CPU)
         size = writer.finish().bytes()
         fill_s = time.perf_counter() - start
         reader = StoreReader(files, writer.layout)

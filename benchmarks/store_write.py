@@ -120,7 +120,9 @@ def fill_seconds(network: nn.Module, recipe: Recipe, samples: SampleSet) -> floa
     with tempfile.TemporaryDirectory() as folder:
         writer = new_writer(Path(folder), recipe, samples)
         tasks = writer.layout.tasks()
-        return seconds(lambda: fill(writer, tasks, network, recipe, samples, CPU))
+        mirror = samples.skeleton.mirror if recipe.mirror_averaged else None
+        ask = asker(network, CPU, mirror)
+        return seconds(lambda: fill(writer, tasks, ask, recipe, samples, CPU))
 
 
 def new_writer(folder: Path, recipe: Recipe, samples: SampleSet) -> StoreWriter:

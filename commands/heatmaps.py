@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 
 @click.command("cache-heatmaps")
 @run_options
+@click.option(
+    "--teacher",
+    "teachers",
+    multiple=True,
+    metavar="SOURCE",
+    help="Whom to ask instead of the work directory's own: hourglass weights, a ViTPose's folder, "
+    "a .pt2 program, package.module:factory, another run's folder (docs/teachers.md). Given "
+    "several times: their mean.",
+)
 @click.option("--overwrite", is_flag=True, help="Remove the store that is there first.")
 @click.option(
     "--only-views",
@@ -34,6 +43,7 @@ if TYPE_CHECKING:
 )
 @cluster_options
 def cache_heatmaps(
+    teachers: tuple[str, ...],
     overwrite: bool,
     only_views: str | None,
     plan: bool,
@@ -47,9 +57,12 @@ def cache_heatmaps(
 
     \b
     fpd cache-heatmaps -w work/lsp --workers 4
+    fpd cache-heatmaps -w work/lsp --teacher models/vitpose-base-simple
     """
     from ..pipeline.cluster import choose_workers
 
+    if teachers:  # a setting of the recipe, too
+        options["overrides"] += (f"store.teachers={json.dumps(teachers)}",)
     wanted = options["device"]
     if scheduler is not None or scheduler_file is not None:
         options["device"] = "cpu"  # its workers may have a GPU where there is none here

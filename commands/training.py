@@ -86,7 +86,8 @@ def _student(
 
 
 def _all(work: WorkDir, recipe: Recipe, device: torch.device) -> None:
-    _teacher(work, recipe, device)
+    if not recipe.store.teachers:
+        _teacher(work, recipe, device)
     make_heatmaps(work, recipe, device, overwrite=False)
     for name in recipe.student_names:
         _student(work, recipe, device, name, init_from=None)

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
@@ -23,7 +23,7 @@ from .recipe import Recipe
 from .stopping import Interrupted, Stop, stop_requested
 from .store import Layout, Shard, StoreWriter
 from .store.canaries import Canary
-from .teaching import Columns, answers, asker, make_shard, take_canaries
+from .teaching import Ask, Columns, answers, make_shard, take_canaries
 from .training.feed import Key, make_loader, stored_views
 
 STOPPED = "caching stopped; whole shards are kept, the same command makes the rest"
@@ -35,7 +35,7 @@ SHARDS_IN_FLIGHT = 2
 def fill(
     writer: StoreWriter,
     tasks: Sequence[tuple[int, int]],
-    network: nn.Module,
+    ask: Ask,
     recipe: Recipe,
     samples: SampleSet,
     device: torch.device,
@@ -59,7 +59,7 @@ def fill(
         tqdm(total=total, desc="cache-heatmaps", unit="view", leave=False, disable=None) as bar,
         ThreadPoolExecutor(1, "shard-writer") as writers,
     ):
-        said = _watched(ask_shards(layout, tasks, network, recipe, samples, device), bar, stop)
+        said = _watched(ask_shards(layout, tasks, ask, recipe, samples, device), bar, stop)
         for view, shard in tasks:
             content = next_shard(said, layout, view, shard)
             writing.append(writers.submit(writer.write, content))
@@ -74,7 +74,7 @@ def fill(
 def ask_shards(
     layout: Layout,
     tasks: Sequence[tuple[int, int]],
-    network: nn.Module,
+    ask: Ask,
     recipe: Recipe,
     samples: SampleSet,
     device: torch.device,
@@ -94,8 +94,7 @@ def ask_shards(
         if reading_threads
         else make_loader(views, keys, recipe.loader, device)
     )
-    mirror_joints = samples.skeleton.mirror if recipe.mirror_averaged else None
-    return answers(asker(network, device, mirror_joints), loader, recipe.store.max_error)
+    return answers(ask, loader, recipe.store.max_error)
 
 
 def read_in_threads(

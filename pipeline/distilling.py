@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from .store import (
     served_layout,
     store_files,
 )
+from .teachers import expected_entry, taught_mask
 from .training.feed import DistillationViews, fresh_views, stored_views
 from .training.objective import Objective
 from .training.train import train_model
-from .workdir import ModelDir, WorkDir, sha256
+from .workdir import ModelDir, WorkDir
+
+log = logging.getLogger("fpd")
 
 
 def train_student(
@@ -51,12 +55,15 @@ def train_student(
     inputs: dict[str, Any] = {"dataset": samples.fingerprint()}
     views: int | None = None
     mirror_joints: tuple[int, ...] | None = None
+    taught: tuple[bool, ...] | None = None
     dataset: Any = fresh_views(recipe, samples, student.seed)
     if student.alpha > 0:
         store, manifest = open_store(work, recipe, samples)
         dataset = DistillationViews(stored_views(recipe, samples), store)
         inputs |= {"teacher": manifest["teacher"], "store": _what_decides_targets(recipe)}
         views = recipe.store.views
+        taught = taught_mask(manifest)
+        _warn_if_untaught(taught, samples.skeleton.joints, student, out.name)
         if recipe.mirror_averaged:
             mirror_joints = samples.skeleton.mirror
     return train_model(
@@ -64,7 +71,9 @@ def train_student(
         recipe=recipe,
         training=student,
         objective=Objective(
-            recipe.targets, recipe.geometry.heatmap_px, student, mirror_joints, student.loss
+            *(recipe.targets, recipe.geometry.heatmap_px, student, mirror_joints),
+            loss=student.loss,
+            taught=taught,
         ),
         dataset=dataset,
         people=people,
@@ -91,17 +100,26 @@ def open_store(
         raise ValueError(f"{files} is missing: run `fpd cache-heatmaps -w {work.named(recipe)}`")
     found = read_manifest(files)
     # Where the teacher lies beside the store, the store must be of that teacher.
-    weights = work.teacher.weights
-    teacher = found.get("teacher")
-    teacher_sha256 = teacher.get("sha256", "none") if isinstance(teacher, dict) else "none"
-    if weights.is_file():
-        teacher_sha256 = sha256(weights)
-    expected = make_manifest(recipe, samples, teacher_sha256)
+    expected = make_manifest(recipe, samples, expected_entry(work.teacher, recipe, found))
     check_manifest(files, expected, found, work.named(recipe))
     layout = served_layout(expected, found, recipe.store.views)
     check_complete(files, layout, work.named(recipe))
     check_canaries(files, layout, stored_views(recipe, samples), found, work.named(recipe))
     return StoreReader(files, layout, work.named(recipe)), found
+
+
+def _warn_if_untaught(
+    taught: tuple[bool, ...] | None, joints: tuple[str, ...], student: Student, name: str
+) -> None:
+    if taught is None or student.alpha < 1:
+        return
+    nobody = [joint for joint, known in zip(joints, taught, strict=True) if not known]
+    log.warning(
+        "warning: %s learns from the teacher alone (alpha = 1), which does not know its %s: those "
+        "maps stay as they are drawn; --set student.alpha=0.5 has labels teach them",
+        name,
+        ", ".join(nobody),
+    )
 
 
 def _what_decides_targets(recipe: Recipe) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import default_collate
 
 from ..data.samples import SampleSet
@@ -28,7 +28,7 @@ from .store.coverage import sealed
 from .store.reader import CRC32C_BYTES
 from .store.schema import ARRAYS
 from .store.writer import Shard, encode_shard
-from .teaching import Ask, Columns, answers, asker, make_shard, summary, take_canaries
+from .teaching import Ask, Columns, answers, make_shard, summary, take_canaries
 from .training.feed import Key, stored_views
 
 TIMED_VIEWS = 48
@@ -81,7 +81,7 @@ class Pilot:
 
 
 def run_pilot(
-    network: nn.Module, recipe: Recipe, samples: SampleSet, layout: Layout, device: torch.device
+    ask: Ask, recipe: Recipe, samples: SampleSet, layout: Layout, device: torch.device
 ) -> Pilot:
     """Send views spread over the samples through teacher, encoder and compression, in memory.
 
@@ -89,8 +89,8 @@ def run_pilot(
     """
     batches = pilot_keys(len(samples), recipe.store.batch)
     watch = Stopwatch(device)
-    ask_batches(network, recipe, samples, device, batches[:1], Stopwatch(device))
-    joined = ask_batches(network, recipe, samples, device, batches[1:], watch)
+    ask_batches(ask, recipe, samples, device, batches[:1], Stopwatch(device))
+    joined = ask_batches(ask, recipe, samples, device, batches[1:], watch)
     sizes, view_bytes = measure_sizes(joined, layout, watch)
     count = len(joined["peaks"])
     seconds = {name: total / count for name, total in watch.seconds.items()}
@@ -138,7 +138,7 @@ class Stopwatch:
 
 
 def ask_batches(
-    network: nn.Module,
+    ask: Ask,
     recipe: Recipe,
     samples: SampleSet,
     device: torch.device,
@@ -149,15 +149,14 @@ def ask_batches(
 
     The teacher's time is part of the answer's, the rest of which is encoding.
     """
-    mirror_joints = samples.skeleton.mirror if recipe.mirror_averaged else None
-    ask = partial(_timed, asker(network, device, mirror_joints), watch)
+    timed = partial(_timed, ask, watch)
     views = stored_views(recipe, samples)
     parts: list[Columns] = []
     for keys in batches:
         with watch("read"):
             batch = default_collate([views[key] for key in keys])
         with watch("answer"):
-            parts += answers(ask, [batch], recipe.store.max_error)
+            parts += answers(timed, [batch], recipe.store.max_error)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

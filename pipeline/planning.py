@@ -45,7 +45,7 @@ from .store import (
 )
 from .store.manifest import Manifest, with_added
 from .store.schema import create_arrays, specs
-from .training.train import load_model
+from .teachers import Faculty
 from .workdir import WorkDir, read_json, write_json
 
 RECEIPT_BYTES = 4096
@@ -226,6 +226,7 @@ def make_plan(
     recipe: Recipe,
     samples: SampleSet,
     manifest: Manifest,
+    faculty: Faculty,
     device: torch.device,
     *,
     overwrite: bool = False,
@@ -237,10 +238,9 @@ def make_plan(
     """
     files = store_files(work, recipe)
     stock = take_stock(files, manifest, samples, work.named(recipe), overwrite=overwrite)
-    network = load_model(work.teacher, stock.layout.joints, device)
     free = free_bytes(files)
     return Plan(
-        pilot=run_pilot(network, recipe, samples, stock.layout, device),
+        pilot=run_pilot(faculty.ask(device), recipe, samples, stock.layout, device),
         stock=stock,
         recipe_views=recipe.store.views,
         epochs=student_epochs(recipe),
@@ -271,6 +271,7 @@ def check_space(
     recipe: Recipe,
     samples: SampleSet,
     manifest: Manifest,
+    faculty: Faculty,
     device: torch.device,
     *,
     overwrite: bool = False,
@@ -296,9 +297,8 @@ def check_space(
     if stock.found.receipts:
         sizes = found_sizes(stock.found)
     else:
-        network = load_model(work.teacher, layout.joints, device)
         batch, watch = pilot_keys(len(samples), recipe.store.batch)[:1], Stopwatch(device)
-        joined = ask_batches(network, recipe, samples, device, batch, watch)
+        joined = ask_batches(faculty.ask(device), recipe, samples, device, batch, watch)
         sizes, _ = measure_sizes(joined, layout, watch)
     refuse_too_much(files, added_bytes(need, sizes, layout), free, work.named(recipe))
 

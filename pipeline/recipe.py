@@ -168,6 +168,11 @@ class Store(Settings):
     location: str | None = Field(
         None, description="folder or fsspec URL; none given: heatmaps.zarr in the work directory"
     )
+    teachers: tuple[str, ...] = added(
+        (),
+        description="who teaches, averaged: files, folders or package.module:factory "
+        "(docs/teachers.md); none given: the teacher of the work directory",
+    )
 
 
 class Loader(Settings):

@@ -107,6 +107,17 @@ class WorkDir:
         if not begun or not self.kept_recipe.is_file():
             write_json(self.kept_recipe, recipe.model_dump(mode="json"))
 
+    def keep_setting(self, recipe: Recipe, section: str, key: str) -> None:
+        """Give the directory's own recipe, where there is one, a setting of a command's."""
+        if not self.kept_recipe.is_file():
+            return
+        kept, chosen = read_json(self.kept_recipe), recipe.model_dump(mode="json")
+        value = chosen[section].get(key)  # what is the default may be left out
+        if kept.get(section, {}).get(key) != value:
+            rest = {k: v for k, v in kept.get(section, {}).items() if k != key}
+            kept[section] = rest if value is None else rest | {key: value}
+            write_json(self.kept_recipe, kept)
+
     def create(self) -> None:
         """Make the folder.
 

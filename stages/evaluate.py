@@ -95,7 +95,9 @@ def _bill(work: WorkDir, recipe: Recipe, models: dict[str, ModelDir]) -> dict[st
     layout = stored_layout(files)
     students = (folder.record()["identity"]["settings"]["training"] for folder in models.values())
     epochs = [student["epochs"] for student in students if student.get("alpha", 0) > 0]
-    passes = 2 if read_manifest(files).get("mirror_averaged") else 1  # a view
+    manifest = read_manifest(files)
+    passes = 2 if manifest.get("mirror_averaged") else 1  # a view
+    passes *= len(manifest["teacher"].get("sources", ())) or 1
     return {
         "views": layout.views,
         "samples": layout.samples,

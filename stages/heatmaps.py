@@ -3,7 +3,8 @@
     fpd cache-heatmaps -w work/demo
     fpd cache-heatmaps -w work/demo --workers 4
 
-In: the data set, `teacher/`. Out: `heatmaps.zarr`. Only shards that are missing are made.
+In: the data set, `teacher/`, or the teachers that the recipe names. Out: `heatmaps.zarr`. Only
+shards that are missing are made.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from ..pipeline.cluster import Workers, check_reachable, fill_on_cluster, make_j
 from ..pipeline.planning import check_space
 from ..pipeline.recipe import Recipe
 from ..pipeline.store import Coverage, Files, StoreWriter, make_manifest, store_files
-from ..pipeline.training.train import load_model
-from ..pipeline.workdir import WorkDir, sha256
+from ..pipeline.teachers import check_teacher, open_faculty, remarks
+from ..pipeline.workdir import WorkDir
 
 log = logging.getLogger("fpd")
 
@@ -52,14 +53,20 @@ def run(
             failed.
         Interrupted: after a signal; whole shards are kept.
     """
-    work.check_teacher()
+    check_teacher(work, recipe)
     samples = load(recipe.data, "train")
-    manifest = make_manifest(recipe, samples, sha256(work.teacher.weights))
+    faculty = open_faculty(work.teacher, recipe, samples.skeleton)
+    manifest = make_manifest(recipe, samples, faculty.entry)
+    for remark in remarks(faculty.entry, recipe, samples.skeleton):
+        log.info("%s", remark)
     files = store_files(work, recipe)
     with files.locked():
         check_space(
-            work, recipe, samples, manifest, device, overwrite=overwrite, only_views=only_views
+            *(work, recipe, samples, manifest, faculty, device),
+            overwrite=overwrite,
+            only_views=only_views,
         )
+        work.keep_setting(recipe, "store", "teachers")
         if overwrite and files.exists():
             if workers is not None:
                 check_reachable(workers, recipe.cluster)  # while nothing is lost yet
@@ -75,8 +82,7 @@ def run(
         if missing:
             log.info("caching %d of %d shards", len(missing), len(writer.layout.tasks()))
             if workers is None:
-                network = load_model(work.teacher, writer.layout.joints, device)
-                fill(writer, missing, network, recipe, samples, device)
+                fill(writer, missing, faculty.ask(device), recipe, samples, device)
             else:
                 writer.end_audit()
                 job = make_job(work, recipe, files, manifest, workers)

@@ -42,10 +42,9 @@ from ..pipeline.store import (
 from ..pipeline.store.code import FAINT_PEAK
 from ..pipeline.store.coverage import read_receipt
 from ..pipeline.store.schema import ARRAYS
-from ..pipeline.teaching import asker
+from ..pipeline.teachers import Faculty, expected_entry, find_faculty
 from ..pipeline.training.feed import CachedView, DistillationViews, stored_views
-from ..pipeline.training.train import load_model
-from ..pipeline.workdir import WorkDir, sha256
+from ..pipeline.workdir import WorkDir
 
 ROWS_SHOWN = 8
 """Partly written views that are printed one by one."""
@@ -227,15 +226,16 @@ def draw(
     files = _open(work, recipe)
     samples = load(recipe.data, "train")
     manifest = read_manifest(files)
-    teacher = (manifest.get("teacher") or {}).get("sha256", "none")
-    check_manifest(files, make_manifest(recipe, samples, teacher), manifest, work.named(recipe))
+    entry = expected_entry(work.teacher, recipe, manifest, trusting=True)
+    check_manifest(files, make_manifest(recipe, samples, entry), manifest, work.named(recipe))
     layout = stored_layout(files)
     index = _find(samples, sample)
     _check_written(files, layout, view, index, work.named(recipe))
     store = StoreReader(files, layout, work.named(recipe))
     cached = DistillationViews(stored_views(recipe, samples), store)[index, view]
-    not_compared = _why_not_compared(work, teacher)
-    live = None if not_compared else _ask_teacher(work, recipe, samples, cached["crop"], device)
+    faculty = find_faculty(work.teacher, recipe, samples.skeleton)
+    not_compared = _why_not_compared(work, recipe, faculty, manifest["teacher"]["sha256"])
+    live = None if faculty is None or not_compared else _ask(faculty, cached["crop"], device)
     title = _title(recipe, samples.ids[index], view, cached, not_compared)
     teaching = _teaching(recipe, samples, cached, live, title)
     draw_teaching(teaching, out)
@@ -274,26 +274,21 @@ def _check_written(files: Files, layout: Layout, view: int, index: int, work: st
         )
 
 
-def _why_not_compared(work: WorkDir, teacher_sha256: str) -> str | None:
+def _why_not_compared(
+    work: WorkDir, recipe: Recipe, faculty: Faculty | None, teacher_sha256: str
+) -> str | None:
     """Why the live teacher cannot be asked, if so."""
-    if not work.teacher.finished or not work.teacher.weights.is_file():
-        return f"no teacher in {work.teacher.path} to compare with"
-    if sha256(work.teacher.weights) != teacher_sha256:
-        return f"{work.teacher.path} has another teacher than the store's: not compared"
+    place = ", ".join(recipe.store.teachers) or str(work.teacher.path)
+    if faculty is None:
+        return f"no teacher in {place} to compare with"
+    if faculty.entry["sha256"] != teacher_sha256:
+        return f"{place} has another teacher than the store's: not compared"
     return None
 
 
-def _ask_teacher(
-    work: WorkDir,
-    recipe: Recipe,
-    samples: SampleSet,
-    crop_SS3: NDArray[np.uint8],
-    device: torch.device,
-) -> Tensor:
+def _ask(faculty: Faculty, crop_SS3: NDArray[np.uint8], device: torch.device) -> Tensor:
     """float32 (K, H, W), of one crop."""
-    skeleton = samples.skeleton
-    network = load_model(work.teacher, skeleton.num_joints, device)
-    ask = asker(network, device, skeleton.mirror if recipe.mirror_averaged else None)
+    ask = faculty.ask(device)
     with torch.inference_mode():
         return ask(torch.from_numpy(crop_SS3[None]))[0].cpu()
 

@@ -17,7 +17,8 @@ from ..pipeline.recipe import Recipe, apply_overrides
 from ..pipeline.report import align
 from ..pipeline.sizes import format_bytes, format_duration
 from ..pipeline.store import make_manifest, store_files
-from ..pipeline.workdir import WorkDir, sha256
+from ..pipeline.teachers import check_teacher, open_faculty
+from ..pipeline.workdir import WorkDir
 
 
 def run(work: WorkDir, recipe: Recipe, device: torch.device, *, overwrite: bool = False) -> Plan:
@@ -29,10 +30,11 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device, *, overwrite: bool 
     Raises:
         ValueError: there is no finished teacher, or the store was made for something else.
     """
-    work.check_teacher()
+    check_teacher(work, recipe)
     samples = load(recipe.data, "train")
-    manifest = make_manifest(recipe, samples, sha256(work.teacher.weights))
-    return make_plan(work, recipe, samples, manifest, device, overwrite=overwrite)
+    faculty = open_faculty(work.teacher, recipe, samples.skeleton)
+    manifest = make_manifest(recipe, samples, faculty.entry)
+    return make_plan(work, recipe, samples, manifest, faculty, device, overwrite=overwrite)
 
 
 def adopt(work: WorkDir, recipe: Recipe, plan: Plan, views: int) -> Recipe:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ..data.readers import load
@@ -46,10 +46,10 @@ from ..pipeline.store.verify import (
     examine,
     spread,
 )
-from ..pipeline.teaching import asker, cost
+from ..pipeline.teachers import expected_entry, find_faculty
+from ..pipeline.teaching import Ask, cost
 from ..pipeline.training.feed import make_loader, stored_views
-from ..pipeline.training.train import load_model
-from ..pipeline.workdir import WorkDir, sha256
+from ..pipeline.workdir import WorkDir
 
 log = logging.getLogger("fpd")
 
@@ -82,7 +82,8 @@ def run(
     files = store_files(work, recipe)
     samples = load(recipe.data, "train")
     layout = _fitting(files, work, recipe, samples)
-    teacher = load_model(work.teacher, layout.joints, device) if work.teacher.finished else None
+    faculty = find_faculty(work.teacher, recipe, samples.skeleton)
+    teacher = None if faculty is None else faculty.ask(device)
     found = _look(files, layout, cells, deep)
     now = found
     if repair and found.broken:
@@ -128,11 +129,7 @@ def _manifest(
     work: WorkDir, recipe: Recipe, samples: SampleSet, found: dict[str, Any]
 ) -> dict[str, Any]:
     """What a store's manifest should be; without a teacher, that of the teacher it names."""
-    if work.teacher.weights.is_file():
-        return make_manifest(recipe, samples, sha256(work.teacher.weights))
-    teacher = found.get("teacher")
-    named = teacher.get("sha256", "none") if isinstance(teacher, dict) else "none"
-    return make_manifest(recipe, samples, named)
+    return make_manifest(recipe, samples, expected_entry(work.teacher, recipe, found))
 
 
 class _Found(NamedTuple):
@@ -182,13 +179,14 @@ def _mend(
     recipe: Recipe,
     samples: SampleSet,
     found: _Found,
-    teacher: nn.Module | None,
+    teacher: Ask | None,
     device: torch.device,
 ) -> None:
     tasks = sorted({(damage.view, damage.shard) for damage in found.damages})
     if tasks and teacher is None:
+        place = ", ".join(recipe.store.teachers) or work.teacher.path
         raise ValueError(
-            f"{work.teacher.path} has no finished teacher to make {len(tasks)} shards of {files} "
+            f"{place} has no finished teacher to make {len(tasks)} shards of {files} "
             "again: bring back the one that made them, and run this again"
         )
     with files.locked():
@@ -206,14 +204,12 @@ def _mend(
 
 def _compare(
     cached: dict[Cell, CachedHeatmaps],
-    teacher: nn.Module,
+    ask: Ask,
     recipe: Recipe,
     samples: SampleSet,
     device: torch.device,
 ) -> list[CheckedCell]:
     """Cells beside what the teacher says of them, the worst first."""
-    mirror_joints = samples.skeleton.mirror if recipe.mirror_averaged else None
-    ask = asker(teacher, device, mirror_joints)
     keys, size = [(index, view) for view, index in cached], recipe.store.batch
     batches = [keys[start : start + size] for start in range(0, len(keys), size)]
     loader = make_loader(stored_views(recipe, samples), batches, recipe.loader, device)

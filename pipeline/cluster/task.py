@@ -16,7 +16,6 @@ from pathlib import Path
 
 import cv2
 import torch
-from torch import nn
 
 from ...data.readers import load
 from ...data.samples import SampleSet
@@ -36,8 +35,9 @@ from ..store import (
     write_shard,
 )
 from ..store.manifest import Manifest
-from ..training.train import load_model
-from ..workdir import ModelDir, WorkDir, sha256, versions
+from ..teachers import open_faculty, parse
+from ..teaching import Ask
+from ..workdir import ModelDir, WorkDir, versions
 from .connection import Workers
 
 RUNS_KEPT = 2
@@ -76,6 +76,7 @@ def make_job(
     settings = recipe.model_dump(mode="json")
     if recipe.data.root is not None:
         settings["data"]["root"] = str(recipe.data.root.absolute())
+    settings["store"]["teachers"] = [parse(name).absolute for name in recipe.store.teachers]
     return Job(
         recipe=json.dumps(settings),
         manifest=json.dumps(manifest),
@@ -108,7 +109,7 @@ def _make(job: Job, layout: Layout, view: int, shard: int) -> Receipt:
     said = ask_shards(
         layout,
         [(view, shard)],
-        bench.network,
+        bench.ask,
         bench.recipe,
         bench.samples,
         bench.device,
@@ -143,7 +144,7 @@ class _Bench:
 
     recipe: Recipe
     samples: SampleSet
-    network: nn.Module
+    ask: Ask
     device: torch.device
     reading_threads: int
 
@@ -165,19 +166,20 @@ def _load_bench(job: Job) -> _Bench:
     """
     recipe, manifest = Recipe.model_validate_json(job.recipe), json.loads(job.manifest)
     _check("versions of the packages", manifest["versions"], versions(), "install the same")
-    teacher = ModelDir(Path(job.teacher))
-    expected = manifest["teacher"]["sha256"]
-    advice = "let all workers see one work directory"
-    _check(f"teacher {teacher.weights}", expected, sha256(teacher.weights), advice)
     samples = load(recipe.data, "train")
+    teacher = ModelDir(Path(job.teacher))
+    faculty = open_faculty(teacher, recipe, samples.skeleton)
+    place = ", ".join(recipe.store.teachers) or str(teacher.weights)
+    expected, found = manifest["teacher"]["sha256"], faculty.entry["sha256"]
+    _check(f"teacher {place}", expected, found, "let all workers see the same files")
     advice = "let all workers see the same images and labels"
     _check("data set", manifest["datasets"][-1], samples.fingerprint(), advice)
     device = worker_device(job.device, share_gpus=job.share_gpus)
-    network = load_model(teacher, samples.skeleton.num_joints, device)
+    ask = faculty.ask(device)
     # Beside a GPU reading has threads of its own; beside a CPU, other workers use the time.
     threads = loader_workers(recipe.loader, device) if device.type == "cuda" else 0
     recipe = recipe.model_copy(update={"loader": Loader(workers=0)})
-    return _Bench(recipe, samples, network, device, threads)
+    return _Bench(recipe, samples, ask, device, threads)
 
 
 def _check(what: str, expected: object, found: object, advice: str) -> None:

@@ -8,7 +8,7 @@ of them is served.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -29,13 +29,20 @@ NOT_COMPARED = ("versions", "measured", AUDIT)
 MAX_METADATA_BYTES = 1 << 24
 
 
-def make_manifest(recipe: Recipe, samples: SampleSet, teacher_sha256: str) -> Manifest:
-    """The manifest of the store that a recipe, a data set and a teacher call for."""
+def make_manifest(recipe: Recipe, samples: SampleSet, teacher: str | Mapping[str, Any]) -> Manifest:
+    """The manifest of the store that a recipe, a data set and a teacher call for.
+
+    Args:
+        teacher: SHA-256 of the weights of the work directory's own, or what the manifest is to have
+            of any (`pipeline/teachers/faculty.py`).
+    """
+    if isinstance(teacher, str):
+        teacher = {"sha256": teacher, "model": recipe.teacher.model.model_dump()}
     return {
         "schema": SCHEMA_VERSION,
         "view_version": VIEW_VERSION,
         "datasets": [samples.fingerprint()],
-        "teacher": {"sha256": teacher_sha256, "model": recipe.teacher.model.model_dump()},
+        "teacher": dict(teacher),
         "augmentation": recipe.stored_augmentation.model_dump(mode="json"),
         "mirror_averaged": recipe.mirror_averaged,
         "seed": recipe.store.seed,

@@ -12,6 +12,7 @@ from .faculty import (
     expected_entry,
     find_faculty,
     open_faculty,
+    remarks,
     taught_mask,
 )
 from .sources import parse
@@ -27,6 +28,7 @@ __all__ = [
     "find_faculty",
     "open_faculty",
     "parse",
+    "remarks",
     "taught_joints",
     "taught_mask",
 ]

@@ -25,10 +25,14 @@ from ..teaching import Ask, asker
 from ..training.train import load_model
 from ..workdir import ModelDir, WorkDir, sha256
 from .asking import ask_teachers, taught_joints
+from .fitting import place
 from .sources import Source, load, parse, quick_digest
-from .spec import Teacher
+from .spec import Teacher, TeacherSpec
 
 Entry = dict[str, Any]
+
+SIGMA_RATIO = 1.25
+"""From which on it is worth saying that teacher and labels draw Gaussians of different widths."""
 
 
 class Faculty(Protocol):
@@ -79,7 +83,11 @@ class NamedTeachers:
     def entry(self) -> Entry:
         specs = [teacher.spec for teacher in self.teachers]
         parts = [
-            {"kind": source.kind, "sha256": teacher.digest, "spec": teacher.spec.model_dump("json")}
+            {
+                "kind": source.kind,
+                "sha256": teacher.digest,
+                "spec": teacher.spec.model_dump(mode="json"),
+            }
             for source, teacher in zip(self.sources, self.teachers, strict=True)
         ]
         averaged = self.recipe.mirror_averaged
@@ -140,9 +148,14 @@ def find_faculty(own: ModelDir, recipe: Recipe, skeleton: Skeleton) -> Faculty |
     return open_faculty(own, recipe, skeleton) if there else None
 
 
-def expected_entry(own: ModelDir, recipe: Recipe, manifest: Mapping[str, Any]) -> Entry | str:
+def expected_entry(
+    own: ModelDir, recipe: Recipe, manifest: Mapping[str, Any], *, trusting: bool = False
+) -> Entry | str:
     """What a store's manifest should have of its teacher, as far as files tell it; no network is
     built, no code of the user's run. Where a teacher is not there, the store's word is taken.
+
+    Args:
+        trusting: take the store's word anyway; only the number of teachers must be the recipe's.
 
     Returns:
         For `make_manifest`.
@@ -151,13 +164,14 @@ def expected_entry(own: ModelDir, recipe: Recipe, manifest: Mapping[str, Any]) -
     stored = found if isinstance(found, dict) else {}
     names = recipe.store.teachers
     if not names:
-        return sha256(own.weights) if own.weights.is_file() else str(stored.get("sha256", "none"))
+        known = own.weights.is_file() and not trusting
+        return sha256(own.weights) if known else str(stored.get("sha256", "none"))
     parts = stored.get("sources")
     expected = copy.deepcopy(stored)
     if not isinstance(parts, list) or len(parts) != len(names):
         return expected | {"sources": list(names)}
     for part, name in zip(expected["sources"], names, strict=True):
-        digest = quick_digest(parse(name))
+        digest = None if trusting else quick_digest(parse(name))
         if digest is not None and isinstance(part, dict):
             part["sha256"] = digest
     return expected
@@ -174,3 +188,33 @@ def taught_mask(manifest: Mapping[str, Any]) -> tuple[bool, ...] | None:
     if taught is None or set(taught) >= set(joints):
         return None
     return tuple(name in taught for name in joints)
+
+
+def remarks(entry: Entry, recipe: Recipe, skeleton: Skeleton) -> list[str]:
+    """What a user should know of teachers from elsewhere before students learn from them."""
+    said = []
+    taught = entry.get("taught", skeleton.joints)
+    nobody = [joint for joint in skeleton.joints if joint not in taught]
+    if nobody:
+        said.append(
+            f"taught: {len(taught)} of {skeleton.num_joints} joints; students learn "
+            f"{', '.join(nobody)} from labels alone"
+        )
+    for part in entry.get("sources", ()):
+        sigma = _sigma_on_store(TeacherSpec.model_validate(part["spec"]), recipe)
+        wanted = recipe.targets.sigma_px
+        if sigma is not None and not 1 / SIGMA_RATIO < sigma / wanted < SIGMA_RATIO:
+            said.append(
+                f"the {part['kind']} teacher's Gaussians have a sigma of {sigma:.2g} pixels on the "
+                f"store's maps, the labels' {wanted:g}: --set targets.sigma_px={sigma:.2g} has "
+                "both teach the same"
+            )
+    return said
+
+
+def _sigma_on_store(spec: TeacherSpec, recipe: Recipe) -> float | None:
+    """Of a teacher's Gaussians, pixels of the store's maps."""
+    if spec.sigma_px is None:
+        return None
+    shown_px = place(spec).side / spec.stride_px  # the crop, in the teacher's heatmap pixels
+    return spec.sigma_px * recipe.geometry.heatmap_px / shown_px

@@ -167,7 +167,10 @@ def _settings(tensors: Mapping[str, Tensor]) -> tuple[HourglassSettings, int]:
     """Size and form, and the number of joints, from names and shapes."""
     score = tensors["score.0.weight"]
     widths = StemWidths(
-        *(len(tensors[name]) for name in ("conv1.weight", *(f"layer{i}.0.conv3.weight" for i in (1, 2, 3))))
+        *(
+            len(tensors[name])
+            for name in ("conv1.weight", *(f"layer{i}.0.conv3.weight" for i in (1, 2, 3)))
+        )
     )
     numbers = {
         "stages": _count(tensors, r"score\.(\d+)\.weight"),
@@ -214,7 +217,7 @@ def _spec(path: Path, layout: str | None, joints: int) -> TeacherSpec:
         )
     if joints != MPII.num_joints:
         raise ValueError(
-            f"expected one of {layout}'s MPII models, of {MPII.num_joints} joints, in {path}, found "
-            f"{joints} joints: write its spec into {beside} (docs/teachers.md)"
+            f"expected one of {layout}'s MPII models, of {MPII.num_joints} joints, in {path}, "
+            f"found {joints} joints: write its spec into {beside} (docs/teachers.md)"
         )
     return LAYOUTS[layout]

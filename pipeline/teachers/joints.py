@@ -4,8 +4,9 @@ Names are compared as `canonical` has them. Joints of one name are taken as equa
 labelled them, although conventions differ by some per cent of a body's height (COCO's hips lie
 further out than MPII's). Beyond that, LSP's "neck" and MPII's "upper neck" are one: both lie at the
 top of the neck, and the field labels the one with the other (pytorch-pose, miscs/gen_lsp.m; MPII's
-evaluation of LSP). COCO has no head top, neck, thorax or pelvis. Some label the last two with the
-middle of the shoulders and the hips; the middle of two heatmaps is no heatmap, so they stay unknown.
+evaluation of LSP). COCO has no head top, neck, thorax or pelvis. Some label the last two with
+the middle of the shoulders and of the hips; the middle of two heatmaps is no heatmap, so they stay
+unknown.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def load(folder: Path) -> VitPoseTeacher:
         raise ValueError(f"{folder} cannot be read as a ViTPose: {reason}") from None
     experts = int(getattr(network.config.backbone_config, "num_experts", 1))
     spec = _spec(folder, network.config)
-    return VitPoseTeacher(network.eval().requires_grad_(False), spec, digest(folder), experts)
+    return VitPoseTeacher(network.train(False).requires_grad_(False), spec, digest(folder), experts)
 
 
 def digest(folder: Path) -> str:

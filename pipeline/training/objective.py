@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ class Objective:
         mirror_joints: the skeleton's, where the student mirrors cached views itself.
         loss: how heatmaps are compared with labels, and with the teacher's maps where the student
             has nothing else to say of that.
+        taught: for each joint, whether the teacher knows it: of others, whose stored maps are
+            empty, it teaches nothing. None: it knows all.
     """
 
     targets: Targets
@@ -35,6 +38,7 @@ class Objective:
     student: Student | None = None
     mirror_joints: tuple[int, ...] | None = None
     loss: Loss = "mse"
+    taught: tuple[bool, ...] | None = None
 
     def __call__(self, stages: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss of a network's heatmaps, and that of an answer that knows nothing.
@@ -93,7 +97,15 @@ class Objective:
         weights_BK = sure_BK if student.weigh_by_peak else None
         if student.mask_teacher:
             weights_BK = label_weights_BK * (1 if weights_BK is None else weights_BK)
+        if self.taught is not None:
+            weights_BK = _mask(self.taught, device) * (1 if weights_BK is None else weights_BK)
         return maps, weights_BK
+
+
+@cache
+def _mask(taught: tuple[bool, ...], device: torch.device) -> Tensor:
+    """1 for joints that are taught, float32 (1, K); kept, for to bring it to a GPU waits for it."""
+    return torch.tensor(taught, dtype=torch.float32, device=device)[None]
 
 
 def amplitude_factors(peaks_BK: Tensor, student: Student) -> Tensor:

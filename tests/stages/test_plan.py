@@ -22,6 +22,7 @@ from fpd.pipeline.planning import Need, Plan, Stock, break_even_epochs, free_byt
 from fpd.pipeline.recipe import Recipe, apply_overrides
 from fpd.pipeline.store import Coverage, Layout, files_at, stored_layout
 from fpd.pipeline.store.schema import receipt_name
+from fpd.pipeline.teaching import asker
 from fpd.pipeline.workdir import WorkDir, read_json
 from fpd.stages import heatmaps, planning
 
@@ -204,7 +205,9 @@ def test_the_pilot_asks_as_the_cache_will(
 ) -> None:
     recipe = changed(toy_recipe, f"store.mirror_averaged={averaged}")
     teacher = Counting()
-    pilot = run_pilot(teacher, recipe, toy_samples, replace(LAYOUT, shard_samples=8), CPU)
+    mirror = toy_samples.skeleton.mirror if recipe.mirror_averaged else None
+    ask, layout = asker(teacher, CPU, mirror), replace(LAYOUT, shard_samples=8)
+    pilot = run_pilot(ask, recipe, toy_samples, layout, CPU)
     assert pilot.views == 48
     assert teacher.views == passes * (48 + 8)  # a batch of 8 to warm up
     assert pilot.sizes.view > 1000  # noise is hard to compress
