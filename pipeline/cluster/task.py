@@ -76,7 +76,8 @@ def make_job(
     settings = recipe.model_dump(mode="json")
     if recipe.data.root is not None:
         settings["data"]["root"] = str(recipe.data.root.absolute())
-    settings["store"]["teachers"] = [parse(name).absolute for name in recipe.store.teachers]
+    if recipe.store.teachers:
+        settings["store"]["teachers"] = [parse(name).absolute for name in recipe.store.teachers]
     return Job(
         recipe=json.dumps(settings),
         manifest=json.dumps(manifest),

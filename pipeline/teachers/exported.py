@@ -37,7 +37,7 @@ PLAIN_FILES = re.compile(
     r"|data/constants/(tensor_\d+|model_constants_config\.json)"
 )
 OPERATORS = re.compile(
-    r"torch\.ops\.aten\.\w+\.\w+"
+    r"torch\.ops\.aten\.(?!from_file\b|save\b|load\b)\w+\.\w+"  # those reach for files
     r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge)"
     r"|torch\.(sym_int|sym_max|sym_min|sym_float|sym_sqrt)|math\.(ceil|floor|trunc)"
 )

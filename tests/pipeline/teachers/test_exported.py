@@ -1,0 +1,154 @@
+"""Exported programs: the same answers, and whatever could run code refused before it is loaded."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fpd.pipeline.teachers import TeacherSpec
+from fpd.pipeline.teachers.exported import load
+
+from .conftest import ConvTeacher
+
+SPEC = TeacherSpec(input=(64, 48), joints=("neck", "head top"))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program for any batch, with its spec beside it."""
+    path = tmp_path_factory.mktemp("exported") / "model.pt2"
+    example = (torch.rand(2, 3, *SPEC.input),)
+    batch = {0: torch.export.Dim("batch", max=512)}
+    program = torch.export.export(ConvTeacher(SPEC).eval(), example, dynamic_shapes=(batch,))
+    torch.export.save(program, path)
+    path.with_name("model.pt2.json").write_text(SPEC.model_dump_json())
+    return path
+
+
+def rewritten(saved: Path, folder: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+    """A copy of the archive, its files changed."""
+    path = folder / "model.pt2"
+    with zipfile.ZipFile(saved) as archive:
+        root = archive.namelist()[0].split("/")[0]
+        files = {name.split("/", 1)[1]: archive.read(name) for name in archive.namelist()}
+    change(files)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(f"{root}/{name}", content)
+    path.with_name("model.pt2.json").write_text(SPEC.model_dump_json())
+    return path
+
+
+@pytest.mark.parametrize("people", [1, 2, 5])
+def test_a_program_answers_as_its_network_does(saved: Path, people: int) -> None:
+    teacher = load(saved)
+    crops = torch.rand(people, 3, *SPEC.input)
+    assert teacher.spec == SPEC
+    with torch.inference_mode():
+        torch.testing.assert_close(teacher(crops), ConvTeacher(SPEC)(crops))
+
+
+def test_an_archive_written_anew_is_as_good(saved: Path, tmp_path: Path) -> None:
+    """What the refusals below change is all that is wrong with their archives."""
+    teacher = load(rewritten(saved, tmp_path, lambda files: None))
+    assert teacher(torch.rand(3, 3, *SPEC.input)).shape == (3, 2, 16, 12)
+
+
+def test_without_a_spec_it_says_where_one_goes(saved: Path, tmp_path: Path) -> None:
+    path = rewritten(saved, tmp_path, lambda files: None)
+    path.with_name("model.pt2.json").unlink()
+    with pytest.raises(ValueError, match=r"spec in .*model\.pt2\.json, found none: write"):
+        load(path)
+
+
+def edited(name: str, edit: Callable[[Any], None]) -> Callable[[dict[str, bytes]], None]:
+    def change(files: dict[str, bytes]) -> None:
+        value = json.loads(files[name])
+        edit(value)
+        files[name] = json.dumps(value).encode()
+
+    return change
+
+
+def first_node(program: dict[str, Any]) -> dict[str, Any]:
+    node: dict[str, Any] = program["graph_module"]["graph"]["nodes"][0]
+    return node
+
+
+def pickled(config: dict[str, Any]) -> None:
+    next(iter(config["config"].values()))["use_pickle"] = True
+
+
+def first_size(program: dict[str, Any]) -> dict[str, Any]:
+    sizes = program["graph_module"]["graph"]["tensor_values"]["crops_b3hw"]["sizes"]
+    expression: dict[str, Any] = next(size["as_expr"] for size in sizes if "as_expr" in size)
+    return expression
+
+
+EVIL = "__import__('os').system('touch {}')"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (edited("data/weights/model_weights_config.json", pickled), "pickled weights"),
+        (lambda f: f.update({"data/sample_inputs/model.pt": b"cos\nsystem\n."}), "example inputs"),
+        (lambda f: f.update({"data/constants/custom_obj_0": b""}), "custom_obj_0"),
+        (lambda f: f.update({"data/weights/model.pt": b""}), r"data/weights/model\.pt"),
+        (lambda f: f.update({"data/aotinductor/model/x.so": b""}), "aotinductor"),
+        (lambda f: f.update({"models/other.json": b"{}"}), r"models/other\.json"),
+        (
+            edited("models/model.json", lambda p: first_node(p).update(target="torch.load")),
+            r"calls torch\.load",
+        ),
+        (
+            edited("models/model.json", lambda p: first_node(p).update(target="#mine:op")),
+            "calls #mine:op",
+        ),
+        (
+            edited(
+                "models/model.json",
+                lambda p: first_node(p).update(target="torch.ops.aten.from_file.default"),
+            ),
+            "calls torch.ops.aten.from_file",
+        ),
+        (
+            edited("models/model.json", lambda p: first_size(p).update(expr_str=EVIL)),
+            "no plain formulas",
+        ),
+        (
+            edited("models/model.json", lambda p: p["range_constraints"].update({EVIL: {}})),
+            "no plain formulas",
+        ),
+        (lambda f: f.pop("models/model.json"), "cannot be read as an exported program"),
+        (lambda f: f.update({"models/model.json": b"[1]"}), "cannot be read as an exported"),
+    ],
+)
+def test_what_could_run_code_is_refused(
+    saved: Path, tmp_path: Path, change: Callable[[dict[str, bytes]], None], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        load(rewritten(saved, tmp_path, change))
+
+
+def test_guards_of_a_file_are_not_run(saved: Path, tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+    guard = EVIL.format(touched)
+    change = edited("models/model.json", lambda p: p.update(guards_code=[guard]))
+    teacher = load(rewritten(saved, tmp_path, change))
+    teacher(torch.rand(2, 3, *SPEC.input))
+    assert not touched.exists()
+
+
+def test_a_larger_archive_than_allowed_is_refused(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fpd.pipeline.teachers.exported.MAX_FILE_BYTES", 1000)
+    with pytest.raises(ValueError, match="more than 1000 bytes"):
+        load(saved)

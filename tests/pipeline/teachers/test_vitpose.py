@@ -1,0 +1,117 @@
+"""ViTPose from a local folder, with a tiny network that transformers itself saved."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fpd.pipeline.teachers.vitpose import load
+
+transformers = pytest.importorskip("transformers", reason="ViTPose needs transformers")
+
+NAMES = ("Nose", "L_Eye", "R_Eye", "L_Ankle", "R_Ankle")
+
+
+def network(**changes: Any) -> Any:
+    backbone = transformers.VitPoseBackboneConfig(
+        image_size=[64, 48],
+        patch_size=[16, 16],
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        mlp_ratio=2,
+        out_indices=[2],
+        **{k: changes.pop(k) for k in ("num_experts", "part_features") if k in changes},
+    )
+    names = changes.pop("names", NAMES)
+    config = transformers.VitPoseConfig(
+        backbone_config=backbone, id2label=dict(enumerate(names)), **changes
+    )
+    torch.manual_seed(0)
+    return transformers.VitPoseForPoseEstimation(config).eval()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vitpose") / "tiny"
+    network().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy, to change."""
+    return Path(shutil.copytree(saved, tmp_path / "tiny"))
+
+
+def test_a_folder_answers_as_transformers_does(saved: Path) -> None:
+    teacher = load(saved)
+    spec = teacher.spec
+    assert (spec.input, spec.heatmap, spec.stride_px) == ((64, 48), (16, 12), 4)
+    assert (spec.joints, spec.grid, spec.mean_rgb[0]) == (NAMES, "corners", 0.485)
+    crops = torch.rand(3, 3, 64, 48)
+    reference = transformers.VitPoseForPoseEstimation.from_pretrained(saved).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(teacher(crops), reference(crops).heatmaps)
+
+
+def test_the_classic_head_and_several_experts(tmp_path: Path) -> None:
+    theirs = network(use_simple_decoder=False, num_experts=3, part_features=4)
+    theirs.save_pretrained(tmp_path)
+    teacher = load(tmp_path)
+    assert teacher.spec.heatmap == (16, 12)
+    crops = torch.rand(2, 3, 64, 48)
+    with torch.inference_mode():
+        expected = theirs(crops, dataset_index=torch.tensor([0, 0])).heatmaps
+        other = theirs(crops, dataset_index=torch.tensor([1, 1])).heatmaps
+        found = teacher(crops)
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, other)
+
+
+def test_its_preprocessor_says_how_crops_are_normalised(folder: Path) -> None:
+    prepared = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.1, 0.2, 0.3]}
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(prepared | {"size": {"height": 64, "width": 48}}))
+    spec = load(folder).spec
+    assert (spec.mean_rgb, spec.std_rgb) == ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+    file.write_text(json.dumps(prepared | {"do_normalize": False}))
+    spec = load(folder).spec
+    assert (spec.mean_rgb, spec.std_rgb) == ((0, 0, 0), (1, 1, 1))
+    file.write_text(json.dumps({"size": {"height": 48, "width": 64}}))
+    with pytest.raises(ValueError, match=r"an input of \[64, 48\] .* preprocessor_config"):
+        load(folder)
+
+
+def test_the_digest_is_of_settings_and_weights(folder: Path) -> None:
+    first = load(folder).digest
+    (folder / "README.md").write_text("hello")
+    assert load(folder).digest == first
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config))  # without its line breaks
+    assert load(folder).digest != first
+
+
+def test_weights_that_would_be_unpickled_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"\*\.safetensors, found none; other formats"):
+        load(folder)
+
+
+def test_other_models_and_damage_are_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "vit"}))
+    with pytest.raises(ValueError, match="expected model_type vitpose"):
+        load(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(ValueError, match="cannot be read as a ViTPose"):
+        load(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="cannot be read as JSON"):
+        load(folder)
