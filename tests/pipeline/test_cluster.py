@@ -25,6 +25,7 @@ from fpd.pipeline.recipe import Cluster, Recipe, apply_overrides
 from fpd.pipeline.stopping import Interrupted, Stop
 from fpd.pipeline.store import Layout, files_at, make_manifest, read_manifest, stored_layout
 from fpd.pipeline.store.manifest import write_manifest
+from fpd.pipeline.teachers import faculty
 from fpd.pipeline.training.train import make_identity
 from fpd.pipeline.workdir import WorkDir, sha256
 
@@ -166,8 +167,8 @@ def test_the_teacher_is_loaded_once_a_process(
     work: WorkDir, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = []
-    load = task.load_model
-    monkeypatch.setattr(task, "load_model", lambda *given: loaded.append(1) or load(*given))
+    load = faculty.load_model
+    monkeypatch.setattr(faculty, "load_model", lambda *given: loaded.append(1) or load(*given))
     for shard in (0, 1, 2):
         lose(work, (0, shard))
         make(job, 0, shard)

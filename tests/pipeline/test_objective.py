@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -279,6 +280,35 @@ def test_a_network_that_mirrors_its_answer_has_the_same_loss_in_the_mirror(
     one, other = loss([answer], upright), loss([mirror(answer, SWAP)], turned)
     assert one[0].item() == pytest.approx(other[0].item(), rel=1e-5)
     assert one[1].item() == pytest.approx(other[1].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_joints_that_the_teacher_does_not_know_are_left_to_the_labels(
+    batch: dict[str, Tensor], stages: list[Tensor], alpha: float, mirrored: bool
+) -> None:
+    """Against the sum over the others; their own maps are no pull towards zero."""
+    known = np.array([1.0, 1.0, 0.0])
+    student = Student(alpha=alpha, teacher_peaks="raw")
+    turning = batch | {"mirrored": torch.tensor([mirrored] * 2)}
+    masked = replace(objective(student, SWAP), taught=(True, True, False))
+    heatmaps = [stage.clone().requires_grad_() for stage in stages]
+    loss, zero_loss = masked(heatmaps, turning)
+    said = teacher_maps(batch, np.ones((2, 3)))
+    if mirrored:
+        said = said[:, list(SWAP), :, ::-1]
+    labels, weights = labels_of(batch["joints"].double().numpy(), 8)
+    for found, answers in ((loss, double(stages)), (zero_loss, [np.zeros((2, 3, 8, 8))] * 2)):
+        expected = sum(
+            alpha * squared(stage, said, known) + (1 - alpha) * squared(stage, labels, weights)
+            for stage in answers
+        )
+        assert found.item() == pytest.approx(expected, rel=1e-5)
+    loss.backward()
+    for stage in heatmaps:
+        assert stage.grad is not None
+        assert stage.grad[:, :2].any()
+        assert stage.grad[:, 2].any() == (alpha < 1)
 
 
 # From the store to the loss

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from torch import Tensor, nn
 
 from fpd.cli import main
 from fpd.data.skeletons import LSP, MPII
+from fpd.pipeline.cluster import Workers, make_job
+from fpd.pipeline.cluster.task import ShardFailed
+from fpd.pipeline.cluster.task import make as make_one
 from fpd.pipeline.models.hourglass import Hourglass, HourglassSettings
 from fpd.pipeline.recipe import Recipe, apply_overrides
 from fpd.pipeline.store import files_at, read_heatmaps, read_manifest
-from fpd.pipeline.teachers import TeacherSpec
+from fpd.pipeline.teachers import TeacherSpec, remarks
 from fpd.pipeline.workdir import WorkDir, write_json
-from fpd.stages import heatmaps
-
-CPU = torch.device("cpu")
 
 # COCO's body: LSP's neck and head top are not among them.
 COCO_BODY = tuple(
@@ -54,7 +55,7 @@ def fpd(*arguments: str | Path) -> Result:
 def hourglass(folder: Path, toy_work: Path) -> list[str]:
     torch.manual_seed(0)
     network = Hourglass(HourglassSettings(stages=1, channels=8, stem="ports"), MPII.num_joints)
-    nn.init.normal_(network.score[0].weight)  # type: ignore[arg-type]
+    nn.init.ones_(network.score[0].bias)  # type: ignore[arg-type]
     save_file(network.state_dict(), folder / "hg.safetensors")
     spec = TeacherSpec(input=(64, 64), joints=MPII.joints)
     (folder / "hg.safetensors.json").write_text(spec.model_dump_json())
@@ -145,9 +146,9 @@ def test_from_the_cache_to_the_scores(
     entry = read_manifest(files_at(place.store))["teacher"]
     assert [part["kind"] for part in entry["sources"]] == kinds
     assert set(LSP.joints) - set(entry["taught"]) == set(untaught)
-    peaks = read_heatmaps(place.store, 0, [0]).max((0, 2, 3))
-    assert {name for name, peak in zip(LSP.joints, peaks, strict=True) if not peak} <= set(untaught)
-    assert peaks.max() > 0.1
+    peaks = read_heatmaps(place.store, 0, range(18)).max((0, 2, 3))
+    silent = {name for name, peak in zip(LSP.joints, peaks, strict=True) if not peak}
+    assert silent == set(untaught)
     assert json.loads(place.kept_recipe.read_text())["store"]["teachers"] == names
     checked = fpd("verify-cache", "-w", place.root, "--deep")
     assert checked.exit_code == 0, checked.output
@@ -240,20 +241,37 @@ def test_a_view_is_drawn_beside_the_live_teacher(cached: WorkDir) -> None:
     assert "no teacher in model.pt2 to compare with" in found.output
 
 
-def test_workers_load_the_same_teacher(cached: WorkDir, toy_recipe: Recipe) -> None:
-    """The store of a Dask cluster has the same bytes."""
-    from fpd.pipeline.cluster import Workers
-
-    whole = {p.relative_to(cached.store): p.read_bytes() for p in shards(cached.store)}
+def test_workers_load_the_same_teacher(cached: WorkDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From wherever they are, and their shards have the same bytes."""
+    whole = {path: path.read_bytes() for path in shards(cached.store)}
     assert len(whole) == 3
-    shutil.rmtree(cached.store)
-    recipe = cached.recipe(None, ())
-    heatmaps.run(cached, recipe, CPU, workers=Workers(count=1, device="cpu"))
-    assert {p.relative_to(cached.store): p.read_bytes() for p in shards(cached.store)} == whole
+    recipe, files = cached.recipe(None, ()), files_at(cached.store)
+    workers = Workers(count=1, device="cpu")
+    job = make_job(cached, recipe, files, read_manifest(files), workers)
+    job = replace(job, share_gpus=False)
+    lost, *_ = shards(cached.store)
+    lost.unlink()
+    monkeypatch.chdir("/")
+    make_one(job, 0, int(lost.parts[lost.parts.index("c") + 2]))
+    assert lost.read_bytes() == whole[lost]
+
+
+def test_another_teacher_on_a_worker_is_refused(cached: WorkDir) -> None:
+    files = files_at(cached.store)
+    recipe, workers = cached.recipe(None, ()), Workers(count=1, device="cpu")
+    job = make_job(cached, recipe, files, read_manifest(files), workers)
+    job = replace(job, share_gpus=False)
+    lost, *_ = shards(cached.store)
+    lost.unlink()
+    with Path("model.pt2.json").open("w") as file:
+        file.write(TeacherSpec(input=(64, 48), joints=COCO_BODY, peak=2).model_dump_json())
+    with pytest.raises(ShardFailed, match=r"another teacher .*model\.pt2"):
+        make_one(job, 0, int(lost.parts[lost.parts.index("c") + 2]))
 
 
 def shards(store: Path) -> list[Path]:
-    return [path for path in (store / "heatmaps" / "c").rglob("*") if path.is_file()]
+    inside = (store.absolute() / "heatmaps" / "c").rglob("*")
+    return sorted(path for path in inside if path.is_file())
 
 
 def test_what_nobody_teaches_is_said(
@@ -274,8 +292,6 @@ def test_what_nobody_teaches_is_said(
 
 
 def test_widths_that_differ_are_said(place: WorkDir, caplog: pytest.LogCaptureFixture) -> None:
-    from fpd.pipeline.teachers import remarks
-
     spec = TeacherSpec(input=(64, 48), joints=LSP.joints, sigma_px=3)
     entry: dict[str, Any] = {"sources": [{"kind": "python", "spec": spec.model_dump(mode="json")}]}
     recipe = place.recipe(None, ())

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fpd.data.skeletons import LSP
+from fpd.data.views import Geometry
 from fpd.pipeline.inputs import normalise
 from fpd.pipeline.teachers import TeacherSpec, ask_teachers, folder, python
 from fpd.pipeline.teachers.sources import load, parse, quick_digest
@@ -46,7 +47,7 @@ def test_names_of_what_is_not_there_tell_the_kind(name: str, kind: str, layout: 
 
 @pytest.mark.parametrize("name", ["https://host/x", "bearpaw:a/b", "a.b:", ":c", "x:y z"])
 def test_other_names_are_refused_with_the_list(name: str) -> None:
-    with pytest.raises(ValueError, match=r"expected a file of hourglass weights .* factory"):
+    with pytest.raises(ValueError, match=r"expected a file of hourglass weights .*factory"):
         parse(name)
 
 
@@ -77,11 +78,7 @@ def test_another_runs_network_answers_as_it_did_there(toy_work: Path) -> None:
 
 
 @pytest.mark.parametrize("averaged", [False, True])
-def test_it_is_asked_as_the_directorys_own_is(
-    toy_work: Path, averaged: bool, toy_recipe: object
-) -> None:
-    from fpd.data.views import Geometry
-
+def test_it_is_asked_as_the_directorys_own_is(toy_work: Path, averaged: bool) -> None:
     teacher = load(parse(str(toy_work / "teacher")))
     ask = ask_teachers([teacher], LSP, Geometry(crop_px=64), CPU, averaged=averaged)
     network = load_model(ModelDir(toy_work / "teacher"), 14, CPU)
@@ -132,7 +129,7 @@ def test_a_factory_of_the_working_directory(
     assert isinstance(teacher.spec, TeacherSpec)
     assert teacher.digest == "nothing, version 1"
     assert quick_digest(parse("teachers_of_mine:silent")) is None  # no code is run for it
-    with pytest.raises(ValueError, match="`spec`, a TeacherSpec.* found a int"):
+    with pytest.raises(ValueError, match=r"`spec`, a TeacherSpec.* found a int"):
         python.load("teachers_of_mine:wrong")
     with pytest.raises(ValueError, match="a function other in a module teachers_of_mine"):
         python.load("teachers_of_mine:other")
