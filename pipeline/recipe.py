@@ -187,6 +187,21 @@ class Cluster(Settings):
         return value
 
 
+class Monitor(Settings):
+    """What a run shows while it trains (docs/watching.md). No weight depends on it."""
+
+    contact_sheet_every: int = Field(
+        5,
+        ge=0,
+        description="epochs from one contact sheet to the next, the first and the last epoch having "
+        "one in any case; 0: none",
+    )
+    contact_sheet_people: int = Field(8, ge=1, le=64, description="rows of a contact sheet")
+    tensorboard: bool = Field(
+        False, description="write TensorBoard's files; needs the tensorboard package"
+    )
+
+
 class Recipe(Settings):
     """Everything that a run depends on."""
 
@@ -203,6 +218,7 @@ class Recipe(Settings):
     loader: Loader = Loader()
     testing: Passes = Passes()
     cluster: Cluster = Cluster()
+    monitor: Monitor = Monitor()
 
     @field_validator("students")
     @classmethod

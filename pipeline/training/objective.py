@@ -62,6 +62,13 @@ class Objective:
             area_normalised=self.targets.area_normalised,
         )
 
+    def teacher_maps(self, batch: Batch, device: torch.device) -> Tensor | None:
+        """The teacher's heatmaps as the student is asked for them, float32 (B, K, H, W).
+
+        None where it is not: a teacher's own training, and alpha = 0.
+        """
+        return self._teacher(batch, device)
+
     def _teacher(self, batch: Batch, device: torch.device) -> Tensor | None:
         if self.student is None or self.student.alpha == 0:
             return None
