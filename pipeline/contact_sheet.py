@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.skeletons import Skeleton
-from .palette import CROP_UNDER_HEAT, FIRE_256x4, LABEL_COLOUR
+from .palette import CROP_UNDER_HEAT, LABEL_COLOUR, FIRE_256x4
 
 TILE_PX = 192
 GAP_PX = 4

@@ -14,7 +14,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .palette import CROP_UNDER_HEAT, FIRE_256x4, LABEL_COLOUR
+from .palette import CROP_UNDER_HEAT, LABEL_COLOUR, FIRE_256x4
 from .workdir import atomic
 
 JOINTS_A_ROW = 7
@@ -169,9 +169,8 @@ def _show_crop(axis: Any, view: Teaching, *, dark: bool = True) -> None:
     """The crop, darkened and without colour where heatmaps come over it; the axes keep to it."""
     crop = view.crop_SS3
     if dark:
-        crop = np.repeat(
-            (CROP_UNDER_HEAT * crop.mean(-1, keepdims=True)).astype(np.uint8), 3, axis=-1
-        )
+        grey = (CROP_UNDER_HEAT * crop.mean(-1, keepdims=True)).astype(np.uint8)
+        crop = np.repeat(grey, 3, axis=-1)
     axis.imshow(crop, extent=view.extent)
     axis.set_xlim(view.extent[:2])
     axis.set_ylim(view.extent[2:])

@@ -39,7 +39,7 @@ FAINT = 0.1
 
 SCALARS = {
     "loss": "loss/training",
-    "zero_loss": "loss/of_an_all_zero_answer",
+    "zero_loss": "loss/of_a_collapsed_network",
     "validation_pck": "validation_pck/mean",
     "learning_rate": "optimiser/learning_rate",
     "images_per_s": "speed/images_per_s",
@@ -64,7 +64,8 @@ class Monitor:
         device: torch.device,
         epochs: int,
     ) -> None:
-        """
+        """Prepare to watch a run.
+
         Args:
             dataset, batches: what the network is trained on.
 
@@ -174,7 +175,11 @@ class Monitor:
     def _column(
         self, name: str, maps_BKHW: Tensor, sure_BK: Tensor | None, top: float = 1.0
     ) -> Column:
-        """Args: sure_BK: the joints that there are; None: any that a map is high enough for."""
+        """Joints are read from the maps.
+
+        Args:
+            sure_BK: the joints that there are; None: all are, and sure where a map is high enough.
+        """
         joints, peaks = decode(maps_BKHW)
         joints_BK2 = self._to_crop(joints)
         if sure_BK is None:
@@ -189,7 +194,7 @@ class Monitor:
 
     def _title(self, row: Mapping[str, Any], score: Pck | None) -> tuple[str, str]:
         share = row["loss"] / max(row["zero_loss"], 1e-12)
-        below = f"loss {row['loss']:.4g} ({share:.2f} of an all-zero answer's)"
+        below = f"loss {row['loss']:.4g} ({share:.2f} of a collapsed network's)"
         if score is not None:
             below += f", validation {score.metric} {100 * score.mean:.1f} %"
         return f"{self.out.name}, epoch {row['epoch']} of {self.epochs}", below
