@@ -38,6 +38,13 @@ assert f"#{bytes(LEFT).hex()}" == LABEL_COLOUR
 RIGHT = (255, 110, 220)
 MIDDLE = (255, 255, 255)
 
+KEY = (
+    ("person's left", LEFT),
+    ("right", RIGHT),
+    ("middle", MIDDLE),
+    ("small dot: no clear peak", TEXT),
+)
+
 Image_HW3 = NDArray[np.uint8]
 
 
@@ -127,11 +134,12 @@ def _heated(crop_TT3: Image_HW3, heatmap_HW: NDArray[np.float32], top: float) ->
     """A crop, darkened and without colour, under a heatmap; NaN shows as nothing."""
     shares = np.nan_to_num(heatmap_HW / top, nan=0.0).clip(0, 1)
     levels = np.rint(255 * shares).astype(np.uint8)
-    levels = cv2.resize(levels, (TILE_PX, TILE_PX), interpolation=cv2.INTER_NEAREST)
-    fire = FIRE_256x4[levels].astype(np.float32)
+    levels_TT = cv2.resize(levels, (TILE_PX, TILE_PX), interpolation=cv2.INTER_NEAREST)
+    fire = FIRE_256x4[levels_TT].astype(np.float32)
     grey = CROP_UNDER_HEAT * crop_TT3.mean(-1, keepdims=True, dtype=np.float32)
     opacity = fire[..., 3:]
-    return np.rint(grey * (1 - opacity) + 255 * fire[..., :3] * opacity).astype(np.uint8)
+    blended: NDArray[np.float32] = grey * (1 - opacity) + 255 * fire[..., :3] * opacity
+    return np.rint(blended).astype(np.uint8)
 
 
 def _draw_skeleton(
@@ -172,7 +180,7 @@ def _with_text(canvas: Image_HW3, sheet: Sheet) -> Image_HW3:
     pen.text((GAP_PX + 2, 5), sheet.title[0], TEXT, font=title)
     pen.text((GAP_PX + 2, 28), sheet.title[1], TEXT, font=text)
     x = float(GAP_PX + 2)
-    for word, colour in (("person's left", LEFT), ("right", RIGHT), ("middle", MIDDLE)):
+    for word, colour in KEY:
         pen.text((x, 46), word, colour, font=small)
         x += pen.textlength(word, font=small) + 10
     for number, name in enumerate(("labels", *(column.name for column in sheet.columns))):

@@ -231,8 +231,8 @@ class Monitor(Settings):
     contact_sheet_every: int = Field(
         5,
         ge=0,
-        description="epochs from one contact sheet to the next; the first and the last epoch have one "
-        "in any case. 0: none",
+        description="epochs from one contact sheet to the next, besides those of the first and the "
+        "last epoch; 0: none",
     )
     contact_sheet_people: int = Field(8, ge=1, le=64, description="rows of a contact sheet")
     tensorboard: bool = Field(

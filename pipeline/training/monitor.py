@@ -182,12 +182,10 @@ class Monitor:
         """
         joints, peaks = decode(maps_BKHW)
         joints_BK2 = self._to_crop(joints)
-        if sure_BK is None:
-            sure_BK = peaks >= FAINT * top
-        else:
-            joints_BK2[~sure_BK.cpu().numpy()] = np.nan
-        maps = maps_BKHW.float().cpu().numpy()
-        return Column(name, maps, joints_BK2, sure_BK.cpu().numpy())
+        there = peaks > 0 if sure_BK is None else sure_BK
+        joints_BK2[~there.cpu().numpy()] = np.nan
+        sure = peaks >= FAINT * top if sure_BK is None else sure_BK
+        return Column(name, maps_BKHW.float().cpu().numpy(), joints_BK2, sure.cpu().numpy())
 
     def _to_crop(self, joints_BK2: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
         return self.recipe.geometry.to_crop(joints_BK2.cpu().double().numpy())
@@ -215,7 +213,10 @@ class Monitor:
         scalars = _scalars(row)
         if score is not None:
             means = group_means(score, self.samples.skeleton)
-            scalars |= {f"validation_pck/{name}": share for name, share in means.items()}
+            shares = {f"validation_pck/{name}": share for name, share in means.items()}
+            scalars |= {tag: share for tag, share in shares.items() if not math.isnan(share)}
+        # Numbers can wait for room on the disk; pictures would fill the memory.
+        self._unwritten = [(epoch, values, {}) for epoch, values, _ in self._unwritten]
         self._unwritten.append((row["epoch"], scalars, images))
         while self._unwritten:
             events.write(*self._unwritten[0])
