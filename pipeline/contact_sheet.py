@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,8 +26,8 @@ HEADER_PX = 82
 TITLE_PX, TEXT_PX, CAPTION_PX = 17, 13, 11
 """Font sizes."""
 
-CAPTION_LETTERS = 30
-"""Of a caption, those that fit a tile: its last."""
+CAPTION_LETTERS = 64
+"""Of a caption's letters, the last so many are tried to fit a tile."""
 
 SUBPIXEL_BITS = 4
 """OpenCV draws to 1/16 of a pixel."""
@@ -187,7 +188,15 @@ def _with_text(canvas: Image_HW3, sheet: Sheet) -> Image_HW3:
         pen.text((_corner(0, number)[0] + 2, HEADER_PX - 18), name, TEXT, font=text)
     for row, caption in enumerate(sheet.captions):
         x, y = _corner(row, 0)
-        place = (x + 3, y + TILE_PX - 15)
-        shown = caption if len(caption) <= CAPTION_LETTERS else f"…{caption[1 - CAPTION_LETTERS :]}"
+        place, shown = (x + 3, y + TILE_PX - 15), _shorten(caption, pen, small)
         pen.text(place, shown, TEXT, font=small, stroke_width=2, stroke_fill=(0, 0, 0))
     return np.asarray(picture)
+
+
+def _shorten(caption: str, pen: ImageDraw.ImageDraw, font: Any) -> str:
+    """A caption's end, on one line, as much of it as fits a tile."""
+    line = " ".join(caption.split())
+    shown = line[-CAPTION_LETTERS:]
+    while pen.textlength(shown, font=font) > TILE_PX - 8:
+        shown = shown[1:]
+    return shown if shown == line else f"…{shown[1:]}"
