@@ -31,7 +31,10 @@ from fpd.pipeline.workdir import ModelDir, WorkDir
 from fpd.stages import heatmaps, student, teacher
 
 CPU = torch.device("cpu")
-EVERYTHING = ("monitor.contact_sheet_every=1", "monitor.tensorboard=true")
+EVERYTHING = (
+    *("monitor.contact_sheet_every=1", "monitor.contact_sheet_people=2"),
+    "monitor.tensorboard=true",
+)
 
 
 def changed(recipe: Recipe, *overrides: str) -> Recipe:
@@ -79,12 +82,12 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Sheet]:
 
 
 @pytest.mark.parametrize(
-    ("every", "expected"), [(0, []), (1, [1, 2, 3, 4, 5]), (2, [1, 2, 4, 5]), (9, [1, 5])]
+    ("every", "epochs", "expected"), [(0, 1, []), (2, 5, [1, 2, 4, 5]), (9, 2, [1, 2])]
 )
 def test_the_first_the_last_and_every_nth_epoch_are_drawn(
-    tmp_path: Path, toy_recipe: Recipe, every: int, expected: list[int]
+    tmp_path: Path, toy_recipe: Recipe, every: int, epochs: int, expected: list[int]
 ) -> None:
-    recipe = changed(toy_recipe, "teacher.epochs=5", f"monitor.contact_sheet_every={every}")
+    recipe = changed(toy_recipe, f"teacher.epochs={epochs}", f"monitor.contact_sheet_every={every}")
     folder = train_teacher(tmp_path, recipe)
     assert (folder.path / "contact_sheets").exists() == bool(expected)
     if expected:
@@ -202,7 +205,7 @@ def test_nothing_that_is_trained_depends_on_it(
     for shown in ((), EVERYTHING):
         folder = work.teacher if stage == "teacher" else work.student("student")
         if stage == "teacher":
-            shutil.rmtree(folder.path)
+            shutil.rmtree(folder.path, ignore_errors=True)
             teacher.run(work, changed(recipe, *shown), CPU)
         else:
             student.run(work, changed(recipe, *shown), CPU)
@@ -294,7 +297,7 @@ def test_a_sheet_that_fails_leaves_the_network_in_training(
         teacher.run(work, changed(toy_recipe, "monitor.contact_sheet_every=1"), CPU)
     assert work.teacher.weights.read_bytes() == plain
     assert sum("no contact sheet was drawn" in text for text in caplog.messages) == 1
-    assert sheets(work.teacher) == [] if (work.teacher.path / "contact_sheets").exists() else True
+    assert not list(work.teacher.path.rglob("*.png"))
 
 
 def test_a_second_ctrl_c_ends_drawing_too(
@@ -326,7 +329,7 @@ def test_the_curves_are_the_metrics(work: WorkDir, toy_recipe: Recipe) -> None:
     for image, name in zip(images, sheets(folder), strict=True):
         drawn = (folder.path / "contact_sheets" / name).read_bytes()
         assert image.encoded_image_string == drawn
-        assert (image.width, image.height) == (4 * 196 + 4, 82 + 8 * 196)
+        assert (image.width, image.height) == (4 * 196 + 4, 82 + 2 * 196)
 
 
 def test_groups_mean_their_joints(
@@ -356,7 +359,7 @@ def test_a_run_that_goes_on_has_one_point_an_epoch(
         train_teacher(tmp_path, recipe)
     (first,) = (WorkDir(tmp_path).teacher.path / "tensorboard").iterdir()
     with first.open("ab") as file:
-        file.write(first.read_bytes()[:100])
+        file.write(first.read_bytes()[:20])
     folder = train_teacher(tmp_path, recipe)
     found = curves(folder)
     for tag in found.Tags()["scalars"]:
