@@ -37,7 +37,7 @@ FRESH_VIEWS = 1 << 63
 
 
 class EpochBatches:
-    """The batches of one epoch: every sample once, in an order that (seed, epoch) decide.
+    """The batches of one epoch: every sample to keep once, in an order that (seed, epoch) decide.
 
     Each process of a group gets its own part of every batch.
 
@@ -54,10 +54,13 @@ class EpochBatches:
         views: int | None,
         *,
         mirror: bool = False,
+        keep: NDArray[np.bool_] | None = None,
         group: Group = ALONE,
     ) -> None:
         self.id_hash_N = samples.id_hash_N
-        self.steps = -(-len(samples) // batch)
+        self.keep = np.ones(len(samples), bool) if keep is None else keep
+        self.count = int(self.keep.sum())
+        self.steps = -(-self.count // batch)
         self.seed = seed
         self.views = views
         self.mirror = mirror
@@ -68,12 +71,12 @@ class EpochBatches:
     @property
     def smallest(self) -> int:
         """Views in the smallest batch, of all processes together."""
-        return len(self.id_hash_N) // self.steps
+        return self.count // self.steps
 
     def size(self, step: int) -> int:
         """Views in the batch of a step, of all processes together."""
         # As NumPy's array_split has it.
-        return self.smallest + (step < len(self.id_hash_N) % self.steps)
+        return self.smallest + (step < self.count % self.steps)
 
     def set(self, epoch: int, start: int) -> None:
         """Choose the epoch to iterate over, from batch `start` on."""
@@ -85,6 +88,7 @@ class EpochBatches:
     def __iter__(self) -> Iterator[list[Key] | list[MirrorKey]]:
         words = self._words()
         order = np.argsort(words, kind="stable")
+        order = order[self.keep[order]]
         # Split evenly: no batch is so much smaller that its statistics are worse.
         for batch in np.array_split(order, self.steps)[self.start :]:
             yield self._keys(words, self.group.share(batch.tolist()))

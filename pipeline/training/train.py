@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -36,6 +38,7 @@ def train_model(
     init_from: Path | None = None,
     *,
     mirror: bool = False,
+    keep: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """Train, or go on training, the network in `out`; nothing is done where it is finished.
 
@@ -48,6 +51,7 @@ def train_model(
         inputs: digests of what the run depends on besides its settings.
         init_from: weights to start from.
         mirror: mirror half of the views, by a third part of the data set's keys.
+        keep: bool (N,), which of the "train" people to train on; None: all.
 
     Returns:
         The content of `record.json`.
@@ -67,7 +71,7 @@ def train_model(
     with joined(device) as group:
         group.check_same(identity)
         batches = EpochBatches(
-            samples, training.batch, training.seed, views, mirror=mirror, group=group
+            samples, training.batch, training.seed, views, mirror=mirror, keep=keep, group=group
         )
         check_batches(batches, training, recipe, out)
         monitor = Monitor(
