@@ -168,6 +168,7 @@ class Monitor:
     def _keys(self) -> list[Key] | list[MirrorKey]:
         """People by their ids' hashes, in the views that the first epoch has them in."""
         people = np.argsort(self.samples.id_hash_N, kind="stable")
+        people = people[self.batches.keep[people]]
         first = copy(self.batches)
         first.set(0, 0)
         return first.keys(people[: self.settings.contact_sheet_people].tolist())

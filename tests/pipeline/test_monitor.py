@@ -192,6 +192,19 @@ def test_a_student_without_the_store_has_no_such_column(
     assert [column.name for column in drawn[0].columns] == ["target", "prediction"]
 
 
+def test_people_who_are_left_out_of_training_are_not_shown(
+    work: WorkDir, toy_recipe: Recipe, drawn: list[Sheet]
+) -> None:
+    overrides = ["student.fold=[0, 3]", "student.epochs=1", "monitor.contact_sheet_people=64"]
+    student.run(work, changed(toy_recipe, *overrides, "monitor.contact_sheet_every=1"), CPU)
+    samples = load(toy_recipe.data, "train")
+    left_out = samples.part(0, 3)
+    assert 0 < left_out.sum() < 18
+    trained_on = {name for name, out in zip(samples.ids, left_out, strict=True) if not out}
+    assert set(drawn[0].captions) == trained_on
+    assert len(drawn[0].captions) == len(trained_on)
+
+
 # Harmless
 
 
