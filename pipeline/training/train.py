@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from .loop import Run
 from .monitor import Monitor
 from .objective import Objective
 from .optimisers import make_optimiser, make_schedule
+
+_seeded = threading.Lock()
 
 
 def train_model(
@@ -172,8 +175,9 @@ def _initial_state(
     device: torch.device,
     init_from: Path | None,
 ) -> TrainingState:
-    torch.manual_seed(training.seed)
-    network: nn.Module = training.model.build(num_joints)
+    with _seeded:  # PyTorch has one generator, and a cluster's worker may have two threads
+        torch.manual_seed(training.seed)
+        network: nn.Module = training.model.build(num_joints)
     if init_from is not None:
         load_weights(network, init_from)
     network = _place(network, device)
