@@ -153,8 +153,10 @@ def normaliser_lengths(joints_NK2: NDArray[np.float64], skeleton: Skeleton) -> N
     """PCK's units where they lie between two labelled joints; NaN where one is not labelled.
 
     Returns:
-        float64 (N,), in the joints' pixels.
+        float64 (N,), in the joints' pixels; all NaN for a skeleton without such a pair.
     """
+    if skeleton.normaliser is None:
+        return np.full(len(joints_NK2), np.nan)
     first, second = skeleton.normaliser
     between_N2 = joints_NK2[:, first] - joints_NK2[:, second]
     return np.asarray(np.linalg.norm(between_N2, axis=-1))
