@@ -57,25 +57,33 @@ def people_list(path: Path, people: Any) -> list[dict[str, Any]]:
 
 
 def column(
-    path: Path, people: Sequence[dict[str, Any]], key: str, shape: tuple[int, ...]
+    path: Path,
+    people: Sequence[dict[str, Any]],
+    key: str,
+    shape: tuple[int, ...],
+    names: Sequence[str] | None = None,
 ) -> NDArray[np.float64]:
     """One field of all people, float64 (N, *shape).
 
+    Args:
+        names: what to call them in a message; none given: "person" and their number, from 1.
+
     Raises:
-        ValueError: naming the first person, from 1, who lacks it or has it in another shape.
+        ValueError: naming the first person who lacks it or has it in another shape.
     """
     found = np.empty((len(people), *shape))
-    for number, person in enumerate(people, 1):
+    for index, person in enumerate(people):
         try:
             value = np.array(person[key], np.float64)
         except (KeyError, TypeError, ValueError, OverflowError):
             value = np.array(np.nan)
         if value.shape != shape or not np.isfinite(value).all():
+            name = f"person {index + 1}" if names is None else names[index]
             raise ValueError(
                 f"{path}: expected {key!r} of {describe(shape)} in finite numbers, found something "
-                f"else at person {number}"
+                f"else at {name}"
             )
-        found[number - 1] = value
+        found[index] = value
     return found
 
 
