@@ -10,18 +10,20 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..data.augmentation import Augmentation
 from ..data.readers import Data
-from ..data.settings import Settings
+from ..data.settings import Settings, added
 from ..data.views import Geometry
 from .models import Model
 from .sizes import parse_bytes
 
 MAX_RECIPE_BYTES = 1 << 20
+
+NEEDS_SIGMOID = "expected model.output = sigmoid with {} = bce: it compares probabilities"
 
 PLAIN_SCALE = 1.0
 """The factor on a person's box of the crop that all evaluation starts from."""
@@ -48,6 +50,11 @@ class Training(Settings):
     learning_rate: float = Field(1e-3, gt=0, description="its peak, where it has a schedule")
     weight_decay: float = Field(0.01, ge=0, description="AdamW only")
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    loss: Literal["mse", "bce"] = added(
+        "mse",
+        description="squared error (eq. 3), or binary cross-entropy, which needs model.output = "
+        "sigmoid",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the forward pass; auto: bfloat16 on CUDA. Losses are float32"
     )
@@ -78,20 +85,51 @@ class Training(Settings):
         "of processes changes nothing; false is faster and does where each process has 16 or more",
     )
 
+    @model_validator(mode="after")
+    def _probabilities_where_needed(self) -> Training:
+        if self.loss == "bce" and self.model.output != "sigmoid":
+            raise ValueError(NEEDS_SIGMOID.format("loss"))
+        return self
+
 
 class Student(Training):
     """A student; `alpha = 0` trains on labels alone and needs no store."""
 
     alpha: float = Field(0.5, ge=0, le=1, description="the teacher's part in the loss, eq. 5")
-    teacher_peaks: Literal["unit", "raw"] = Field(
-        "unit", description="scale each teacher map to peak 1, or take it as it is (eq. 4)"
+    teacher_peaks: Literal["unit", "raw"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        "unit",
+        description="scale each teacher map to peak 1, or take it as it is (eq. 4), or anything in "
+        "between: this power of its peak becomes its peak, 0 being unit, 1 raw",
     )
     peak_floor: float = Field(
         0.1,
         gt=0,
         le=1,
-        description="with unit peaks: a map whose peak is below is scaled by 1/peak_floor instead",
+        description="a map whose peak is below is scaled as if it were this high",
     )
+    teacher_loss: Literal["mse", "bce", "distribution"] | None = added(
+        None,
+        description="how heatmaps are compared with the teacher's maps: squared error, binary "
+        "cross-entropy, or divergence of their spatial softmaxes; none given: as with labels",
+    )
+    mask_teacher: bool = added(
+        False,
+        description="learn from the teacher only where there is a label, as the authors' code does",
+    )
+    weigh_by_peak: bool = added(
+        False, description="have each of the teacher's maps count by its peak, up to 1"
+    )
+    init_from: str | None = added(
+        None,
+        description="start from these weights: the name of another student of the work directory, "
+        "a model's folder, or a .safetensors file",
+    )
+
+    @model_validator(mode="after")
+    def _cross_entropy_needs_probabilities(self) -> Student:
+        if self.teacher_loss == "bce" and self.model.output != "sigmoid":
+            raise ValueError(NEEDS_SIGMOID.format("teacher_loss"))
+        return self
 
 
 class Store(Settings):

@@ -135,7 +135,8 @@ def make_identity(recipe: Recipe, training: Training, inputs: dict[str, Any]) ->
     """Everything that the trained weights depend on."""
     return {
         "settings": {
-            "training": training.model_dump(mode="json"),
+            # Weights to start from are among the inputs, by their digest.
+            "training": training.model_dump(mode="json", exclude={"init_from"}),
             "geometry": recipe.geometry.model_dump(mode="json"),
             "augmentation": recipe.augmentation.model_dump(mode="json"),
             "targets": recipe.targets.model_dump(mode="json"),
