@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..data.readers import load
+from ..data.readers import load_training
 from ..data.samples import SampleSet
 from .recipe import Recipe, Student
 from .store import (
@@ -42,7 +42,7 @@ def train_student(
         ValueError: the store does not match or is incomplete, the data set cannot be used, or the
             folder holds another run.
     """
-    people = {"train": load(recipe.data, "train"), "validation": load(recipe.data, "validation")}
+    people = load_training(recipe.data, taught=student.alpha > 0)
     samples = people["train"]
     inputs: dict[str, Any] = {"dataset": samples.fingerprint()}
     views: int | None = None

@@ -110,6 +110,20 @@ def load(data: Data, split: Split) -> SampleSet:
     return load_all(data, (split,))[split]
 
 
+def load_training(data: Data, *, taught: bool) -> dict[str, SampleSet]:
+    """The "train" and "validation" people of a network, checked.
+
+    Args:
+        taught: it has a teacher, who teaches on unlabelled people, too.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    split: Split = "train" if taught else "labelled"
+    found = load_all(data, (split, "validation"))
+    return {"train": found[split], "validation": found["validation"]}
+
+
 def load_all(data: Data, splits: tuple[Split, ...]) -> dict[Split, SampleSet]:
     """Several splits at once, checked: each label file is read once.
 
@@ -119,7 +133,8 @@ def load_all(data: Data, splits: tuple[Split, ...]) -> dict[Split, SampleSet]:
     people = read(data, splits)
     for split, found in people.items():
         if not len(found) and split != "validation":
-            raise ValueError(f"data set {data.reader!r} has no people in its {split} split")
+            name = "train" if split == "labelled" else split
+            raise ValueError(f"data set {data.reader!r} has no people in its {name} split")
         check(found)
     return people
 
