@@ -158,7 +158,6 @@ def test_a_category_is_chosen_where_several_have_joints(tmp_path) -> None:
         (dataset(annotation(5, bbox=None)), "'bbox' of 4 .* at annotation 5$"),
         (dataset(annotation(5, image_id=8)), "annotation 5: expected an image with a file_name"),
         (dataset(images=[{"id": 7, "file_name": "../../../b.jpg"}]), "image names inside"),
-        (dataset(images=[{"id": 7, "file_name": "/etc/b.jpg"}]), "image names inside"),
     ],
 )
 def test_impossible_labels_are_refused(tmp_path, content, message) -> None:

@@ -38,7 +38,7 @@ RECT = ("x1", "y1", "x2", "y2", "annopoints", "scale", "objpos")
 FIELDS = ("annolist", "img_train", "version", "single_person", "act", "video_list")
 
 
-def points(first: float, joints: range = range(16), visible: Any = np.uint8(1)) -> np.ndarray:
+def points(first: float, joints: range = range(16), visible: Any = 1) -> np.ndarray:
     """Joint k at (first + k, 20 + 2 k), 1-based."""
     made = [struct(x=first + k, y=20.0 + 2 * k, id=k, is_visible=visible) for k in joints]
     return struct(point=row(made, POINT))
