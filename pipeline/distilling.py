@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..data.readers import load_training
@@ -44,6 +45,9 @@ def train_student(
     """
     people = load_training(recipe.data, taught=student.alpha > 0)
     samples = people["train"]
+    left_out = None if student.fold is None else samples.part(*student.fold)
+    if left_out is not None:
+        people["validation"] = samples.take(np.flatnonzero(left_out))
     inputs: dict[str, Any] = {"dataset": samples.fingerprint()}
     views: int | None = None
     mirror_joints: tuple[int, ...] | None = None
@@ -66,6 +70,7 @@ def train_student(
         people=people,
         views=views,
         mirror=mirror_joints is not None,
+        keep=None if left_out is None else ~left_out,
         inputs=inputs,
         device=device,
         init_from=_weights_file(work, student.init_from),

@@ -125,6 +125,19 @@ class Student(Training):
         "a model's folder, or a .safetensors file",
     )
 
+    fold: tuple[int, int] | None = added(
+        None,
+        description="cross-validation: [k, n] trains on the training people outside part k of n, "
+        "and validates on that part",
+    )
+
+    @field_validator("fold")
+    @classmethod
+    def _fold_is_one_of_n(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and not 0 <= value[0] < value[1]:
+            raise ValueError(f"expected [k, n] with 0 <= k < n, got {list(value)}")
+        return value
+
     @model_validator(mode="after")
     def _cross_entropy_needs_probabilities(self) -> Student:
         if self.teacher_loss == "bce" and self.model.output != "sigmoid":
@@ -225,6 +238,39 @@ class Cluster(Settings):
         return value
 
 
+SWEPT = ("student.", "targets.", "store.views")
+"""What a sweep may vary: all students of one learn from one store."""
+
+
+class Sweep(Settings):
+    """A grid of students to be compared, on one store (`fpd sweep`)."""
+
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
+        {}, description="settings by dotted key, and the values of each: every combination"
+    )
+    points: dict[str, dict[str, Any]] = Field(
+        {}, description="named students, each with settings by dotted key; crossed with the grid"
+    )
+    seeds: int = Field(3, ge=1, le=1000, description="runs of each, from student.seed 0 on")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=100,
+        description="score each on every one of so many parts of the training people, trained on "
+        "the others, instead of on the test people",
+    )
+
+    @model_validator(mode="after")
+    def _students_alone_are_varied(self) -> Sweep:
+        for key in (*self.grid, *(key for point in self.points.values() for key in point)):
+            if not key.startswith(SWEPT) or key in ("student.seed", "student.fold"):
+                raise ValueError(
+                    f"expected settings of student or targets, or store.views, got {key!r}; "
+                    "runs of several seeds or folds are the sweep's own seeds and folds"
+                )
+        return self
+
+
 class Recipe(Settings):
     """Everything that a run depends on."""
 
@@ -241,10 +287,23 @@ class Recipe(Settings):
     loader: Loader = Loader()
     testing: Passes = Passes()
     cluster: Cluster = Cluster()
+    sweeps: dict[str, Sweep] = added({}, description="grids of students by name")
 
-    @field_validator("students")
     @classmethod
-    def _names_are_folders(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def parse(cls, tree: Mapping[str, Any]) -> Recipe:
+        """A recipe from a tree of settings.
+
+        Raises:
+            ValueError: a setting does not exist or is out of range; the message names its key.
+        """
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ValueError(_describe(error)) from None
+
+    @field_validator("students", "sweeps")
+    @classmethod
+    def _names_are_folders(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             check_name(name)
         return value
@@ -291,7 +350,7 @@ class Recipe(Settings):
 
 
 DEFAULT_STUDENT = "student"
-RESERVED_NAMES = frozenset({"teacher", "evaluation", "heatmaps.zarr", "recipe.json"})
+RESERVED_NAMES = frozenset({"teacher", "evaluation", "heatmaps.zarr", "recipe.json", "sweeps"})
 
 
 def check_name(name: str) -> str:
@@ -324,7 +383,21 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         ValueError: no such recipe, not TOML, an unknown key or a value out of range; the message
             names the key.
     """
-    return apply_overrides(parse_toml(_recipe_text(name_or_path), name_or_path), overrides)
+    return apply_overrides(_read_tree(name_or_path), overrides)
+
+
+def _read_tree(name_or_path: str) -> dict[str, Any]:
+    """A recipe's tree, laid over the one that it `extends`, if any."""
+    tree = parse_toml(_recipe_text(name_or_path), name_or_path)
+    base = tree.pop("extends", None)
+    if base is None:
+        return tree
+    if base not in shipped_recipes() or base == name_or_path:
+        raise ValueError(
+            f"{name_or_path}: expected extends to name another shipped recipe "
+            f"({', '.join(shipped_recipes())}), got {base!r}"
+        )
+    return merge(_read_tree(base), tree)
 
 
 def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> Recipe:
@@ -332,10 +405,7 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> Recipe
     merged = dict(tree)
     for override in overrides:
         merged = merge(merged, _parse_override(override))
-    try:
-        return Recipe.model_validate(merged)
-    except ValidationError as error:
-        raise ValueError(_describe(error)) from None
+    return Recipe.parse(merged)
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -371,14 +441,47 @@ def _recipe_text(name_or_path: str) -> str:
     return path.read_text("utf-8", errors="replace")
 
 
+def parse_sweep(
+    base: Sweep | None, grid: Sequence[str], seeds: int | None, folds: int | None
+) -> Sweep:
+    """A sweep from the recipe's, if any, and `--grid key=value,value` and the like.
+
+    Raises:
+        ValueError: one of them is not so written, or cannot be varied.
+    """
+    tree = {} if base is None else base.model_dump()
+    varied = {key.strip(): values for key, values in map(_parse_values, grid)}
+    chosen = {"grid": varied, "seeds": seeds, "folds": folds}
+    given = {key: value for key, value in chosen.items() if value not in (None, {})}
+    try:
+        return Sweep.model_validate(merge(tree, given))
+    except ValidationError as error:
+        raise ValueError(_describe(error)) from None
+
+
+def _parse_values(text: str) -> tuple[str, list[Any]]:
+    """`key=value,value`, each value as TOML has it, or else a bare word."""
+    key, equals, values = text.partition("=")
+    if not equals or not key.strip() or not values.strip():
+        raise ValueError(f"expected --grid key.sub=value,value, got {text!r}")
+    try:
+        return key, list(tomllib.loads(f"values = [{values}]")["values"])
+    except tomllib.TOMLDecodeError:
+        return key, [_parse_value(value.strip()) for value in values.split(",")]
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word is a string: --set data.reader=lsp
+
+
 def _parse_override(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not all(part.strip() for part in key.split(".")):
         raise ValueError(f"expected --set key.sub=value, got {override!r}")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string: --set data.reader=lsp
+    value = _parse_value(text)
     for part in reversed(key.split(".")):
         value = {part.strip(): value}
     return dict(value)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -24,6 +26,7 @@ from .objective import Objective
 from .optimisers import make_optimiser, make_schedule
 
 log = logging.getLogger("fpd")
+_seeded = threading.Lock()
 
 
 def train_model(
@@ -39,6 +42,7 @@ def train_model(
     init_from: Path | None = None,
     *,
     mirror: bool = False,
+    keep: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """Train, or go on training, the network in `out`; nothing is done where it is finished.
 
@@ -51,6 +55,7 @@ def train_model(
         inputs: digests of what the run depends on besides its settings.
         init_from: weights to start from.
         mirror: mirror half of the views, by a third part of the data set's keys.
+        keep: bool (N,), which of the "train" people to train on; None: all.
 
     Returns:
         The content of `record.json`.
@@ -71,7 +76,7 @@ def train_model(
     with joined(device) as group:
         group.check_same(identity)
         batches = EpochBatches(
-            samples, training.batch, training.seed, views, mirror=mirror, group=group
+            samples, training.batch, training.seed, views, mirror=mirror, keep=keep, group=group
         )
         check_batches(batches, training, recipe, out)
         out.path.mkdir(parents=True, exist_ok=True)
@@ -193,8 +198,9 @@ def _initial_state(
     device: torch.device,
     init_from: Path | None,
 ) -> TrainingState:
-    torch.manual_seed(training.seed)
-    network: nn.Module = training.model.build(num_joints)
+    with _seeded:  # PyTorch has one generator, and a cluster's worker may have two threads
+        torch.manual_seed(training.seed)
+        network: nn.Module = training.model.build(num_joints)
     if init_from is not None:
         load_weights(network, init_from)
     network = _place(network, device)
