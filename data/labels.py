@@ -5,9 +5,11 @@ Shape letters: N people.
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +40,24 @@ def read_json(path: Path, missing: str) -> Any:
             content = file.read(MAX_JSON_BYTES + 1)
         if len(content) > MAX_JSON_BYTES:
             raise ValueError(f"expected at most {MAX_JSON_BYTES >> 20} MiB")
-        return json.loads(content)
+        with no_collection():
+            return json.loads(content)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as labels: {error}") from None
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Millions of small objects that all stay: to look for cycles among them takes longer than to
+    make them.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def people_list(path: Path, people: Any) -> list[dict[str, Any]]:
@@ -71,6 +88,12 @@ def column(
     Raises:
         ValueError: naming the first person who lacks it or has it in another shape.
     """
+    try:  # all at once is four times as fast as one by one, which says who is to blame
+        found = np.array([person[key] for person in people], np.float64)
+        if found.shape == (len(people), *shape) and np.isfinite(found).all():
+            return found
+    except (KeyError, TypeError, ValueError, OverflowError):
+        pass
     found = np.empty((len(people), *shape))
     for index, person in enumerate(people):
         try:

@@ -19,10 +19,8 @@ or scale. Andriluka et al., CVPR 2014.
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import read_struct
-from ..labels import MAX_PEOPLE
+from ..labels import MAX_PEOPLE, no_collection
 from ..samples import SampleSet, id_hash
 from .mpii import SC_BIAS, K, sample_set
 
@@ -90,7 +88,7 @@ def _units(head_N22: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _read(path: Path) -> list[_Person]:
-    with _no_collection():
+    with no_collection():
         release = read_struct(path, "RELEASE")
         try:
             images = np.ravel(release["annolist"][0, 0])
@@ -110,18 +108,6 @@ def _read(path: Path) -> list[_Person]:
     if not 1 <= len(people) <= MAX_PEOPLE:
         raise ValueError(f"{path}: expected 1 to {MAX_PEOPLE} labelled people, found {len(people)}")
     return people
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Millions of small arrays that all stay: to look for cycles among them doubles the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _people(path: Path, number: int, image: Any) -> Iterator[_Person]:
