@@ -221,8 +221,8 @@ def main() -> None:
             row = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
             print(
                 f"{name:15} {sum(p.stat().st_size for p in new) / 1e6:7.1f} {row['people']:8d} "
-                f"{row['seconds']:8.2f} {row['cpu']:8.2f} {row['peak_mb']:8.0f} {row['fork_ms']:8.1f} "
-                f"{row['pickle_mb']:11.1f}"
+                f"{row['seconds']:8.2f} {row['cpu']:8.2f} {row['peak_mb']:8.0f} "
+                f"{row['fork_ms']:8.1f} {row['pickle_mb']:11.1f}"
             )
         if arguments.images:
             look(root, arguments.images)
