@@ -188,10 +188,11 @@ def read_results(path: Path, joints: int, image_ids: set[Any], category: Any) ->
     keypoints = column(path, people, "keypoints", (3 * joints,))
     scores = column(path, people, "score", ())
     for number, person in enumerate(people, 1):
-        if person.get("image_id") not in image_ids:
+        image = person.get("image_id")
+        if not isinstance(image, int | str) or image not in image_ids:
             raise ValueError(
                 f"{path}: person {number}: expected an image_id of the ground truth's, found "
-                f"{person.get('image_id')!r}"
+                f"{image!r}"
             )
     return [
         {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -27,7 +28,7 @@ FULL_SIZE = 1.0
 """The zoom at which an image is decoded whole."""
 
 
-def run(data: Data, workers: int = 0, json_path: Any = None) -> dict[str, Any]:
+def run(data: Data, workers: int = 0, json_path: Path | None = None) -> dict[str, Any]:
     """Check all splits.
 
     Args:

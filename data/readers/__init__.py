@@ -98,7 +98,18 @@ class Data(Settings):
                 "data.folder.skeleton is needed for folder, the teacher's joints: "
                 f"--set data.folder.skeleton={'|'.join(KNOWN)}"
             )
+        if self.reader == "folder" and self.unlabelled is not None:
+            raise ValueError(
+                "data.unlabelled joins labelled people: with data.reader=folder, put all images "
+                "below data.root"
+            )
         return self
+
+    def absolute(self) -> Data:
+        """The same data, for processes with a working directory of their own."""
+        paths = {"root": self.root, "unlabelled": self.unlabelled}
+        known = {name: path.absolute() for name, path in paths.items() if path is not None}
+        return self.model_copy(update=known)
 
 
 def load(data: Data, split: Split) -> SampleSet:

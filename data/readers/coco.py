@@ -151,8 +151,13 @@ def read(path: Path) -> dict[str, Any]:
     lists = ("images", "categories", "annotations")
     if not isinstance(dataset, dict) or not all(key in dataset for key in lists):
         raise ValueError(f"{path}: expected COCO's format, an object with {', '.join(lists)}")
+    names = {"images": ("id",), "categories": ("id",), "annotations": ("image_id", "category_id")}
     for key in lists:
-        people_list(path, dataset[key])
+        for row in people_list(path, dataset[key]):
+            if not all(isinstance(row.get(name), int | str) for name in names[key]):
+                raise ValueError(
+                    f"{path}: expected {' and '.join(names[key])} in all {key}, numbers or texts"
+                )
     return dataset
 
 
@@ -198,7 +203,8 @@ def choose(path: Path, dataset: dict[str, Any], settings: Coco) -> tuple[dict[st
 
 
 def _skeleton(path: Path, category: dict[str, Any], settings: Coco) -> Skeleton:
-    joints = tuple(_plain(str(name)) for name in category["keypoints"])
+    named = category["keypoints"]
+    joints = tuple(_plain(str(name)) for name in named) if isinstance(named, list) else ()
     if len(set(joints)) != len(joints) or not 1 <= len(joints) <= MAX_JOINTS:
         raise ValueError(f"{path}: expected 1 to {MAX_JOINTS} keypoints of different names")
     sigmas = settings.sigmas

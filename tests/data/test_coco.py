@@ -156,6 +156,8 @@ def test_a_category_is_chosen_where_several_have_joints(tmp_path) -> None:
         (dataset(annotation(5, keypoints=[1, 2, 2])), "'keypoints' of 12 .* at annotation 5$"),
         (dataset(annotation(5, keypoints=[float("nan")] * 12)), "'keypoints' .* annotation 5$"),
         (dataset(annotation(5, bbox=None)), "'bbox' of 4 .* at annotation 5$"),
+        (dataset(annotation(5, image_id=[8])), "image_id and category_id in all annotations"),
+        (dataset(images=[{"file_name": "a.jpg"}]), "expected id in all images"),
         (dataset(annotation(5, image_id=8)), "annotation 5: expected an image with a file_name"),
         (dataset(images=[{"id": 7, "file_name": "../../../b.jpg"}]), "image names inside"),
     ],
@@ -171,10 +173,11 @@ def test_impossible_skeletons_are_refused(tmp_path) -> None:
         content["categories"][0]["skeleton"] = limbs
         with pytest.raises(ValueError, match="expected a skeleton of pairs of joints, from 1 to 4"):
             people_of(tmp_path, content)
-    content = dataset()
-    content["categories"][0]["keypoints"] = ["a", "a", "b", "c"]
-    with pytest.raises(ValueError, match="keypoints of different names"):
-        people_of(tmp_path, content)
+    for names in (["a", "a", "b", "c"], "abc", 5):
+        content = dataset()
+        content["categories"][0]["keypoints"] = names
+        with pytest.raises(ValueError, match="keypoints of different names"):
+            people_of(tmp_path, content)
 
 
 def test_missing_and_cut_files_are_named(tmp_path) -> None:

@@ -160,6 +160,17 @@ def test_joined_people_keep_their_pixels(root) -> None:
     assert again.fingerprint() == both.fingerprint()
 
 
+def test_a_folder_beside_a_folder_is_refused(root) -> None:
+    with pytest.raises(ValidationError, match=r"data\.unlabelled joins labelled people"):
+        Data(reader="folder", root=root, folder={"skeleton": "lsp"}, unlabelled=root)
+
+
+def test_paths_are_made_absolute_for_other_processes() -> None:
+    data = Data(reader="lsp", root="here", unlabelled="there").absolute()
+    assert data.root == Path.cwd() / "here" and data.unlabelled == Path.cwd() / "there"
+    assert Data().absolute() == Data()
+
+
 def test_sets_of_two_skeletons_do_not_join(root) -> None:
     with pytest.raises(ValueError, match="expected people of one skeleton, got lsp and mpii"):
         join(folder(root, LSP), folder(root, MPII), "x")

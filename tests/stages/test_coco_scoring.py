@@ -86,6 +86,7 @@ def test_joints_of_its_own_need_sigmas(tmp_path, files) -> None:
     ("changes", "message"),
     [
         ({"image_id": 9}, "person 2: expected an image_id of the ground truth's, found 9"),
+        ({"image_id": [1]}, "expected an image_id of the ground truth's, found [1]"),
         ({"keypoints": [1, 2, 3]}, "expected 'keypoints' of 9 in finite numbers"),
         ({"score": None}, "expected 'score' of a single number"),
     ],
