@@ -156,7 +156,7 @@ MPII = Skeleton(
 
 # COCO keypoints, Lin et al., ECCV 2014, in the order of its files. Sigmas: pycocotools,
 # `Params.setKpParams`. PCK's unit is the longer side of the person's box, its threshold 0.2, as
-# mmpose scores hands and animals (`PCKAccuracy`, norm_item "bbox"); COCO itself has OKS-AP alone.
+# mmpose scores hands (`PCKAccuracy`, norm_item "bbox"); COCO itself has OKS-AP alone.
 COCO = Skeleton(
     name="coco",
     joints=(
