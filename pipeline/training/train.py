@@ -22,6 +22,7 @@ from .checkpoint import Identity, TrainingState, check_identity, load_weights
 from .feed import EpochBatches, make_loader
 from .group import joined
 from .loop import Run
+from .monitor import Monitor
 from .objective import Objective
 from .optimisers import make_optimiser, make_schedule
 
@@ -79,6 +80,9 @@ def train_model(
             samples, training.batch, training.seed, views, mirror=mirror, keep=keep, group=group
         )
         check_batches(batches, training, recipe, out)
+        monitor = Monitor(
+            *(recipe, objective, dataset, batches, samples, out, device, training.epochs)
+        )
         out.path.mkdir(parents=True, exist_ok=True)
         state = _initial_state(
             training, samples.skeleton.num_joints, batches.steps, device, init_from
@@ -87,7 +91,7 @@ def train_model(
         loader = make_loader(dataset, batches, recipe.loader, device)
         run = Run(
             *(recipe, training, objective, state, loader, batches),
-            *(validation, out, identity, device, group),
+            *(validation, out, identity, device, monitor, group),
         )
         run.train()
         if group.is_first:
