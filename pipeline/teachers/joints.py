@@ -14,8 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ...data import skeletons
-from ...data.skeletons import Skeleton
+from ...data.skeletons import KNOWN, Skeleton
 
 EQUAL = {"neck": "upper neck"}
 """What is taken as another name of a joint (see above)."""
@@ -51,9 +50,8 @@ def skeleton_of(count: int) -> Skeleton:
     Raises:
         ValueError: there is none, or more than one.
     """
-    known = [value for value in vars(skeletons).values() if isinstance(value, Skeleton)]
-    fitting = [skeleton for skeleton in known if skeleton.num_joints == count]
+    fitting = [skeleton for skeleton in KNOWN.values() if skeleton.num_joints == count]
     if len(fitting) != 1:
-        counts = ", ".join(f"{s.num_joints} ({s.name})" for s in known)
+        counts = ", ".join(f"{s.num_joints} ({s.name})" for s in KNOWN.values())
         raise ValueError(f"expected a network of {counts} joints, found {count}")
     return fitting[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fpd.data.skeletons import LSP, MPII
+from fpd.data.skeletons import COCO, LSP, MPII
 from fpd.pipeline.teachers.joints import canonical, find_joints, skeleton_of
 
 
@@ -43,6 +43,18 @@ def test_lsp_teaches_mpii_all_but_pelvis_and_thorax() -> None:
     assert found[8] == 12  # upper neck: neck
 
 
+def test_coco_has_no_head_top_neck_thorax_or_pelvis() -> None:
+    missing = {
+        name
+        for name, k in zip(MPII.joints, find_joints(MPII.joints, COCO.joints), strict=True)
+        if k is None
+    }
+    assert missing == {"head top", "upper neck", "thorax", "pelvis"}
+    found = find_joints(LSP.joints, COCO.joints)
+    # COCO: left shoulder 5, right 6, elbows 7 and 8, wrists, hips, knees, left ankle 15, right 16.
+    assert found == (16, 14, 12, 11, 13, 15, 10, 8, 6, 5, 7, 9, None, None)
+
+
 def test_one_name_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="upper neck twice"):
         find_joints(LSP.joints, ("neck", "upper neck"))
@@ -51,5 +63,6 @@ def test_one_name_twice_is_refused() -> None:
 def test_skeletons_by_their_number_of_joints() -> None:
     assert skeleton_of(14) is LSP
     assert skeleton_of(16) is MPII
+    assert skeleton_of(17) is COCO
     with pytest.raises(ValueError, match=r"14 \(lsp\).* found 133"):
         skeleton_of(133)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from fpd.data.skeletons import COCO
 from fpd.pipeline.teachers.vitpose import load
 
 transformers = pytest.importorskip("transformers", reason="ViTPose needs transformers")
@@ -72,6 +73,11 @@ def test_the_classic_head_and_several_experts(tmp_path: Path) -> None:
         found = teacher(crops)
     torch.testing.assert_close(found, expected)
     assert not torch.allclose(found, other)
+
+
+def test_without_names_they_are_cocos(tmp_path: Path) -> None:
+    network(names=[f"LABEL_{k}" for k in range(17)]).save_pretrained(tmp_path)
+    assert load(tmp_path).spec.joints == COCO.joints
 
 
 def test_its_preprocessor_says_how_crops_are_normalised(folder: Path) -> None:
