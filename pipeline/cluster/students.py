@@ -13,6 +13,7 @@ from ..recipe import Recipe, Sweep
 from ..stopping import Interrupted, Stop, stop_requested
 from ..store import files_at
 from ..sweeping import Variant, train_and_score
+from ..teachers import parse
 from ..workdir import WorkDir
 from .connection import LOOK_EVERY_S, Workers, connected
 from .driver import describe
@@ -51,6 +52,8 @@ def make_student_job(
     location = recipe.store.location
     if location is not None and files_at(location).is_local:
         settings["store"]["location"] = str(Path(location).absolute())
+    if recipe.store.teachers:
+        settings["store"]["teachers"] = [parse(name).absolute for name in recipe.store.teachers]
     # A loader's processes, forked in a worker of several threads, were seen to hang.
     settings["loader"]["workers"] = 0
     return StudentJob(

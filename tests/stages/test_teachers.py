@@ -300,3 +300,15 @@ def test_widths_that_differ_are_said(place: WorkDir, caplog: pytest.LogCaptureFi
     assert "--set targets.sigma_px=4" in said
     wide = apply_overrides(recipe.model_dump(mode="json"), ["targets.sigma_px=4"])
     assert remarks(entry, wide, LSP) == []
+
+
+def test_the_documented_teacher_of_ones_own(place: WorkDir) -> None:
+    """docs/teachers.md, followed to the letter."""
+    text = (Path(__file__).parents[2] / "docs" / "teachers.md").read_text("utf-8")
+    _, block = text.split("## Bring your own")[1].split("```python\n", 1)
+    code, rest = block.split("```", 1)
+    Path("my_teachers.py").write_text(code)
+    command = rest.split("$ fpd ")[1].splitlines()[0].replace("work/lsp", str(place.root))
+    found = fpd(*command.split())
+    assert found.exit_code == 0, found.output
+    assert len(read_manifest(files_at(place.store))["teacher"]["taught"]) == 12
