@@ -162,11 +162,13 @@ def expected_entry(
     """
     found = manifest.get("teacher")
     stored = found if isinstance(found, dict) else {}
-    names = recipe.store.teachers
-    if not names:
-        known = own.weights.is_file() and not trusting
-        return sha256(own.weights) if known else str(stored.get("sha256", "none"))
     parts = stored.get("sources")
+    names = recipe.store.teachers
+    if not names and own.weights.is_file() and not trusting:
+        return sha256(own.weights)
+    if not names:
+        # A store that came from elsewhere, alone: its teachers' places mean nothing here.
+        return stored if isinstance(parts, list) else str(stored.get("sha256", "none"))
     expected = copy.deepcopy(stored)
     if not isinstance(parts, list) or len(parts) != len(names):
         return expected | {"sources": list(names)}

@@ -62,11 +62,13 @@ def load(folder: Path) -> VitPoseTeacher:
     _check_folder(folder)
     try:
         from transformers import VitPoseForPoseEstimation
+        from transformers.utils import logging as chatter
     except ImportError as error:
         raise ValueError(
             f"expected transformers, to load {folder}, found none ({error}): "
             "pip install -c constraints.txt -e '.[vitpose]'"
         ) from None
+    chatter.disable_progress_bar()  # type: ignore[no-untyped-call]  # of a second's reading
     try:
         network = VitPoseForPoseEstimation.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32

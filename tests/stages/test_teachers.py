@@ -188,6 +188,24 @@ def test_a_student_needs_no_teacher(cached: WorkDir) -> None:
     assert "--teacher model.pt2: expected a file or folder, found none" in again.output
 
 
+def test_a_store_is_enough_elsewhere_too(
+    cached: WorkDir, toy_work: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another directory, whose recipe names no teacher, unless it has a teacher of its own."""
+    tree = json.loads(cached.kept_recipe.read_text())
+    del tree["store"]["teachers"]
+    other = WorkDir(tmp_path / "other")
+    other.create()
+    write_json(other.kept_recipe, tree)
+    monkeypatch.chdir(other.root)
+    trained = fpd("run", "student", "-w", other.root, "--store", tmp_path / cached.store)
+    assert trained.exit_code == 0, trained.output
+    shutil.copytree(toy_work / "teacher", other.teacher.path)
+    found = fpd("run", "student", "-w", other.root, "--store", tmp_path / cached.store)
+    assert found.exit_code == 1
+    assert "does not fit this run: teacher." in found.output
+
+
 def test_another_teacher_is_refused(cached: WorkDir, toy_work: Path) -> None:
     before = cached.kept_recipe.read_bytes()
     python(Path(), toy_work)
