@@ -16,8 +16,8 @@ from pydantic import Field, model_validator
 from ..checks import check
 from ..samples import SampleSet, join
 from ..settings import Settings, added
-from ..spoiling import Spoil, labelled, spoil
 from ..skeletons import KNOWN
+from ..spoiling import Spoil, labelled, spoil
 from . import coco as _coco
 from . import figures as _figures
 from . import folder as _folder
