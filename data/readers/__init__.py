@@ -15,8 +15,9 @@ from pydantic import Field, model_validator
 
 from ..checks import check
 from ..samples import SampleSet, join
-from ..settings import Settings
+from ..settings import Settings, added
 from ..skeletons import KNOWN
+from ..spoiling import Spoil, labelled, spoil
 from . import coco as _coco
 from . import figures as _figures
 from . import folder as _folder
@@ -85,6 +86,7 @@ class Data(Settings):
     unlabelled: Path | None = Field(
         None, description="folder of images, as of `folder`: students with a teacher train on them"
     )
+    spoil: Spoil = added(Spoil(), description="for experiments: training labels made worse")
     figures: Figures = Figures()
     coco: Coco = Coco()
     folder: Folder = Folder()
@@ -168,6 +170,11 @@ def _part(data: Data, people: SampleSet, split: Split) -> SampleSet:
     share = 0.0 if data.reader == "folder" else data.validation
     held_out = _held_out(people, share)
     people = people.take(np.flatnonzero(held_out == (split == "validation")))
+    if split == "validation":
+        return people
+    people = spoil(people, data.spoil)
+    if split == "labelled" and data.spoil.unlabelled:
+        return people.take(np.flatnonzero(labelled(people)))
     if split == "train" and data.unlabelled is not None:
         return join(people, _folder.folder(data.unlabelled, people.skeleton), "unlabelled")
     return people

@@ -1,12 +1,12 @@
 """TensorBoard's event files, written epoch by epoch.
 
-With tensorboard's own messages and records, but without its writer's thread: that dies with a
-traceback on a full disk, and lives through every fork of the readers.
+With tensorboard's own messages, but without its writer's thread: that dies with a traceback on a
+full disk, and is there at every fork of the readers.
 """
 
 from __future__ import annotations
 
-import io
+import struct
 import time
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -95,13 +95,26 @@ def _opening(step: int) -> list[dict[str, Any]]:
 
 def _records(events: list[dict[str, Any]]) -> bytes:
     from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.summary.writer.record_writer import RecordWriter
 
-    content = io.BytesIO()
-    writer = RecordWriter(content)
-    for event in events:
-        writer.write(Event(wall_time=time.time(), **event).SerializeToString())
-    return content.getvalue()
+    messages = (Event(wall_time=time.time(), **event).SerializeToString() for event in events)
+    return b"".join(map(_record, messages))
+
+
+def _record(message: bytes) -> bytes:
+    """A message as TFRecord files frame it: its length and itself, each with a masked CRC-32C.
+
+    https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details. With
+    tensorboard's own writer, in Python, a contact sheet's checksum takes 0.7 s.
+    """
+    length = struct.pack("<Q", len(message))
+    return length + _masked_crc(length) + message + _masked_crc(message)
+
+
+def _masked_crc(content: bytes) -> bytes:
+    from google_crc32c import value
+
+    crc = value(content)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def _image(png: bytes) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.data import default_collate
 
 from fpd.data.readers import load
@@ -418,6 +420,13 @@ def test_what_a_full_disk_refused_is_written_once_there_is_room(
     found = curves(folder)
     assert steps(found) == [1, 2, 3, 4, 5]
     assert steps(found, "validation_pck/knee") == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("message", [b"", b"x", bytes(range(256)) * 5])
+def test_records_are_tensorboards_own(message: bytes) -> None:
+    expected = io.BytesIO()
+    RecordWriter(expected).write(message)
+    assert events._record(message) == expected.getvalue()
 
 
 def test_files_are_read_in_the_order_they_were_begun(tmp_path: Path) -> None:
