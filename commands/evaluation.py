@@ -99,7 +99,7 @@ def evaluate_models(
     work: WorkDir, recipe: Recipe, device: torch.device, tau: float | None = None
 ) -> None:
     """Score all models and print the table."""
-    from ..pipeline.report import table
+    from ..pipeline.report.scores import table
     from ..stages import evaluate
 
     click.echo(table(evaluate.run(work, recipe, device, tau)))
