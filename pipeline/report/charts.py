@@ -26,8 +26,10 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH_INCHES = 3.6
 """Small, so that a phone's screen shows text of 10 points in full size."""
 
-BAR_INCHES = 0.11
-JOINT_GAP = 0.35  # bars' widths
+BAR_INCHES = 0.065
+JOINT_GAP = 1.0  # bars' widths
+JOINT_INCHES = 0.22
+"""At least, so that joints' names do not touch."""
 
 Rows = Mapping[str, Mapping[str, Any]]
 History = Sequence[Mapping[str, Any]]
@@ -58,7 +60,6 @@ class Published:
         million_parameters: as published.
         score: percent.
         measured_on: data set and metric.
-        source: where it stands.
         marker: matplotlib's.
     """
 
@@ -67,7 +68,6 @@ class Published:
     million_parameters: float
     score: float
     measured_on: str
-    source: str
     marker: str
 
     @property
@@ -75,17 +75,25 @@ class Published:
         return self.gflops / 2
 
 
-_PAPER = "Zhang, Zhu & Ye, CVPR 2019"
-_CODE = "the authors' own code, github.com/ilovepose/fast-human-pose-estimation.pytorch"
 _VALIDATION = "MPII validation, PCKh@0.5"
 PUBLISHED = (
-    Published("FPD, 4 x 128", 9, 3, 91.1, "MPII test, PCKh@0.5", _PAPER, "o"),
-    Published("FPD, 4 x 128", 9, 3, 90.8, "LSP test, PCK@0.2", _PAPER, "s"),
-    Published("hourglass, 8 x 256", 55, 26, 90.5, _VALIDATION, _CODE, "^"),
-    Published("hourglass, 4 x 128, labels only", 9, 3, 87.9, _VALIDATION, _CODE, "v"),
-    Published("FPD, 4 x 128, from the trained student", 9, 3, 89.0, _VALIDATION, _CODE, "D"),
+    Published("FPD, 4 x 128", 9, 3, 91.1, "MPII test, PCKh@0.5", "o"),
+    Published("FPD, 4 x 128", 9, 3, 90.8, "LSP test, PCK@0.2", "s"),
+    Published("hourglass, 8 x 256", 55, 26, 90.5, _VALIDATION, "^"),
 )
-"""Accuracies as published; cost as the paper has it, for the two networks of that shape."""
+"""Costs and the scores of test sets: the paper, Zhang, Zhu & Ye, CVPR 2019. Scores of MPII
+validation: its authors' code, github.com/ilovepose/fast-human-pose-estimation.pytorch."""
+
+PUBLISHED_ON_MPII = (
+    Published("hourglass, 4 x 128, labels only", 9, 3, 87.9, _VALIDATION, "v"),
+    Published("FPD, 4 x 128, from the trained student", 9, 3, 89.0, _VALIDATION, "D"),
+)
+"""The same code's, of interest beside MPII alone."""
+
+
+def published(dataset: str) -> tuple[Published, ...]:
+    """What others published, for a chart of scores on `dataset`."""
+    return PUBLISHED + (PUBLISHED_ON_MPII if dataset.startswith("mpii") else ())
 
 
 def looks(names: Sequence[str]) -> dict[str, Look]:
@@ -115,7 +123,7 @@ def bars(rows: Rows) -> str:
     """PCK of each joint that counts, a bar a model, the first model on top."""
     scored = next(iter(rows.values()))["per_joint"]
     joints = [joint for joint, share in scored.items() if share is not None]
-    step = len(rows) + JOINT_GAP * 3
+    step = len(rows) + JOINT_GAP
 
     def draw(axes: Any) -> None:
         for place, (name, look) in enumerate(looks(list(rows)).items()):
@@ -130,7 +138,7 @@ def bars(rows: Rows) -> str:
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
 
-    return _svg(draw, "bars", height=0.7 + BAR_INCHES * step * len(joints))
+    return _svg(draw, "bars", height=0.7 + max(JOINT_INCHES, BAR_INCHES * step) * len(joints))
 
 
 def training(histories: Mapping[str, History], names: Sequence[str], key: str, label: str) -> str:
@@ -150,7 +158,7 @@ def training(histories: Mapping[str, History], names: Sequence[str], key: str, l
     return _svg(draw, f"training-{key}")
 
 
-def plane(rows: Rows, published: Sequence[Published]) -> str:
+def plane(rows: Rows, others: Sequence[Published]) -> str:
     """Multiply-accumulates of a crop against PCK; others' results are hollow."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -158,7 +166,7 @@ def plane(rows: Rows, published: Sequence[Published]) -> str:
         for name, look in looks(list(rows)).items():
             row, colour = rows[name], SERIES[look.colour]
             axes.plot(row["gmacs"], 100 * row["mean"], look.marker, color=colour, markersize=8)
-        for other in published:
+        for other in others:
             axes.plot(
                 other.gmacs, other.score, other.marker, color=INK, markersize=8, fillstyle="none"
             )
@@ -271,7 +279,7 @@ def _svg(
     return _for_page(file.getvalue())
 
 
-_STYLE: dict[str, Any] = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
@@ -307,6 +315,11 @@ def _for_page(svg: str) -> str:
         lambda found: f"font-size: {found[1] or found[2]}",
         svg,
     )
-    svg = re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", svg)
+    svg = re.sub(r"<[^>]*>", lambda tag: _rounded(tag[0]), svg)
     svg = re.sub(r"\s*\n\s*", "\n", svg.replace("xlink:href", "href"))
     return re.sub("|".join(_VARIABLES), lambda found: _VARIABLES[found[0]], svg)
+
+
+def _rounded(tag: str) -> str:
+    """A tag with its coordinates to a hundredth: text between tags stays as it is."""
+    return re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", tag)

@@ -26,11 +26,11 @@ CROP_PX = 192
 
 WEBP_QUALITY = 72
 
-EACH = 6
+EACH = 8
 """So many best, median and worst people of each model."""
 
-DISAGREEING = 12
-PER_JOINT = 2
+DISAGREEING = 16
+PER_JOINT = 3
 """So many worst people of each joint, for each model."""
 
 MOST = 160
@@ -65,7 +65,7 @@ class Card:
         errors: a list a model, of each joint's error in units; None where it does not count.
         means: the mean of those, a model each.
         disagreements: the teacher's with each joint's label, see `disagreements`; none: no teacher.
-        reasons: why the person was chosen.
+        reasons: why the person was chosen: rules, and the models or joints they were met by.
     """
 
     id: str
@@ -75,7 +75,7 @@ class Card:
     errors: list[list[float | None]]
     means: list[float]
     disagreements: list[float | None]
-    reasons: list[str]
+    reasons: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -168,39 +168,39 @@ def disagreements(
     Returns:
         float64 (N, K), NaN where a joint does not count.
     """
-    return errors_NK * np.nan_to_num(peaks_NK, posinf=1).clip(0, 1)
+    return np.asarray(errors_NK * np.nan_to_num(peaks_NK, posinf=1).clip(0, 1))
 
 
-def choose(measured: Measured, joints: Sequence[str]) -> dict[int, list[str]]:
-    """The people to show, and why: index -> reasons, most wanted first.
+def choose(measured: Measured, joints: Sequence[str]) -> dict[int, dict[str, list[str]]]:
+    """The people to show, most wanted first, and why: index -> rule -> models or joints.
 
     Of each model the `EACH` people with the largest mean error, the smallest, and those about the
     median; the `DISAGREEING` whose labels the teacher contradicts most; and, of each model and
     joint, the `PER_JOINT` people with the largest error. The rules take turns, so that where room
     ends each has its first.
     """
-    ranked: dict[str, list[int]] = {}
+    ranked: dict[tuple[str, str], list[int]] = {}
     for name, mean_N in measured.means.items():
         order = _ascending(mean_N)
         middle = max(0, (len(order) - EACH) // 2)
-        ranked[f"worst of {name}"] = order[::-1][:EACH]
-        ranked[f"best of {name}"] = order[:EACH]
-        ranked[f"median of {name}"] = order[middle : middle + EACH]
+        ranked["largest mean error of", name] = order[::-1][:EACH]
+        ranked["smallest mean error of", name] = order[:EACH]
+        ranked["median mean error of", name] = order[middle : middle + EACH]
     if measured.disagreement_NK is not None:
         most_N = np.nan_to_num(measured.disagreement_NK, nan=-1).max(axis=1)
         most_N[most_N < 0] = np.nan
-        ranked["teacher against label"] = _ascending(most_N)[::-1][:DISAGREEING]
+        ranked["teacher against label", ""] = _ascending(most_N)[::-1][:DISAGREEING]
     of_joints = {
-        f"{joint} of {name}": _ascending(errors_NK[:, k])[::-1][:PER_JOINT]
+        (f"largest error of {name} at", joint): _ascending(errors_NK[:, k])[::-1][:PER_JOINT]
         for name, errors_NK in measured.errors.items()
         for k, joint in enumerate(joints)
     }
-    chosen: dict[int, list[str]] = {}
+    chosen: dict[int, dict[str, list[str]]] = {}
     for rules in (ranked, of_joints):
         for turn in zip_longest(*rules.values()):
-            for reason, index in zip(rules, turn, strict=True):
+            for (rule, what), index in zip(rules, turn, strict=True):
                 if index is not None:
-                    chosen.setdefault(index, []).append(reason)
+                    chosen.setdefault(index, {}).setdefault(rule, []).append(what)
     return chosen
 
 
@@ -222,7 +222,7 @@ def picture(crop_SS3: NDArray[np.uint8]) -> str:
     return "data:image/webp;base64," + base64.b64encode(encoded.tobytes()).decode()
 
 
-def _card(sample_id: str, index: int, measured: Measured, reasons: list[str]) -> Card:
+def _card(sample_id: str, index: int, measured: Measured, reasons: dict[str, list[str]]) -> Card:
     """A card without its pictures."""
     against_NK = measured.disagreement_NK
     return Card(

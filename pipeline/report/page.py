@@ -50,7 +50,7 @@ def render(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = percent
-    rows = report["models"]
+    rows, others = report["models"], charts.published(str(report["dataset"]["name"]))
     people = gallery(samples, predicted)
     return environment.from_string(_template("report.html")).render(
         version=__version__,
@@ -64,9 +64,9 @@ def render(
         threshold=_threshold(rows),
         joints=samples.skeleton.joints,
         table=models_table(rows),
-        figures=_figures(rows, histories),
-        symbols=[Markup(symbol) for symbol in _symbols(rows)],  # noqa: S704 - matplotlib's
-        published=charts.PUBLISHED,
+        figures=_figures(rows, others, histories),
+        symbols=[Markup(symbol) for symbol in _symbols(rows, others)],  # noqa: S704 - matplotlib's
+        published=others,
         comparable=_comparable(str(report["dataset"]["name"])),
         store=store_facts(report["store"]),
         gallery=people,
@@ -114,16 +114,17 @@ def _shown_first(names: Sequence[str]) -> int:
     return next(iter(plain or students), 0)
 
 
-def _symbols(rows: Mapping[str, Any]) -> list[str]:
+def _symbols(rows: Mapping[str, Any], others: Sequence[charts.Published]) -> list[str]:
     """What the legends are made of."""
     looks = charts.looks(list(rows)).values()
     return [charts.swatch(look, f"look-{number}") for number, look in enumerate(looks)] + [
-        charts.hollow(other.marker, f"hollow-{number}")
-        for number, other in enumerate(charts.PUBLISHED)
+        charts.hollow(other.marker, f"hollow-{number}") for number, other in enumerate(others)
     ]
 
 
-def _figures(rows: Mapping[str, Any], histories: Mapping[str, History]) -> dict[str, Any]:
+def _figures(
+    rows: Mapping[str, Any], others: Sequence[charts.Published], histories: Mapping[str, History]
+) -> dict[str, Any]:
     """Each chart: its picture, and the table that says the same."""
     from markupsafe import Markup
 
@@ -137,7 +138,7 @@ def _figures(rows: Mapping[str, Any], histories: Mapping[str, History]) -> dict[
     for key, label in labels.items():
         if key in tables:
             pictures[key] = charts.training(histories, list(rows), key, label)
-    pictures["plane"] = charts.plane(rows, charts.PUBLISHED)
+    pictures["plane"] = charts.plane(rows, others)
     return {
         name: {"picture": Markup(svg), "table": tables.get(name, Table("", [], []))}  # noqa: S704 - matplotlib's
         for name, svg in pictures.items()

@@ -89,7 +89,7 @@
     const who = pick.order.value === "against" ? "" : ` of ${models[model()]}`;
     const where = joint() === null ? "" : `, ${joints[joint()]}`;
     document.getElementById("ranked").textContent =
-      `${shown} of ${ranked.length} people, first: ${chosen}${who}${where}.`;
+      `${shown} of ${ranked.length} people: ${chosen}${who}${where}.`;
   };
 
   const update = () => {
@@ -120,12 +120,12 @@
     made.textContent = content;
     return made;
   };
-  const row = (name, errors) => {
+  const row = (name, errors, limit) => {
     const made = document.createElement("tr");
     const heading = cell("th", name);
     heading.scope = "row";
     made.append(heading, ...errors.map(error => {
-      const beyond = error !== null && error > threshold;
+      const beyond = error !== null && error > limit;
       const found = cell("td", text(error) + (beyond ? " *" : ""));
       found.classList.toggle("beyond", beyond);
       return found;
@@ -144,8 +144,8 @@
     holder.replaceChildren(drawing);
     holder.className = list.className.replace("cards", "");
     dialog.querySelector("tbody").replaceChildren(
-      row("mean", person.means),
-      ...joints.map((name, at) => row(name, person.errors.map(errors => errors[at]))));
+      row("mean", person.means, Infinity),
+      ...joints.map((name, at) => row(name, person.errors.map(errors => errors[at]), threshold)));
     document.getElementById("person-reasons").textContent =
       `Chosen as: ${person.item.dataset.reasons}.`;
     if (!dialog.open) dialog.showModal();
