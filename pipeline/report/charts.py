@@ -1,8 +1,8 @@
 """The charts: matplotlib's SVG, made to sit in the page and to take its colours from it.
 
-A drawn colour of `INK`, `GRID` or `SERIES` becomes a CSS variable, so that a chart is legible in
-light, in dark and in print. No chart holds text of the user's: models are told apart by colour,
-line style and marker, which the page's legends explain.
+A drawn colour of `INK`, `GRID`, `PAPER` or `SERIES` becomes a CSS variable, so that a chart is
+legible in light, in dark and in print. No chart holds text of the user's: models are told apart by
+colour, line style and marker, which the page's legends explain.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 from ..workdir import atomic
 
-INK, GRID = "#fe0101", "#fe0102"
+INK, GRID, PAPER = "#fe0101", "#fe0102", "#fe0103"
 SERIES = tuple(f"#fe02{number:02x}" for number in range(6))
-"""What is drawn in these is shown in the page's `--ink`, `--grid` and `--s0` to `--s5`."""
+"""What is drawn in these is shown in the page's --ink, --grid, --paper and --s0 to --s5."""
 
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -165,7 +165,8 @@ def plane(rows: Rows, others: Sequence[Published]) -> str:
     def draw(axes: Any) -> None:
         for name, look in looks(list(rows)).items():
             row, colour = rows[name], SERIES[look.colour]
-            axes.plot(row["gmacs"], 100 * row["mean"], look.marker, color=colour, markersize=8)
+            point = {"color": colour, "markersize": 9, "markeredgecolor": PAPER}
+            axes.plot(row["gmacs"], 100 * row["mean"], look.marker, **point)
         for other in others:
             axes.plot(
                 other.gmacs, other.score, other.marker, color=INK, markersize=8, fillstyle="none"
@@ -297,7 +298,7 @@ _STYLE: dict[Any, Any] = {
     "axes.unicode_minus": True,
 }
 
-_VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)"} | {
+_VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)", PAPER: "var(--paper)"} | {
     colour: f"var(--s{number})" for number, colour in enumerate(SERIES)
 }
 

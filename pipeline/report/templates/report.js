@@ -86,10 +86,10 @@
 
   const sayRanking = shown => {
     const chosen = pick.order.selectedOptions[0].textContent;
-    const who = pick.order.value === "against" ? "" : ` of ${models[model()]}`;
-    const where = joint() === null ? "" : `, ${joints[joint()]}`;
+    const who = pick.order.value === "against" ? "" : `${models[model()]}, `;
+    const where = joint() === null ? "" : `${joints[joint()]}, `;
     document.getElementById("ranked").textContent =
-      `${shown} of ${ranked.length} people: ${chosen}${who}${where}.`;
+      `${shown} of ${ranked.length} people: ${who}${where}${chosen}.`;
   };
 
   const update = () => {
