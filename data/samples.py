@@ -113,6 +113,16 @@ class SampleSet:
         """`id_hash` of every sample, uint64."""
         return np.array([id_hash(i) for i in self.ids], dtype=np.uint64)
 
+    def part(self, number: int, parts: int) -> NDArray[np.bool_]:
+        """Which samples are in part `number` of `parts`: as their ids' hashes have it.
+
+        Returns:
+            bool (N,).
+        """
+        # The lower half: validation people were chosen by the upper one. (No product overflows.)
+        lower_N = self.id_hash_N & np.uint64(0xFFFFFFFF)
+        return np.asarray((lower_N * np.uint64(parts)) >> np.uint64(32) == number)
+
     def fingerprint(self) -> dict[str, str | int]:
         """What two sets must share for heatmaps of one to be targets for the other.
 

@@ -5,6 +5,7 @@
       teacher/      weights.safetensors  state.pt  metrics.jsonl  record.json
       heatmaps.zarr/
       student/      the same as teacher/; further students under their names
+      sweeps/       grids of students, a folder each (`sweeping.py`)
       evaluation/   report.html  report.json  pck_curve.png  predictions/
 
 A stage is finished when its `record.json` is there: it is written last.
@@ -72,6 +73,9 @@ class WorkDir:
 
     def student(self, name: str) -> ModelDir:
         return ModelDir(self.root / check_name(name))
+
+    def sweep(self, name: str) -> Path:
+        return self.root / "sweeps" / check_name(name)
 
     def models(self) -> dict[str, ModelDir]:
         """Finished models by name, the teacher first."""

@@ -33,7 +33,7 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any]:
         out=work.teacher,
         recipe=recipe,
         training=recipe.teacher,
-        objective=Objective(recipe.targets, recipe.geometry.heatmap_px),
+        objective=Objective(recipe.targets, recipe.geometry.heatmap_px, loss=recipe.teacher.loss),
         dataset=fresh_views(recipe, people["train"], recipe.teacher.seed),
         people=people,
         views=None,

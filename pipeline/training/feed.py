@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from ...data.samples import SampleSet
@@ -36,7 +37,7 @@ FRESH_VIEWS = 1 << 63
 
 
 class EpochBatches:
-    """The batches of one epoch: every sample once, in an order that (seed, epoch) decide.
+    """The batches of one epoch: every sample to keep once, in an order that (seed, epoch) decide.
 
     Each process of a group gets its own part of every batch.
 
@@ -53,10 +54,13 @@ class EpochBatches:
         views: int | None,
         *,
         mirror: bool = False,
+        keep: NDArray[np.bool_] | None = None,
         group: Group = ALONE,
     ) -> None:
         self.id_hash_N = samples.id_hash_N
-        self.steps = -(-len(samples) // batch)
+        self.keep = np.ones(len(samples), bool) if keep is None else keep
+        self.count = int(self.keep.sum())
+        self.steps = -(-self.count // batch)
         self.seed = seed
         self.views = views
         self.mirror = mirror
@@ -67,12 +71,12 @@ class EpochBatches:
     @property
     def smallest(self) -> int:
         """Views in the smallest batch, of all processes together."""
-        return len(self.id_hash_N) // self.steps
+        return self.count // self.steps
 
     def size(self, step: int) -> int:
         """Views in the batch of a step, of all processes together."""
         # As NumPy's array_split has it.
-        return self.smallest + (step < len(self.id_hash_N) % self.steps)
+        return self.smallest + (step < self.count % self.steps)
 
     def set(self, epoch: int, start: int) -> None:
         """Choose the epoch to iterate over, from batch `start` on."""
@@ -85,6 +89,7 @@ class EpochBatches:
         key = np.array([self.seed, self.epoch], dtype=np.uint64)
         words = np.random.Philox(key=key).random_raw(len(self.id_hash_N))
         order = np.argsort(words, kind="stable")
+        order = order[self.keep[order]]
         # Split evenly: no batch is so much smaller that its statistics are worse.
         for batch in np.array_split(order, self.steps)[self.start :]:
             keys = [(i, self.view(i)) for i in self.group.share(batch.tolist())]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -21,6 +24,8 @@ from .loop import Run
 from .objective import Objective
 from .optimisers import make_optimiser, make_schedule
 
+_seeded = threading.Lock()
+
 
 def train_model(
     out: ModelDir,
@@ -35,6 +40,7 @@ def train_model(
     init_from: Path | None = None,
     *,
     mirror: bool = False,
+    keep: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """Train, or go on training, the network in `out`; nothing is done where it is finished.
 
@@ -47,6 +53,7 @@ def train_model(
         inputs: digests of what the run depends on besides its settings.
         init_from: weights to start from.
         mirror: mirror half of the views, by a third part of the data set's keys.
+        keep: bool (N,), which of the "train" people to train on; None: all.
 
     Returns:
         The content of `record.json`.
@@ -66,7 +73,7 @@ def train_model(
     with joined(device) as group:
         group.check_same(identity)
         batches = EpochBatches(
-            samples, training.batch, training.seed, views, mirror=mirror, group=group
+            samples, training.batch, training.seed, views, mirror=mirror, keep=keep, group=group
         )
         check_batches(batches, training, recipe, out)
         out.path.mkdir(parents=True, exist_ok=True)
@@ -135,7 +142,8 @@ def make_identity(recipe: Recipe, training: Training, inputs: dict[str, Any]) ->
     """Everything that the trained weights depend on."""
     return {
         "settings": {
-            "training": training.model_dump(mode="json"),
+            # Weights to start from are among the inputs, by their digest.
+            "training": training.model_dump(mode="json", exclude={"init_from"}),
             "geometry": recipe.geometry.model_dump(mode="json"),
             "augmentation": recipe.augmentation.model_dump(mode="json"),
             "targets": recipe.targets.model_dump(mode="json"),
@@ -163,8 +171,9 @@ def _initial_state(
     device: torch.device,
     init_from: Path | None,
 ) -> TrainingState:
-    torch.manual_seed(training.seed)
-    network: nn.Module = training.model.build(num_joints)
+    with _seeded:  # PyTorch has one generator, and a cluster's worker may have two threads
+        torch.manual_seed(training.seed)
+        network: nn.Module = training.model.build(num_joints)
     if init_from is not None:
         load_weights(network, init_from)
     network = _place(network, device)
