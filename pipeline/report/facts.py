@@ -145,7 +145,7 @@ def _facts(name: str, record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("trained on", f"{at(dataset, 'name')}, {at(dataset, 'samples')} people"),
         *((f"SHA-256 of their {part}", str(at(dataset, part))) for part in _DIGESTS),
         ("epochs", f"{at(record, 'result.epochs')}, best {at(record, 'result.best_epoch')}"),
-        ("training", _settings(at(record, training), _KEY_SETTINGS)),
+        ("training", _settings(at(record, training), _TOLD_APART)),
         ("targets", _settings(at(record, "identity.settings.targets"))),
         ("augmentation", _settings(at(record, "identity.settings.augmentation"))),
     ]
@@ -154,6 +154,9 @@ def _facts(name: str, record: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("heatmaps", _settings(at(record, "identity.inputs.store"))),
             ("SHA-256 of their teacher", str(at(record, "identity.inputs.teacher.sha256"))),
         ]
+    if at(record, "identity.inputs.init_from") != MISSING:
+        started = str(at(record, "identity.inputs.init_from"))
+        facts.append(("SHA-256 of the weights it started from", started))
     validation = at(record, "result.validation_pck")
     return [
         *facts,
@@ -165,10 +168,8 @@ def _facts(name: str, record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 _DIGESTS = ("ids", "images", "labels")
-_KEY_SETTINGS = (
-    *("optimiser", "learning_rate", "schedule", "batch", "weight_decay", "precision", "seed"),
-    *("alpha", "teacher_peaks", "peak_floor"),
-)
+_TOLD_APART = ("model", "epochs")
+"""Settings of a training that have a line of their own."""
 
 
 def _role(name: str, record: Mapping[str, Any]) -> str:
@@ -180,11 +181,11 @@ def _role(name: str, record: Mapping[str, Any]) -> str:
     return f"teacher's heatmaps (alpha = {alpha:g}) and labels" if alpha < 1 else "heatmaps alone"
 
 
-def _settings(values: Any, keys: Sequence[str] | None = None) -> str:
-    """A group of settings on one line."""
+def _settings(values: Any, without: Sequence[str] = ()) -> str:
+    """A group of settings on one line; those that are None are left out."""
     if not isinstance(values, Mapping):
         return MISSING
-    chosen = values if keys is None else {key: values[key] for key in keys if key in values}
+    chosen = {k: v for k, v in values.items() if k not in without and v is not None}
     return ", ".join(f"{key} {_plain(value)}" for key, value in chosen.items()) or MISSING
 
 

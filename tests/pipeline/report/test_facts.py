@@ -47,7 +47,14 @@ def test_origin_is_told_down_to_digests(report: dict[str, Any]) -> None:
     assert facts["student"]["SHA-256 of the weights"] == "sha-of-student"
     assert facts["student"]["trained on"] == "figures/train, 99 people"
     assert facts["student"]["training"] == "seed 7, alpha 0.5"
+    assert "SHA-256 of the weights it started from" not in facts["student"]
     assert facts["student"]["versions"] == MISSING
+
+
+def test_weights_that_it_started_from_are_told(report: dict[str, Any]) -> None:
+    record = {"identity": {"inputs": {"init_from": "5e1f"}}}
+    facts = dict(model_facts({"student": {"record": record}})["student"])
+    assert facts["SHA-256 of the weights it started from"] == "5e1f"
 
 
 def test_a_record_may_lack_anything(report: dict[str, Any]) -> None:
