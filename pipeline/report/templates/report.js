@@ -166,6 +166,11 @@
   const setLayers = () => layers.forEach(
     box => list.classList.toggle(`without-${box.dataset.layer}`, !box.checked));
   layers.forEach(box => box.addEventListener("change", setLayers));
+  pick.order.addEventListener("change", () => {
+    if (pick.order.value !== "against") return;
+    section.querySelector("[data-layer=teacher]").checked = true;  // what it is about
+    setLayers();
+  });
   section.querySelector(".controls").addEventListener("submit", event => event.preventDefault());
   more.addEventListener("click", () => { all = true; update(); ranked[FIRST].button.focus(); });
   setLayers();  // a browser may have kept them over a reload

@@ -154,7 +154,9 @@ def test_people_are_ordered_by_model_joint_and_rule(
     errors_N = measured.errors["labels-only"][:, wrist]
     assert_ordered(abs(errors_N - np.median(errors_N)))
     choose(opened, "joint", "all: the mean")
+    assert not find(opened, ".layer.teacher").is_displayed()
     choose(opened, "order", "teacher against label")
+    assert find(opened, ".cards li:first-child .layer.teacher").is_displayed()
     against = disagreements(measured.errors["teacher"], predicted["teacher"].peaks_NK)
     assert_ordered(-against.max(axis=1))
     assert texts(opened, "[role=status]") == [
