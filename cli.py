@@ -9,7 +9,7 @@ import logging
 
 import click
 
-from .commands import evaluation, heatmaps, sweeping, training
+from .commands import data, evaluation, heatmaps, sweeping, training
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,6 +26,7 @@ def main() -> None:
 
 
 for command in (
+    data.check_data,
     training.run,
     heatmaps.cache_heatmaps,
     heatmaps.inspect_cache,

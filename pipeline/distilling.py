@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.readers import load
+from ..data.readers import load_training
 from ..data.samples import SampleSet
 from .recipe import Recipe, Student
 from .store import (
@@ -43,8 +43,8 @@ def train_student(
         ValueError: the store does not match or is incomplete, the data set cannot be used, or the
             folder holds another run.
     """
-    samples = load(recipe.data, "train")
-    people = {"train": samples, "validation": load(recipe.data, "validation")}
+    people = load_training(recipe.data, taught=student.alpha > 0)
+    samples = people["train"]
     left_out = None if student.fold is None else samples.part(*student.fold)
     if left_out is not None:
         people["validation"] = samples.take(np.flatnonzero(left_out))

@@ -238,6 +238,21 @@ class Cluster(Settings):
         return value
 
 
+class Monitor(Settings):
+    """What a run shows while it trains (docs/watching.md). No weight depends on it."""
+
+    contact_sheet_every: int = Field(
+        5,
+        ge=0,
+        description="epochs from one contact sheet to the next, besides those of the first and the "
+        "last epoch; 0: none",
+    )
+    contact_sheet_people: int = Field(8, ge=1, le=64, description="rows of a contact sheet")
+    tensorboard: bool = Field(
+        False, description="write TensorBoard's files; needs the tensorboard package"
+    )
+
+
 SWEPT = ("student.", "targets.", "store.views")
 """What a sweep may vary: all students of one learn from one store."""
 
@@ -287,6 +302,7 @@ class Recipe(Settings):
     loader: Loader = Loader()
     testing: Passes = Passes()
     cluster: Cluster = Cluster()
+    monitor: Monitor = Monitor()
     sweeps: dict[str, Sweep] = added({}, description="grids of students by name")
 
     @classmethod

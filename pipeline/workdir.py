@@ -192,6 +192,20 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
+def check_output(json_path: Path | None, inputs: tuple[Path, ...]) -> None:
+    """Refuse, before the work rather than after it, what cannot or must not be written to.
+
+    Raises:
+        ValueError: there is no such folder, or the file is one of the inputs.
+    """
+    if json_path is None:
+        return
+    if not json_path.parent.is_dir():
+        raise ValueError(f"{json_path}: expected a folder {json_path.parent}, found none")
+    if json_path.exists() and any(p.exists() and json_path.samefile(p) for p in inputs):
+        raise ValueError(f"{json_path} is one of the files to read: name another with --json")
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path to write to, synced and renamed to `path` when the block succeeds."""

@@ -17,9 +17,10 @@ from ..data.readers import load
 from ..data.samples import SampleSet
 from ..data.views import Geometry
 from ..pipeline.inference import Predicted, predict
-from ..pipeline.metrics import pck
+from ..pipeline.metrics import pck_where_labelled
 from ..pipeline.models import Model
 from ..pipeline.models.cost import count, latency_ms
+from ..pipeline.oks import oks_row
 from ..pipeline.recipe import Recipe
 from ..pipeline.report.charts import draw_curves
 from ..pipeline.report.files import read_history, write_predictions
@@ -84,11 +85,13 @@ def _evaluate(
     network = load_model(folder, samples.skeleton.num_joints, device)
     recipe = recipe.model_copy(update={"geometry": geometry})
     predicted = predict(network, recipe, samples, device, testing=recipe.testing)
-    score = pck(
+    score = pck_where_labelled(
         predicted.joints_NK2, samples.joints_NK2, samples.normaliser_N, samples.skeleton, tau
     )
     parameters, gmacs = count(model, samples.skeleton.num_joints, geometry.crop_px)
-    row = shares(score, samples.skeleton) | {
+    row = {
+        **shares(score, samples.skeleton),
+        **oks_row(recipe.data, samples, predicted),
         "people": len(samples),
         "parameters": parameters,
         "gmacs": gmacs,

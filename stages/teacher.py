@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..data.readers import load
+from ..data.readers import load_training
 from ..pipeline.recipe import Recipe
 from ..pipeline.training.feed import fresh_views
 from ..pipeline.training.objective import Objective
@@ -28,7 +28,7 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any]:
     Raises:
         ValueError: the data set cannot be used, or the folder holds another run.
     """
-    people = {"train": load(recipe.data, "train"), "validation": load(recipe.data, "validation")}
+    people = load_training(recipe.data, taught=False)
     return train_model(
         out=work.teacher,
         recipe=recipe,

@@ -41,6 +41,7 @@ TOY = {
         "model": {"stages": 1, "channels": 8, "stem": "ports"},
     },
     "loader": {"workers": 0},
+    "monitor": {"contact_sheet_every": 0},
 }
 
 

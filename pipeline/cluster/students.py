@@ -47,8 +47,7 @@ def make_student_job(
 ) -> StudentJob:
     """The job of a command."""
     settings = recipe.model_dump(mode="json")
-    if recipe.data.root is not None:
-        settings["data"]["root"] = str(recipe.data.root.absolute())
+    settings["data"] = recipe.data.absolute().model_dump(mode="json")
     location = recipe.store.location
     if location is not None and files_at(location).is_local:
         settings["store"]["location"] = str(Path(location).absolute())

@@ -74,8 +74,7 @@ def make_job(
 ) -> Job:
     """The job of a command, its paths absolute: workers have working directories of their own."""
     settings = recipe.model_dump(mode="json")
-    if recipe.data.root is not None:
-        settings["data"]["root"] = str(recipe.data.root.absolute())
+    settings["data"] = recipe.data.absolute().model_dump(mode="json")
     return Job(
         recipe=json.dumps(settings),
         manifest=json.dumps(manifest),

@@ -111,6 +111,8 @@ def curves(rows: Rows) -> str:
 
     def draw(axes: Any) -> None:
         for name, look in looks(list(rows)).items():
+            if rows[name]["mean"] is None:
+                continue
             curve = rows[name]["curve"]
             _line(axes, look, curve["thresholds"], [100 * share for share in curve["pck"]])
         axes.set(xlabel="threshold, units", ylabel="joints found, %", ylim=(0, 100))
@@ -165,6 +167,8 @@ def plane(rows: Rows, others: Sequence[Published]) -> str:
     def draw(axes: Any) -> None:
         for name, look in looks(list(rows)).items():
             row, colour = rows[name], SERIES[look.colour]
+            if row["mean"] is None:
+                continue
             point = {"color": colour, "markersize": 9, "markeredgecolor": PAPER}
             axes.plot(row["gmacs"], 100 * row["mean"], look.marker, **point)
         for other in others:
@@ -205,7 +209,8 @@ def draw_curves(report: Mapping[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(6, 4), dpi=150, layout="constrained")
     axes = figure.subplots()
-    for name, row in report["models"].items():
+    scored = {name: row for name, row in report["models"].items() if row["mean"] is not None}
+    for name, row in scored.items():
         shares = [100 * share for share in row["curve"]["pck"]]
         axes.plot(row["curve"]["thresholds"], shares, label=f"{name}: {100 * row['mean']:.1f}")
     axes.set_xlabel("threshold, in the person's unit of length")
@@ -213,7 +218,8 @@ def draw_curves(report: Mapping[str, Any], path: Path) -> None:
     axes.set_ylim(0, 100)
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    axes.legend(title=row["metric"])
+    if scored:
+        axes.legend(title=row["metric"])
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png")
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..oks import STATISTICS
 from .gallery import TEACHER, Gallery
 from .scores import percent
 
@@ -61,6 +62,21 @@ def _cells(row: Mapping[str, Any]) -> list[Cell]:
         Cell(f"{row['ms_per_image']:.1f}", row["ms_per_image"]),
         Cell(duration(seconds), seconds) if _is_number(seconds) else Cell("-"),
     ]
+
+
+def oks_table(rows: Rows) -> Table | None:
+    """COCO's scores, where they were worked out."""
+    scored = {name: row["oks"] for name, row in rows.items() if row.get("oks")}
+    if not scored:
+        return None
+    return Table(
+        "OKS in percent, on the labels' boxes",
+        ["model", *STATISTICS],
+        [
+            [Cell(name, name), *(Cell(percent(oks[key]), oks[key]) for key in STATISTICS)]
+            for name, oks in scored.items()
+        ],
+    )
 
 
 def chart_tables(rows: Rows, histories: Histories) -> dict[str, Table]:
@@ -254,7 +270,12 @@ def remarks(report: Mapping[str, Any], histories: Histories, people: Gallery) ->
         found.append("There is no heatmap store, so there is no bill of it.")
     for name, row in rows.items():
         found += _remarks_on(name, row, histories.get(name, ()), report)
-    if people.ranked < people.people:
+    if people.ranked == 0:
+        found.append(
+            "No test person has a label that counts: there are no scores, and people are shown in "
+            "the order of the data set."
+        )
+    elif people.ranked < people.people:
         found.append(
             f"{people.people - people.ranked} of {people.people} test people have no joint that "
             "counts, and are not in the gallery."
@@ -270,6 +291,8 @@ def _remarks_on(
         found.append(f"{name} has no readable metrics.jsonl: its training curves are missing.")
     elif all(epoch.get("validation_pck") is None for epoch in history):
         found.append(f"{name} was trained without validation people: its last epoch was kept.")
+    if row.get("oks_left_out"):
+        found.append(f"OKS of {name} is left out: {row['oks_left_out']}")
     if row.get("not_finite"):
         found.append(f"{row['not_finite']} joints predicted by {name} are not finite: all wrong.")
     taught = at(row, "record.identity.inputs.teacher.sha256")

@@ -33,6 +33,8 @@ DISAGREEING = 16
 PER_JOINT = 3
 """So many worst people of each joint, for each model."""
 
+UNLABELLED = 24
+
 MOST = 160
 PAGE_BYTES = 2_400_000
 PICTURE_BYTES = 8_000
@@ -73,7 +75,7 @@ class Card:
     label: Drawing
     predictions: list[Drawing]
     errors: list[list[float | None]]
-    means: list[float]
+    means: list[float | None]
     disagreements: list[float | None]
     reasons: dict[str, list[str]]
 
@@ -177,7 +179,7 @@ def choose(measured: Measured, joints: Sequence[str]) -> dict[int, dict[str, lis
     Of each model the `EACH` people with the largest mean error, the smallest, and those about the
     median; the `DISAGREEING` whose labels the teacher contradicts most; and, of each model and
     joint, the `PER_JOINT` people with the largest error. The rules take turns, so that where room
-    ends each has its first.
+    ends each has its first. Where nobody is labelled, the first `UNLABELLED` people.
     """
     ranked: dict[tuple[str, str], list[int]] = {}
     for name, mean_N in measured.means.items():
@@ -201,6 +203,9 @@ def choose(measured: Measured, joints: Sequence[str]) -> dict[int, dict[str, lis
             for (rule, what), index in zip(rules, turn, strict=True):
                 if index is not None:
                     chosen.setdefault(index, {}).setdefault(rule, []).append(what)
+    if not chosen:
+        people = range(len(next(iter(measured.means.values()))))
+        return {index: {"the first, for nobody is labelled": []} for index in people[:UNLABELLED]}
     return chosen
 
 
@@ -231,7 +236,7 @@ def _card(sample_id: str, index: int, measured: Measured, reasons: dict[str, lis
         label=Drawing("", ""),
         predictions=[],
         errors=[_numbers(errors_NK[index]) for errors_NK in measured.errors.values()],
-        means=[round(float(mean_N[index]), 3) for mean_N in measured.means.values()],
+        means=_numbers(np.array([mean_N[index] for mean_N in measured.means.values()])),
         disagreements=[] if against_NK is None else _numbers(against_NK[index]),
         reasons=reasons,
     )

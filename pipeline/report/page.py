@@ -18,7 +18,7 @@ from ...data.samples import SampleSet
 from ...data.skeletons import Skeleton
 from ..inference import Predicted
 from . import charts
-from .facts import Table, chart_tables, model_facts, models_table, remarks, store_facts
+from .facts import Table, chart_tables, model_facts, models_table, oks_table, remarks, store_facts
 from .gallery import CROP_PX, DISAGREEING, EACH, PER_JOINT, TEACHER, gallery
 from .scores import percent
 
@@ -64,6 +64,7 @@ def render(
         threshold=_threshold(rows),
         joints=samples.skeleton.joints,
         table=models_table(rows),
+        oks=oks_table(rows),
         figures=_figures(rows, others, histories),
         symbols=[Markup(symbol) for symbol in _symbols(rows, others)],  # noqa: S704 - matplotlib's
         published=others,
@@ -98,6 +99,8 @@ def _unit(skeleton: Skeleton) -> str:
     """What an error is measured in."""
     if skeleton.metric == "PCKh":
         return "0.6 of the head box's diagonal"
+    if skeleton.normaliser is None:
+        return "the longer side of their box" if skeleton.name == "coco" else "what the labels say"
     first, second = (skeleton.joints[joint] for joint in skeleton.normaliser)
     return f"the distance from {first} to {second}"
 
@@ -129,7 +132,9 @@ def _figures(
     from markupsafe import Markup
 
     tables = chart_tables(rows, histories)
-    pictures = {"curves": charts.curves(rows), "bars": charts.bars(rows)}
+    pictures = {}
+    if any(row["mean"] is not None for row in rows.values()):
+        pictures = {"curves": charts.curves(rows), "bars": charts.bars(rows)}
     labels = {
         "loss": "loss",
         "validation_pck": "validation PCK, %",

@@ -10,21 +10,24 @@ from ..metrics import Pck, group_means
 
 
 def shares(pck: Pck, skeleton: Skeleton) -> dict[str, Any]:
-    """A score as JSON holds it: shares in 0..1, None for a joint of which none counts."""
+    """A score as JSON holds it: shares in 0..1, None for that of which nothing counts."""
     names = skeleton.joints
     per_joint = dict(zip(names, map(_number, pck.per_joint_K), strict=True))
     groups = {name: _number(share) for name, share in group_means(pck, skeleton).items()}
     return {
         "metric": pck.metric,
-        "mean": pck.mean,
-        "mean_unweighted": pck.mean_unweighted,
-        "auc": pck.auc,
+        "mean": _number(pck.mean),
+        "mean_unweighted": _number(pck.mean_unweighted),
+        "auc": _number(pck.auc),
         "per_joint": per_joint,
         "groups": groups,
         "joints": pck.joints,
         "counts": dict(zip(names, pck.counts_K.tolist(), strict=True)),
         "not_finite": pck.not_finite,
-        "curve": {"thresholds": pck.thresholds_T.tolist(), "pck": pck.curve_T.tolist()},
+        "curve": {
+            "thresholds": pck.thresholds_T.tolist(),
+            "pck": [_number(share) for share in pck.curve_T.tolist()],
+        },
     }
 
 

@@ -86,15 +86,28 @@ class EpochBatches:
         return self.steps - self.start
 
     def __iter__(self) -> Iterator[list[Key] | list[MirrorKey]]:
-        key = np.array([self.seed, self.epoch], dtype=np.uint64)
-        words = np.random.Philox(key=key).random_raw(len(self.id_hash_N))
+        words = self._words()
         order = np.argsort(words, kind="stable")
         order = order[self.keep[order]]
         # Split evenly: no batch is so much smaller that its statistics are worse.
         for batch in np.array_split(order, self.steps)[self.start :]:
-            keys = [(i, self.view(i)) for i in self.group.share(batch.tolist())]
-            # The order hangs on the words' upper bits; the lowest one is free.
-            yield [(*key, bool(words[key[0]] & 1)) for key in keys] if self.mirror else keys
+            yield self._keys(words, self.group.share(batch.tolist()))
+
+    def keys(self, indices: Sequence[int]) -> list[Key] | list[MirrorKey]:
+        """What some samples come as, in the chosen epoch."""
+        return self._keys(self._words(), indices)
+
+    def _words(self) -> NDArray[np.uint64]:
+        """Random ones, uint64 (N,), that the epoch's order and mirroring are drawn from."""
+        key = np.array([self.seed, self.epoch], dtype=np.uint64)
+        return np.random.Philox(key=key).random_raw(len(self.id_hash_N))
+
+    def _keys(
+        self, words_N: NDArray[np.uint64], indices: Sequence[int]
+    ) -> list[Key] | list[MirrorKey]:
+        keys = [(i, self.view(i)) for i in indices]
+        # The order hangs on the words' upper bits; the lowest one is free.
+        return [(*key, bool(words_N[key[0]] & 1)) for key in keys] if self.mirror else keys
 
     def view(self, index: int) -> int:
         """The view that a sample comes in, in the chosen epoch."""

@@ -73,6 +73,15 @@ class Objective:
             area_normalised=self.targets.area_normalised,
         )
 
+    def teacher_maps(self, batch: Batch, device: torch.device) -> Tensor | None:
+        """The teacher's heatmaps as the student is asked for them, float32 (B, K, H, W).
+
+        None where it is asked for none: a teacher in its own training, a student with alpha = 0.
+        """
+        if self.student is None or self.student.alpha == 0:
+            return None
+        return self._teacher(self.student, batch, self.render(batch, device)[1])[0]
+
     def _teacher(
         self, student: Student, batch: Batch, label_weights_BK: Tensor
     ) -> tuple[Tensor, Tensor | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fpd.data.readers import Data, load
 from fpd.data.readers.figures import figures
 from fpd.data.spoiling import Spoil, labelled, spoil
 
@@ -56,3 +57,17 @@ def test_a_person_is_spoilt_the_same_way_in_any_company() -> None:
     np.testing.assert_array_equal(alone, spoil(PEOPLE, dials).joints_NK2[[5, 3]])
     other = spoil(PEOPLE, Spoil(**dials.model_dump() | {"seed": 8})).joints_NK2
     assert not np.array_equal(other, spoil(PEOPLE, dials).joints_NK2, equal_nan=True)
+
+
+def test_readers_spoil_training_people_alone() -> None:
+    plain = Data(figures={"train": 100, "test": 5}, validation=0.2)
+    data = Data(**plain.model_dump() | {"spoil": {"unlabelled": 0.5, "noise": 0.1}})
+    for split in ("validation", "test"):
+        found, before = load(data, split).joints_NK2, load(plain, split).joints_NK2
+        np.testing.assert_array_equal(found, before)
+    everyone, some = load(data, "train"), load(data, "labelled")
+    assert everyone.ids == load(plain, "train").ids  # the teacher teaches on all of them
+    assert some.ids == everyone.take(np.flatnonzero(labelled(everyone))).ids
+    assert 0 < len(some) < len(everyone)
+    assert not np.isnan(some.joints_NK2).any(-1).all(-1).any()
+    assert "spoil" not in plain.model_dump()

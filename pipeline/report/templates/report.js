@@ -97,6 +97,7 @@
       .filter(([key]) => key !== null)
       .sort(([a], [b]) => a - b)
       .map(([, person]) => person);
+    if (ranked.length === 0) ranked = [...people];  // nobody is labelled
     const shown = all ? ranked.length : Math.min(FIRST, ranked.length);
     for (const person of people) {
       person.item.hidden = true;

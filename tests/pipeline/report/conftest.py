@@ -122,12 +122,15 @@ def build() -> Callable[..., str]:
         models: dict[str, float] = NOISE,
         ids: Callable[[str], str] = str,
         change: Callable[[dict[str, Any]], None] = lambda report: None,
+        labelled: bool = True,
     ) -> str:
         samples = make_samples(people)
         samples = replace(samples, ids=tuple(map(ids, samples.ids)))
         predicted = make_predicted(samples, models)
         report = make_report(samples, predicted)
         change(report)
+        if not labelled:
+            samples = replace(samples, joints_NK2=np.full_like(samples.joints_NK2, np.nan))
         histories = {name: make_history() for name in predicted}
         return render(report, samples, predicted, histories)
 

@@ -139,3 +139,29 @@ def test_without_teacher_store_history_or_records_it_says_so(build: Build) -> No
 def test_hundreds_of_people_stay_below_three_megabytes(build: Build) -> None:
     found = build(250, {f"student-{n}": 0.1 * n for n in range(1, 7)} | {"teacher": 0.1})
     assert 300_000 < len(found.encode()) < 3_000_000
+
+
+def test_people_whom_nobody_labelled_are_shown_all_the_same(build: Build) -> None:
+    def unlabel(report: dict[str, Any]) -> None:
+        for row in report["models"].values():
+            row |= {"mean": None, "mean_unweighted": None, "auc": None, "oks": None}
+            row["oks_left_out"] = "for a reason"
+            for part in ("groups", "per_joint"):
+                row[part] = dict.fromkeys(row[part])
+            row["curve"]["pck"] = [None] * len(row["curve"]["pck"])
+
+    found = build(30, {"student": 0.2}, change=unlabel, labelled=False)
+    outline = Outline(found)
+    assert outline.open == []
+    assert outline.count("image") == 24
+    assert "No test person has a label that counts" in found and "for a reason" in found
+    assert "NaN" not in found.partition("<script>")[0]
+
+
+def test_oks_has_a_table(build: Build) -> None:
+    def score(report: dict[str, Any]) -> None:
+        scores = {"AP": 0.512, "AP50": 0.8, "AP75": 0.5, "AP(M)": 0.4, "AP(L)": 0.6, "AR": 0.55}
+        report["models"]["student"]["oks"] = scores
+
+    found = re.sub(r"<[^>]*>", " ", build(6, {"student": 0.2}, change=score))
+    assert "AP75" in found and " 51.2 " in found
