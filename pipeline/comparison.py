@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .report import align
+from .report.scores import align
 from .workdir import atomic
 
 HEADER = ["student", "runs", "PCK", "AUC", "validation", "params", "GMACs", "epochs", "s"]

@@ -22,7 +22,7 @@ from .inference import predict
 from .metrics import pck
 from .models.cost import count
 from .recipe import Recipe, Sweep, merge
-from .report import shares
+from .report.scores import shares
 from .training.train import load_model
 from .workdir import ModelDir, WorkDir, read_json, write_json
 
