@@ -219,7 +219,8 @@ def draw_curves(report: Mapping[str, Any], path: Path) -> None:
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     if scored:
-        axes.legend(title=row["metric"])
+        for entry in axes.legend(title=row["metric"]).get_texts():
+            entry.set_parse_math(False)  # "$" in a folder's name begins no formula
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png")
 
