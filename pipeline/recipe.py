@@ -7,7 +7,7 @@ overrides single settings. Each field states its unit and, where it has one, its
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +18,7 @@ from ..data.augmentation import Augmentation
 from ..data.readers import Data
 from ..data.settings import Settings, added
 from ..data.views import Geometry
-from .models import Model
+from .models import DEFAULT_MODEL, MODELS, AnyModel, Model
 from .sizes import parse_bytes
 
 MAX_RECIPE_BYTES = 1 << 20
@@ -43,7 +43,7 @@ class Targets(Settings):
 class Training(Settings):
     """How a network is trained. The paper's: rmsprop, constant 2.5e-4, batch 4, 130 epochs."""
 
-    model: Model = Model()
+    model: AnyModel = Model()
     epochs: int = Field(130, ge=1, description="the paper, section 4: MPII 130, LSP 70")
     batch: int = Field(16, ge=1, description="views a step, of all processes together")
     optimiser: Literal["adamw", "rmsprop"] = "adamw"
@@ -430,13 +430,20 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> Recipe
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` laid over it, table by table."""
+    """`base` with `changes` laid over it, table by table; another kind of network replaces one."""
     merged = dict(base)
     for key, value in changes.items():
         below = merged.get(key)
-        both_tables = isinstance(value, Mapping) and isinstance(below, Mapping)
-        merged[key] = merge(below, value) if both_tables else value  # type: ignore[arg-type]
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and not _differ(below, value):
+            value = merge(below, value)
+        merged[key] = value
     return merged
+
+
+def _differ(below: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    """Whether two tables are settings of two kinds of networks."""
+    before = below.get("name", DEFAULT_MODEL)
+    return before in MODELS and value.get("name", before) != before
 
 
 def parse_toml(text: str, name: str) -> dict[str, Any]:
@@ -508,11 +515,20 @@ def _parse_override(override: str) -> dict[str, Any]:
     return dict(value)
 
 
+def _plain_key(parts: tuple[int | str, ...]) -> Iterator[str]:
+    """A setting's key, without the kind of network that pydantic puts after `model`."""
+    before: int | str = ""
+    for part in parts:
+        if not (before == "model" and part in MODELS):
+            yield str(part)
+        before = part
+
+
 def _describe(error: ValidationError, prefix: str = "") -> str:
     """Pydantic's findings as one sentence each, by the key as `--set` would name it."""
     findings = []
     for item in error.errors():
-        key = prefix + ".".join(str(part) for part in item["loc"])
+        key = prefix + ".".join(_plain_key(item["loc"]))
         if item["type"] == "extra_forbidden":
             findings.append(f"{key}: there is no such setting")
         elif not key:  # found by the recipe as a whole, which says itself what it means

@@ -18,7 +18,7 @@ from ..data.samples import SampleSet
 from ..data.views import Geometry
 from ..pipeline.inference import Predicted, predict
 from ..pipeline.metrics import pck_where_labelled
-from ..pipeline.models import Model
+from ..pipeline.models import parse_model
 from ..pipeline.models.cost import count, latency_ms
 from ..pipeline.oks import oks_row
 from ..pipeline.recipe import Recipe
@@ -81,7 +81,7 @@ def _evaluate(
     record = folder.record()
     settings = record["identity"]["settings"]
     geometry = Geometry.model_validate(settings["geometry"])
-    model = Model.model_validate(settings["training"]["model"])
+    model = parse_model(settings["training"]["model"])
     network = load_model(folder, samples.skeleton.num_joints, device)
     recipe = recipe.model_copy(update={"geometry": geometry})
     predicted = predict(network, recipe, samples, device, testing=recipe.testing)

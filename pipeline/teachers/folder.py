@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data.views import Geometry
-from ..models import Model
+from ..models import parse_model
 from ..recipe import Targets
 from ..training.checkpoint import load_weights
 from ..workdir import ModelDir, sha256
@@ -47,7 +47,7 @@ def load(path: Path) -> FolderTeacher:
     geometry = Geometry.model_validate(settings["geometry"])
     targets = Targets.model_validate(settings["targets"])
     skeleton = skeleton_of(_joints(folder))
-    network = Model.model_validate(settings["training"]["model"]).build(skeleton.num_joints)
+    network = parse_model(settings["training"]["model"]).build(skeleton.num_joints)
     load_weights(network, folder.weights)
     spec = TeacherSpec(
         input=(geometry.crop_px, geometry.crop_px),

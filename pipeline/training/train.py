@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ...data.samples import SampleSet
 from ..metrics import pck
-from ..models import Model
+from ..models import parse_model
 from ..recipe import Recipe, Student, Training
 from ..workdir import ModelDir, sha256, versions, write_json
 from .checkpoint import Identity, TrainingState, check_identity, load_weights
@@ -190,7 +190,7 @@ def load_model(folder: ModelDir, num_joints: int, device: torch.device) -> nn.Mo
         ValueError: its weights are missing or damaged.
     """
     settings = folder.record()["identity"]["settings"]["training"]["model"]
-    network = Model.model_validate(settings).build(num_joints)
+    network = parse_model(settings).build(num_joints)
     load_weights(network, folder.weights)
     return _place(network, device).eval()
 

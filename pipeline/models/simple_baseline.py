@@ -1,0 +1,110 @@
+"""Any of timm's backbones with the deconvolution head of Xiao, Wu & Wei, "Simple baselines for
+human pose estimation and tracking" (ECCV 2018, section 2).
+
+    model = { name = "timm", backbone = "resnet18" }
+
+The head: 4 x 4 deconvolutions of stride 2 and 256 channels, batch norm and ReLU after each, until
+4 pixels of the crop are one of the map (three of them after a ResNet), then a 1 x 1 convolution.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from ...data.settings import Settings
+from .hourglass import HEAD_STD, SIGMOID_BIAS, STRIDE_PX
+
+BACKBONE_STRIDE_PX = 32
+"""Of ResNets and most others: what a crop's side must be a multiple of."""
+
+
+class TimmSettings(Settings):
+    """A backbone by its name in timm, and a head. The paper: resnet50 to 152, 256 channels."""
+
+    name: Literal["timm"]
+    backbone: str = Field(
+        min_length=1, pattern=r"^[\w.]+$", description="as timm.list_models() has it"
+    )
+    channels: int = Field(256, ge=8, le=1024, description="of the head")
+    output: Literal["linear", "sigmoid"] = Field("linear", description="as an hourglass has it")
+
+    @model_validator(mode="after")
+    def _timm_has_it(self) -> TimmSettings:
+        timm = _timm()
+        if not timm.is_model(self.backbone):
+            like = ", ".join(timm.list_models(f"*{self.backbone[:6]}*")[:5]) or "resnet18, ..."
+            raise ValueError(f"timm has no {self.backbone}: expected {like}, for example")
+        return self
+
+    def check_crop(self, crop_px: int, stride_px: int) -> None:
+        """Refuse a crop that the backbone cannot halve often enough.
+
+        Raises:
+            ValueError: saying which crop sizes fit.
+        """
+        if stride_px != STRIDE_PX:
+            raise ValueError(f"expected geometry.stride_px = {STRIDE_PX} for a timm network")
+        if crop_px % BACKBONE_STRIDE_PX:
+            raise ValueError(
+                f"expected geometry.crop_px a multiple of {BACKBONE_STRIDE_PX} for a timm network, "
+                f"got {crop_px}"
+            )
+
+    def smallest_batch(self, crop_px: int) -> int:
+        """Views a training step needs: batch statistics of a single pixel need a second view."""
+        return 2 if crop_px == BACKBONE_STRIDE_PX else 1
+
+    def build(self, num_joints: int) -> SimpleBaseline:
+        """A freshly initialised network with one heatmap for each of `num_joints` joints."""
+        return SimpleBaseline(self, num_joints)
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:  # of a torchvision that is not of this torch
+        raise ValueError(
+            f"expected timm, for model.name = timm, found none that works here ({error}): pip "
+            "install -e '.[timm]', with a torchvision of the same release as torch"
+        ) from None
+    return timm
+
+
+class SimpleBaseline(nn.Module):
+    """A backbone and deconvolutions. Input and output are an hourglass's, of one stage."""
+
+    def __init__(self, settings: TimmSettings, num_joints: int) -> None:
+        super().__init__()
+        self.backbone = _timm().create_model(settings.backbone, features_only=True)
+        stride, channels = (
+            values[-1]
+            for values in (
+                self.backbone.feature_info.reduction(),
+                self.backbone.feature_info.channels(),
+            )
+        )
+        layers: list[nn.Module] = []
+        while stride > STRIDE_PX:
+            layers += _deconvolution(channels, settings.channels)
+            stride, channels = stride // 2, settings.channels
+        if stride != STRIDE_PX:
+            raise ValueError(f"{settings.backbone} ends at a stride of {stride}: expected 4 to 64")
+        self.deconv = nn.Sequential(*layers)
+        # Its name says, for every network here, where the number of joints is to be read.
+        self.probabilities = settings.output == "sigmoid"
+        self.score = nn.ModuleList([nn.Conv2d(channels, num_joints, 1)])
+        nn.init.normal_(self.score[0].weight, std=HEAD_STD)  # type: ignore[arg-type]
+        nn.init.constant_(self.score[0].bias, SIGMOID_BIAS if self.probabilities else 0.0)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        heatmaps: Tensor = self.score[0](self.deconv(self.backbone(x)[-1]))
+        return [heatmaps.float().sigmoid() if self.probabilities else heatmaps]
+
+
+def _deconvolution(channels_in: int, channels_out: int) -> list[nn.Module]:
+    up = nn.ConvTranspose2d(channels_in, channels_out, 4, stride=2, padding=1, bias=False)
+    nn.init.normal_(up.weight, std=HEAD_STD)  # lib/models/pose_resnet.py, `init_weights`
+    return [up, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)]
