@@ -58,7 +58,7 @@ class OwnTeacher:
     recipe: Recipe
     skeleton: Skeleton
 
-    @property
+    @cached_property
     def entry(self) -> Entry:
         return {
             "sha256": sha256(self.folder.weights),

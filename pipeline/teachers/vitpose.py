@@ -32,6 +32,18 @@ SIGMA_PX = 2.0
 COCO_EXPERT = 0
 """Of ViTPose+, the data set whose head is asked: the model cards have 0 for COCO."""
 
+LARGEST = {
+    "hidden_size": 8192,
+    "num_hidden_layers": 128,
+    "mlp_ratio": 16,
+    "num_experts": 64,
+    "image_size": 2048,
+    "patch_size": 64,
+}
+"""Bounds on what a config.json may ask for; ViTPose-huge has 1280, 32, 4, 1, 256, 16."""
+
+MOST_JOINTS = 1024
+
 
 class VitPoseTeacher:
     """A ViTPose network."""
@@ -60,6 +72,17 @@ def load(folder: Path) -> VitPoseTeacher:
         ValueError: transformers is not installed, or the folder has no ViTPose in safetensors.
     """
     _check_folder(folder)
+    network, found = _from_pretrained(folder)
+    if found["missing_keys"]:  # which transformers fills with random numbers
+        some = ", ".join(sorted(found["missing_keys"])[:3])
+        raise ValueError(f"{folder} lacks {len(found['missing_keys'])} weights: {some}")
+    experts = int(getattr(network.config.backbone_config, "num_experts", 1))
+    spec = _spec(folder, network.config)
+    return VitPoseTeacher(network.train(False).requires_grad_(False), spec, digest(folder), experts)
+
+
+def _from_pretrained(folder: Path) -> Any:
+    """The network, and what of it was not in the folder."""
     try:
         from transformers import VitPoseForPoseEstimation
         from transformers.utils import logging as chatter
@@ -70,16 +93,17 @@ def load(folder: Path) -> VitPoseTeacher:
         ) from None
     chatter.disable_progress_bar()  # type: ignore[no-untyped-call]  # of a second's reading
     try:
-        network = VitPoseForPoseEstimation.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        return VitPoseForPoseEstimation.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
     except Exception as error:  # of many kinds, for damage and for other networks
         first = str(error).strip().splitlines()
         reason = first[0] if first else type(error).__name__
         raise ValueError(f"{folder} cannot be read as a ViTPose: {reason}") from None
-    experts = int(getattr(network.config.backbone_config, "num_experts", 1))
-    spec = _spec(folder, network.config)
-    return VitPoseTeacher(network.train(False).requires_grad_(False), spec, digest(folder), experts)
 
 
 def digest(folder: Path) -> str:
@@ -90,7 +114,9 @@ def digest(folder: Path) -> str:
 
 
 def _check_folder(folder: Path) -> None:
-    if _read(folder / "config.json").get("model_type") != "vitpose":
+    """Refuse what is no ViTPose, has no weights to be read, or asks for too much memory."""
+    config = _read(folder / "config.json")
+    if config.get("model_type") != "vitpose":
         raise ValueError(
             f"{folder}/config.json: expected model_type vitpose, the one Hugging Face model that "
             "is known here; any other goes by package.module:factory (docs/teachers.md)"
@@ -100,6 +126,13 @@ def _check_folder(folder: Path) -> None:
             f"expected weights in {folder}/*.safetensors, found none; other formats are not read: "
             "save_pretrained of transformers writes this one"
         )
+    for key, most in LARGEST.items():
+        value = (config.get("backbone_config") or {}).get(key, 1)
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(v, int | float) and 0 < v <= most for v in values):
+            raise ValueError(f"{folder}/config.json: expected {key} of up to {most}, found {value}")
+    if len(config.get("id2label") or ()) > MOST_JOINTS:
+        raise ValueError(f"{folder}/config.json: expected up to {MOST_JOINTS} joints")
 
 
 def _spec(folder: Path, config: Any) -> TeacherSpec:

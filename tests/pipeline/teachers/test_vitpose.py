@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from fpd.data.skeletons import COCO
 from fpd.pipeline.teachers.vitpose import load
@@ -120,4 +121,31 @@ def test_other_models_and_damage_are_refused(folder: Path) -> None:
         load(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read as JSON"):
+        load(folder)
+
+
+def test_weights_that_are_missing_are_not_made_up(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["head.conv.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights: head\.conv\.weight"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hidden_size": 10**9}, "hidden_size of up to 8192, found 1000000000"),
+        ({"image_size": [64, 10**6]}, "image_size of up to 2048"),
+        ({"num_hidden_layers": "many"}, "num_hidden_layers of up to 128"),
+    ],
+)
+def test_a_config_that_asks_for_too_much_is_refused(
+    folder: Path, changes: dict[str, Any], said: str
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["backbone_config"] |= changes
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=said):
         load(folder)
