@@ -9,7 +9,7 @@ import logging
 
 import click
 
-from .commands import evaluation, heatmaps, training
+from .commands import deployment, evaluation, heatmaps, training
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,6 +32,7 @@ for command in (
     heatmaps.merge_caches,
     heatmaps.verify_cache,
     evaluation.evaluate,
+    deployment.predict,
     training.demo,
 ):
     main.add_command(command)
