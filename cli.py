@@ -33,6 +33,8 @@ for command in (
     heatmaps.verify_cache,
     evaluation.evaluate,
     deployment.predict,
+    deployment.export,
+    deployment.profile,
     training.demo,
 ):
     main.add_command(command)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -85,6 +86,79 @@ def predict(
                 f"{len(done.problems)} images or boxes, named above, could not be used; "
                 f"{out} has the others"
             )
+
+
+@click.command()
+@run_options
+@click.option("--name", default="student", show_default=True, help="The model's folder.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["onnx", "torch-export"]),
+    default="onnx",
+    show_default=True,
+    help="ONNX, for onnxruntime and others, or PyTorch's exported program.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The file; FILE.json is written beside it.  [default: NAME.onnx or NAME.pt2 in the "
+    "model's folder]",
+)
+@click.option(
+    "--quantise",
+    type=click.Choice(["dynamic", "static"]),
+    help="Eight-bit integers, by onnxruntime; prints PCK, size and time of both.",
+)
+def export(
+    name: str,
+    kind: Literal["onnx", "torch-export"],
+    out: Path | None,
+    quantise: Literal["dynamic", "static"] | None,
+    **options: Any,
+) -> None:
+    """Write a finished model as one file, from uint8 crops to joints, compared with PyTorch first.
+
+    \b
+    fpd export -w work/lsp -o student.onnx
+    fpd export -w work/lsp --quantise static
+    """
+    from ..stages import exporting
+
+    with stage(options, writes=False) as (work, recipe, _):
+        report = exporting.run(work, recipe, name, kind=kind, out=out, method=quantise)
+        click.echo(exporting.describe_export(report))
+
+
+@click.command()
+@run_options
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    help="A model's folder; may be given several times.  [default: all that are finished]",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1, max=4096),
+    default=32,
+    show_default=True,
+    help="The larger of the two batch sizes that are timed; the other one is 1.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+def profile(names: tuple[str, ...], batch: int, as_json: bool, **options: Any) -> None:
+    """Print what finished models cost here: parameters, GMACs, memory, milliseconds.
+
+    \b
+    fpd profile -w work/lsp --batch 64
+    """
+    from ..stages import profiling
+
+    with stage(options, writes=False) as (work, recipe, device):
+        report = profiling.run(work, recipe, device, names, batch)
+        click.echo(json.dumps(report, indent=2) if as_json else profiling.describe(report))
 
 
 def _numbers(box: str | None) -> tuple[float, float, float, float] | None:

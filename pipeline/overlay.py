@@ -80,11 +80,11 @@ def _draw_person(
     for rim in (True, False):
         for one, other in limbs:
             colour = RIM if rim else limb_colour(skeleton, one, other)
-            thick = width + 2 * rim
+            thick = width + 2 * rim * max(1, width // 2)
             cv2.line(canvas, points[one], points[other], colour[::-1], thick, cv2.LINE_AA, SHIFT)
         for joint in np.flatnonzero(shown).tolist():
             colour = RIM if rim else joint_colour(skeleton, joint)
-            radius = (width + rim) << SHIFT
+            radius = (width + rim * max(1, width // 2)) << SHIFT
             cv2.circle(canvas, points[joint], radius, colour[::-1], -1, cv2.LINE_AA, SHIFT)
 
 
