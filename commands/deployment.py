@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -167,5 +168,7 @@ def _numbers(box: str | None) -> tuple[float, float, float, float] | None:
     try:
         x, y, w, h = map(float, box.split(","))
     except ValueError:
-        raise ValueError(f"expected --box X,Y,W,H in numbers, found {box!r}") from None
+        x = y = w = h = math.nan
+    if not all(map(math.isfinite, (x, y, w, h))):
+        raise ValueError(f"expected --box X,Y,W,H in numbers, found {box!r}")
     return x, y, w, h

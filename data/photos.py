@@ -73,7 +73,7 @@ class Photos(ImageFolder):
         """Take files without opening them.
 
         Args:
-            as_stored: ignore the tags, as training does.
+            as_stored: ignore the tags, as training does (but TIFF's, which are always obeyed).
         """
         super().__init__(Path(), [])
         self.names = tuple(map(str, paths))
@@ -97,6 +97,8 @@ class Photos(ImageFolder):
             return AS_STORED
         try:
             with Image.open(self.names[index]) as image:
+                if image.format == "TIFF":
+                    return AS_STORED  # OpenCV and Pillow turn these themselves, asked or not
                 value = image.getexif().get(ORIENTATION_TAG, AS_STORED)
         except Exception:  # Pillow raises many kinds for damaged metadata: viewers ignore it, too
             return AS_STORED

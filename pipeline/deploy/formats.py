@@ -78,20 +78,19 @@ def describe(trained: Trained) -> dict[str, Any]:
 
 
 def export_program(trained: Trained) -> ExportedProgram:
-    """The deployable network as PyTorch's exported program, its batch size left open.
-
-    Raises:
-        ValueError: the model is not on the CPU.
-    """
+    """The deployable network, on the CPU, as PyTorch's exported program; its batch size is open."""
     side = trained.geometry.crop_px
     example = torch.zeros(EXAMPLE_BATCH, side, side, 3, dtype=torch.uint8)
     # A copy, in the order in which files hold weights: PyTorch warns of saving another.
     module = copy.deepcopy(Deployable(trained)).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return torch.export.export(
+    program = torch.export.export(
         module,
         (example,),
         dynamic_shapes={INPUT: {0: Dim("batch", min=1, max=MOST_CROPS)}},
     )
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # half of a small file, and paths of this machine
+    return program
 
 
 def program_bytes(program: ExportedProgram, description: dict[str, Any]) -> bytes:
@@ -123,10 +122,7 @@ def with_description(model: Any, description: dict[str, Any]) -> bytes:
 
 
 def _strip(model: Any) -> None:
-    """Take out the exporter's notes on each node: stack traces, with paths of this machine.
-
-    They are half of a small student's file.
-    """
+    """Take out the exporter's notes on each node: they are half of a small student's file."""
     model.graph.doc_string = ""
     for part in (model.graph.node, model.graph.value_info, model.graph.initializer):
         for entry in part:
