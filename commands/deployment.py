@@ -14,9 +14,7 @@ from .options import passes_options, passes_overrides, run_options, stage
 
 @click.command()
 @run_options
-@click.argument(
-    "images", metavar="IMAGE|FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
+@click.argument("images", metavar="IMAGE|FOLDER...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--name", default="student", show_default=True, help="The model's folder.")
 @click.option(
     "--box",

@@ -38,7 +38,9 @@ def find_photos(named: Sequence[Path]) -> tuple[Path, ...]:
     for path in named:
         found |= dict.fromkeys(_images_in(path) if path.is_dir() else [_existing(path)])
     if not 1 <= len(found) <= MAX_PHOTOS:
-        raise ValueError(f"expected 1 to {MAX_PHOTOS} images, found {len(found)}: name some")
+        raise ValueError(
+            f"expected 1 to {MAX_PHOTOS} images, found {len(found)}: name files or folders"
+        )
     by_name: dict[str, Path] = {}
     for path in found:
         other = by_name.setdefault(path.name, path)

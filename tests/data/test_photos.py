@@ -97,5 +97,5 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_nothing_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.jpg: expected an image or a folder"):
         find_photos([tmp_path / "a.jpg"])
-    with pytest.raises(ValueError, match="expected images .* found none"):
+    with pytest.raises(ValueError, match=r"expected images .* found none"):
         find_photos([tmp_path])

@@ -254,6 +254,7 @@ def test_a_bad_box_among_good_ones(model: Path, photos: Path, tmp_path: Path) ->
 def test_what_a_user_may_get_wrong(model: Path, photos: Path, tmp_path: Path) -> None:
     image = photos / "000.png"
     assert_refused(fpd(tmp_path / "none.jpg", "-w", model), "none.jpg", "found nothing there")
+    assert_refused(fpd("-w", model), "images, found 0: name files or folders")
     assert_refused(
         fpd(photos, "-w", model, "--box", "1,2,30,40"), "--box is for one image, found 8"
     )
