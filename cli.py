@@ -9,7 +9,7 @@ import logging
 
 import click
 
-from .commands import deployment, evaluation, heatmaps, training
+from .commands import data, deployment, evaluation, heatmaps, sweeping, training
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,6 +26,7 @@ def main() -> None:
 
 
 for command in (
+    data.check_data,
     training.run,
     heatmaps.cache_heatmaps,
     heatmaps.inspect_cache,
@@ -35,6 +36,7 @@ for command in (
     deployment.predict,
     deployment.export,
     deployment.profile,
+    sweeping.sweep,
     training.demo,
 ):
     main.add_command(command)

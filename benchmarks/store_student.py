@@ -31,7 +31,7 @@ from fpd.data.readers import load
 from fpd.data.samples import SampleSet
 from fpd.data.views import Views
 from fpd.pipeline.inference import score
-from fpd.pipeline.recipe import Recipe
+from fpd.pipeline.recipe import Recipe, Student
 from fpd.pipeline.store import decode, encode
 from fpd.pipeline.store.code import FAINT_PEAK
 from fpd.pipeline.teaching import asker
@@ -99,12 +99,13 @@ class CodedObjective(Objective):
 
     code: str = "exact"
 
-    def _teacher(self, batch: Batch, device: torch.device) -> Tensor | None:
-        assert self.student is not None
-        said = batch["said"].to(device)
+    def _teacher(
+        self, student: Student, batch: Batch, label_weights_BK: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        said = batch["said"].to(label_weights_BK.device)
         peaks = said.amax((-1, -2)).clamp_min(0)
-        factors = amplitude_factors(peaks, self.student)
-        return through(said, self.code) * factors[..., None, None]
+        factors = amplitude_factors(peaks, student)
+        return through(said, self.code) * factors[..., None, None], None
 
 
 def through(said_BKHW: Tensor, code: str) -> Tensor:

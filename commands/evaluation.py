@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from .options import passes_options, passes_overrides, run_options, stage
 if TYPE_CHECKING:
     import torch
 
+    from ..data.readers.coco import Coco
     from ..pipeline.recipe import Recipe
     from ..pipeline.workdir import WorkDir
 
@@ -30,7 +32,19 @@ if TYPE_CHECKING:
     "--ground-truth",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="MPII's gt_valid.mat, for PCKh, or LSP's joints.mat, for PCK.",
+    help="MPII's gt_valid.mat, for PCKh, LSP's joints.mat, for PCK, or an annotation file of "
+    "COCO's format, for OKS: --predictions are then in COCO's results format.",
+)
+@click.option(
+    "--sigmas",
+    metavar="NUMBERS",
+    help="OKS's tolerance of each joint, 0.05,0.03,... : of a COCO-format file with joints of its "
+    "own.",
+)
+@click.option(
+    "--category",
+    metavar="NAME",
+    help="Of a COCO-format file with several kinds of joints: whom to score.",
 )
 @click.option(
     "--tau",
@@ -53,6 +67,8 @@ if TYPE_CHECKING:
 def evaluate(
     predictions: Path | None,
     ground_truth: Path | None,
+    sigmas: str | None,
+    category: str | None,
     tau: float | None,
     flip: bool | None,
     scales: str | None,
@@ -66,10 +82,13 @@ def evaluate(
     fpd evaluate -w work/lsp
     fpd evaluate -w work/lsp --flip-test --scales 0.9,1,1.1
     fpd evaluate --predictions pred.mat --ground-truth gt_valid.mat --json scores.json
+    fpd evaluate --predictions results.json --ground-truth person_keypoints_val2017.json
     """
     if predictions is None and ground_truth is None:
-        if zero_based is not None or json_path is not None:
-            raise click.ClickException("--json and --zero-based/--one-based go with --predictions")
+        if any(v is not None for v in (zero_based, json_path, sigmas, category)):
+            raise click.ClickException(
+                "--json, --zero-based/--one-based, --sigmas and --category go with --predictions"
+            )
         options["overrides"] += passes_overrides(flip, scales)
         with stage(options, writes=False) as (work, recipe, device):
             evaluate_models(work, recipe, device, tau)
@@ -81,17 +100,20 @@ def evaluate(
         raise click.ClickException("--flip-test and --scales ask models: not with --predictions")
     else:
         _refuse_given(options)
-        _score(predictions, ground_truth, tau, zero_based, json_path)
+        chosen = {"sigmas": sigmas, "category": category}
+        _score(predictions, ground_truth, tau, zero_based, json_path, chosen)
 
 
 def evaluate_models(
     work: WorkDir, recipe: Recipe, device: torch.device, tau: float | None = None
 ) -> None:
     """Score all models and print the table."""
+    from ..pipeline import oks
     from ..pipeline.report import table
     from ..stages import evaluate
 
-    click.echo(table(evaluate.run(work, recipe, device, tau)))
+    report = evaluate.run(work, recipe, device, tau)
+    click.echo("\n".join([table(report), *oks.lines(report["models"])]))
     click.echo(f"written to {work.evaluation}")
 
 
@@ -113,15 +135,38 @@ def _score(
     tau: float | None,
     zero_based: bool | None,
     json_path: Path | None,
+    chosen: dict[str, str | None],
 ) -> None:
-    from ..stages import scoring
+    from ..stages import coco_scoring, scoring
 
     try:
-        report = scoring.run(predictions, ground_truth, tau, zero_based, json_path)
+        if coco_scoring.is_coco(ground_truth):
+            if tau is not None or zero_based is not None:
+                raise ValueError("--tau and --zero-based/--one-based are of PCK: not with COCO's")
+            settings = _coco_settings(chosen)
+            report = coco_scoring.run(predictions, ground_truth, settings, json_path)
+            text = coco_scoring.describe(report)
+        else:
+            if any(chosen.values()):
+                raise ValueError("--sigmas and --category are of COCO's format alone")
+            report = scoring.run(predictions, ground_truth, tau, zero_based, json_path)
+            text = scoring.describe(report)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"{json_path}: {error.strerror}") from None
-    click.echo(scoring.describe(report))
+    click.echo(text)
     if json_path is not None:
         click.echo(f"written to {json_path}")
+
+
+def _coco_settings(chosen: dict[str, str | None]) -> Coco:
+    """The options as the recipe's settings, checked as those are."""
+    from ..pipeline.recipe import apply_overrides
+
+    overrides = []
+    if chosen["sigmas"] is not None:
+        overrides.append(f"data.coco.sigmas=[{chosen['sigmas']}]")
+    if chosen["category"] is not None:
+        overrides.append(f"data.coco.category={json.dumps(chosen['category'])}")
+    return apply_overrides({}, overrides).data.coco

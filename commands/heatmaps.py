@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import run_options, stage
+from .options import cluster_options, run_options, stage
 
 if TYPE_CHECKING:
     import torch
@@ -32,27 +32,7 @@ if TYPE_CHECKING:
     metavar="SIZE",
     help="Cache as many views as fit into 20GB, say, or 1.5TiB; students then take as many.",
 )
-@click.option(
-    "--workers",
-    "count",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Have N processes of a Dask cluster of its own make the shards, spread over this "
-    "machine's GPUs; 0: one a GPU, or one a core where there is none.  [default: none, this "
-    "process makes them]",
-)
-@click.option(
-    "--scheduler",
-    metavar="ADDRESS",
-    help="Have the workers of a running Dask cluster make them: tcp://host:8786, say. --device "
-    "is theirs.",
-)
-@click.option(
-    "--scheduler-file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="The same, by the file that `dask scheduler --scheduler-file` writes.",
-)
+@cluster_options
 def cache_heatmaps(
     overwrite: bool,
     only_views: str | None,

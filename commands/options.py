@@ -86,6 +86,36 @@ def passes_overrides(flip: bool | None, scales: str | None) -> tuple[str, ...]:
     return chosen if scales is None else (*chosen, f"testing.scales=[{scales}]")
 
 
+def cluster_options(command: Command) -> Command:
+    """The options of commands that a Dask cluster may share."""
+    options = [
+        click.option(
+            "--workers",
+            "count",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="Share the work among N processes of a Dask cluster of its own, spread over this "
+            "machine's GPUs; 0: one a GPU, or one a core where there is none.  [default: none, "
+            "this process does it]",
+        ),
+        click.option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Share it among the workers of a running Dask cluster: tcp://host:8786, say. "
+            "--device is theirs.",
+        ),
+        click.option(
+            "--scheduler-file",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="The same, by the file that `dask scheduler --scheduler-file` writes.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @contextmanager
 def stage(
     options: dict[str, Any], *, writes: bool = True, together: bool = False

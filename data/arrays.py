@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 MAX_FILE_BYTES = 1 << 26
 MAX_INFLATED_BYTES = 1 << 28
+# Nested structs are mostly headers: MPII's 12 MB of labels inflate to some hundred.
+MAX_STRUCT_BYTES = 1 << 29
 NAMED_ARRAYS = 10
 JSON_KEYS = ("preds", "joints")
 
@@ -96,6 +98,24 @@ def read_names(path: Path, name: str, count: int) -> tuple[str, ...]:
     return _understood(path, load)
 
 
+def read_struct(path: Path, name: str) -> Any:
+    """A struct of a .mat file, nested as SciPy gives it: object arrays of rank 2 within each other.
+
+    Raises:
+        ValueError: the file is damaged or too large, or has no struct of that name.
+    """
+    content = _content(path)
+
+    def load() -> Any:
+        mat = _bounded(content, MAX_STRUCT_BYTES)
+        found = {n: kind for n, _, kind in scipy.io.whosmat(_stream(mat))}
+        if found.get(name) != "struct":
+            raise ValueError(f"expected a struct {name!r}, found {', '.join(found) or 'nothing'}")
+        return scipy.io.loadmat(_stream(mat), variable_names=[name])[name]
+
+    return _understood(path, load)
+
+
 def describe(shape: tuple[int, ...]) -> str:
     """A shape for people: 5 x 16 x 2."""
     return " x ".join(map(str, shape)) or "a single number"
@@ -147,12 +167,13 @@ def _stream(content: bytes) -> Any:
     return io.BytesIO(content)
 
 
-def _bounded(content: bytes) -> bytes:
+def _bounded(content: bytes, limit: int | None = None) -> bytes:
     """A .mat file with its compressed elements inflated, up to a limit that SciPy doesn't have."""
     if 0 in content[:4] or len(content) < MAT_HEADER_BYTES:
         return content  # version 4, which has no compression (or nothing that SciPy takes)
     order: Any = "little" if content[126:128] == b"IM" else "big"
-    parts, at, room = [content[:MAT_HEADER_BYTES]], MAT_HEADER_BYTES, MAX_INFLATED_BYTES
+    limit = MAX_INFLATED_BYTES if limit is None else limit
+    parts, at, room = [content[:MAT_HEADER_BYTES]], MAT_HEADER_BYTES, limit
     while at < len(content):
         kind, size = (int.from_bytes(content[i : i + 4], order) for i in (at, at + 4))
         element = content[at : at + 8 + size]
@@ -161,7 +182,7 @@ def _bounded(content: bytes) -> bytes:
             element = inflater.decompress(element[8:], room + 1)
         room -= len(element)
         if room < 0:
-            raise ValueError(f"expected at most {MAX_INFLATED_BYTES >> 20} MiB of numbers")
+            raise ValueError(f"expected at most {limit >> 20} MiB of numbers")
         parts.append(element)
         at += 8 + size
     return b"".join(parts)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from .samples import SampleSet
+from .samples import Images, SampleSet
 
 NAMED_PROBLEMS = 5
 
@@ -16,46 +14,80 @@ MIN_BOX_PX = 4.0
 
 
 def check(samples: SampleSet) -> None:
-    """Look at every label, and at every image's existence and header.
+    """Look at every label, and at every image's existence, header and end.
 
     Raises:
         ValueError: naming the first few samples that cannot be used, and how many there are.
     """
-    problems = list(_problems(samples))
-    if problems:
-        more = len(problems) - NAMED_PROBLEMS
-        tail = f"; and {more} more" if more > 0 else ""
+    found = problems(samples)
+    if found:
+        more = len(found) - NAMED_PROBLEMS
+        tail = f"; and {more} more (`fpd check-data` lists all)" if more > 0 else ""
         raise ValueError(
-            f"{samples.name}: {len(problems)} of {len(samples)} samples cannot be used: "
-            + "; ".join(problems[:NAMED_PROBLEMS])
+            f"{samples.name}: {len(found)} of {len(samples)} samples cannot be used: "
+            + "; ".join(found[:NAMED_PROBLEMS])
             + tail
         )
 
 
-def _problems(samples: SampleSet) -> Iterator[str]:
-    for index in range(len(samples)):
-        problem = _problem(samples, index)
-        if problem:
-            yield f"{samples.ids[index]}: {problem}"
+def problems(samples: SampleSet) -> list[str]:
+    """What is wrong, one sentence a sample that cannot be used, in the set's order.
+
+    An image that several people share is opened once.
+    """
+    found = _label_problems(samples)
+    sizes = {int(image): _size(samples.images, int(image)) for image in np.unique(samples.image_N)}
+    known_N2 = np.full((len(samples), 2), np.inf)
+    for index, image in enumerate(samples.image_N):
+        size = sizes[int(image)]
+        if isinstance(size, str):
+            found.setdefault(index, size)
+        else:
+            known_N2[index] = size
+    for index in _far_outside(samples, known_N2):
+        found.setdefault(index, _describe_outside(samples, index, known_N2[index]))
+    return [f"{samples.ids[index]}: {found[index]}" for index in sorted(found)]
 
 
-def _problem(samples: SampleSet, index: int) -> str | None:
-    sample = samples[index]
-    if np.isinf(sample.joints_K2).any() or (np.isnan(sample.joints_K2).sum(-1) == 1).any():
-        return "a joint's coordinates are not finite"
-    if not np.isfinite(sample.centre_2).all():
-        return f"expected a box with a finite centre, found {tuple(sample.centre_2.tolist())}"
-    if not MIN_BOX_PX <= sample.side_px < np.inf:
-        return f"expected a box of at least {MIN_BOX_PX:g} pixels, found side {sample.side_px:g}"
+def _label_problems(samples: SampleSet) -> dict[int, str]:
+    """By index: what is wrong with joints and boxes, without a look at images."""
+    joints_NK2, side_N = samples.joints_NK2, samples.side_N
+    half_nan_NK = np.isnan(joints_NK2).sum(-1) == 1
+    infinite_N = np.isinf(joints_NK2).any((1, 2)) | half_nan_NK.any(1)
+    nowhere_N = ~np.isfinite(samples.centre_N2).all(-1)
+    boxless_N = ~((side_N >= MIN_BOX_PX) & (side_N < np.inf))
+    found = {int(i): "a joint's coordinates are not finite" for i in np.flatnonzero(infinite_N)}
+    for index in map(int, np.flatnonzero(nowhere_N)):
+        centre = tuple(samples.centre_N2[index].tolist())
+        found.setdefault(index, f"expected a box with a finite centre, found {centre}")
+    for index in map(int, np.flatnonzero(boxless_N)):
+        side = f"expected a box of at least {MIN_BOX_PX:g} pixels, found side {side_N[index]:g}"
+        found.setdefault(index, side)
+    return found
+
+
+def _size(images: Images, image: int) -> tuple[int, int] | str:
+    """Width and height, or why there are none."""
     try:
-        size_2 = np.array(samples.images.size(sample.image))
+        return images.size(image)
     except ValueError as error:
         return str(error)
+
+
+def _far_outside(samples: SampleSet, size_N2: np.ndarray) -> list[int]:
+    size_N12 = size_N2[:, None]
+    slack_N11 = JOINT_SLACK * size_N12.max(-1, keepdims=True)
+    outside_NK2 = (samples.joints_NK2 < -slack_N11) | (samples.joints_NK2 > size_N12 + slack_N11)
+    return [int(i) for i in np.flatnonzero(outside_NK2.any((1, 2)))]
+
+
+def _describe_outside(samples: SampleSet, index: int, size_2: np.ndarray) -> str:
     slack = JOINT_SLACK * size_2.max()
-    outside = (sample.joints_K2 < -slack) | (sample.joints_K2 > size_2 + slack)
-    if outside.any():
-        joint = int(np.flatnonzero(outside.any(-1))[0])
-        x, y = sample.joints_K2[joint]
-        name = samples.skeleton.joints[joint]
-        return f"{name} at ({x:g}, {y:g}) is far outside its {size_2[0]} x {size_2[1]} image"
-    return None
+    joints_K2 = samples.joints_NK2[index]
+    outside_K = ((joints_K2 < -slack) | (joints_K2 > size_2 + slack)).any(-1)
+    joint = int(np.flatnonzero(outside_K)[0])
+    x, y = joints_K2[joint]
+    return (
+        f"{samples.skeleton.joints[joint]} at ({x:g}, {y:g}) is far outside its "
+        f"{size_2[0]:g} x {size_2[1]:g} image"
+    )

@@ -6,10 +6,12 @@ Shape letters: N samples, K joints.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -41,6 +43,35 @@ class Images(Protocol):
     def locate(self, index: int) -> str:
         """The image's name in a message to a person."""
         ...
+
+
+class JoinedImages:
+    """Several sources of images as one, their indices one after the other."""
+
+    def __init__(self, parts: Sequence[tuple[Images, int]]) -> None:
+        """Take sources, each with its number of images."""
+        self.sources = tuple(source for source, _ in parts)
+        self.starts = list(accumulate((count for _, count in parts), initial=0))[:-1]
+
+    def _find(self, index: int) -> tuple[Images, int]:
+        part = bisect.bisect_right(self.starts, index) - 1
+        return self.sources[part], index - self.starts[part]
+
+    def read(self, index: int, zoom: float) -> tuple[NDArray[np.uint8], int]:
+        source, index = self._find(index)
+        return source.read(index, zoom)
+
+    def size(self, index: int) -> tuple[int, int]:
+        source, index = self._find(index)
+        return source.size(index)
+
+    def identity(self, index: int) -> str:
+        source, index = self._find(index)
+        return source.identity(index)
+
+    def locate(self, index: int) -> str:
+        source, index = self._find(index)
+        return source.locate(index)
 
 
 @dataclass(frozen=True)
@@ -113,6 +144,16 @@ class SampleSet:
         """`id_hash` of every sample, uint64."""
         return np.array([id_hash(i) for i in self.ids], dtype=np.uint64)
 
+    def part(self, number: int, parts: int) -> NDArray[np.bool_]:
+        """Which samples are in part `number` of `parts`: as their ids' hashes have it.
+
+        Returns:
+            bool (N,).
+        """
+        # The lower half: validation people were chosen by the upper one. (No product overflows.)
+        lower_N = self.id_hash_N & np.uint64(0xFFFFFFFF)
+        return np.asarray((lower_N * np.uint64(parts)) >> np.uint64(32) == number)
+
     def fingerprint(self) -> dict[str, str | int]:
         """What two sets must share for heatmaps of one to be targets for the other.
 
@@ -130,6 +171,31 @@ class SampleSet:
             ),
             "labels": _digest(self.joints_NK2.tobytes()),
         }
+
+
+def join(people: SampleSet, others: SampleSet, suffix: str) -> SampleSet:
+    """Two sets of one skeleton as one, called `people`'s name + `suffix`.
+
+    Raises:
+        ValueError: their skeletons differ.
+    """
+    if people.skeleton.joints != others.skeleton.joints:
+        raise ValueError(
+            f"expected people of one skeleton, got {people.skeleton.name} and "
+            f"{others.skeleton.name}"
+        )
+    pictures = int(people.image_N.max(initial=-1)) + 1, int(others.image_N.max(initial=-1)) + 1
+    columns = zip(people._columns(), others._columns(), strict=True)
+    image_N, *rest = (np.concatenate(pair) for pair in columns)
+    image_N[len(people) :] += pictures[0]
+    return SampleSet(
+        f"{people.name}+{suffix}",
+        people.skeleton,
+        JoinedImages([(people.images, pictures[0]), (others.images, pictures[1])]),
+        people.ids + others.ids,
+        image_N,
+        *rest,
+    )
 
 
 def boxes(
@@ -153,8 +219,10 @@ def normaliser_lengths(joints_NK2: NDArray[np.float64], skeleton: Skeleton) -> N
     """PCK's units where they lie between two labelled joints; NaN where one is not labelled.
 
     Returns:
-        float64 (N,), in the joints' pixels.
+        float64 (N,), in the joints' pixels; all NaN for a skeleton without such a pair.
     """
+    if skeleton.normaliser is None:
+        return np.full(len(joints_NK2), np.nan)
     first, second = skeleton.normaliser
     between_N2 = joints_NK2[:, first] - joints_NK2[:, second]
     return np.asarray(np.linalg.norm(between_N2, axis=-1))

@@ -1,6 +1,8 @@
 """The base of every settings model: typed, unknown keys refused, unchangeable once made."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Settings(BaseModel):
@@ -9,3 +11,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
     )
+
+
+def added(default: Any, **rest: Any) -> Any:
+    """A field that older recipes, runs and stores lack, where its default is what they did.
+
+    It is written down only where it has another value, so that what was made before still compares
+    as equal.
+    """
+    return Field(default, exclude_if=lambda value: value == default, **rest)

@@ -20,11 +20,13 @@ class Skeleton:
         limbs: pairs of joint indices to draw as lines.
         groups: what the benchmark's table calls its columns, and the joints averaged in each.
         normaliser: the two joints whose labelled distance is the unit of PCK where the labels bring
-            no other.
+            no other; None: only what the labels bring is.
         threshold: PCK's tau: a joint is correct within `threshold` x the person's unit of length.
         metric: what the benchmark calls its score, without the threshold.
         curve_steps: the curve and its area take this many equal steps from 0 to `threshold`.
         unscored: joints that the benchmark leaves out of every mean.
+        sigmas: OKS's tolerance of each joint, as COCO has it: a share of the square root of the
+            person's area; empty: OKS is not defined.
     """
 
     name: str
@@ -32,11 +34,12 @@ class Skeleton:
     mirror: tuple[int, ...]
     limbs: tuple[tuple[int, int], ...]
     groups: tuple[tuple[str, tuple[int, ...]], ...]
-    normaliser: tuple[int, int]
+    normaliser: tuple[int, int] | None
     threshold: float
     metric: str = "PCK"
     curve_steps: int = 20
     unscored: tuple[int, ...] = ()
+    sigmas: tuple[float, ...] = ()
 
     @property
     def num_joints(self) -> int:
@@ -150,3 +153,72 @@ MPII = Skeleton(
     curve_steps=50,
     unscored=(6, 7),
 )
+
+# COCO keypoints, Lin et al., ECCV 2014, in the order of its files. Sigmas: pycocotools,
+# `Params.setKpParams`. PCK's unit is the longer side of the person's box, its threshold 0.2, as
+# mmpose scores hands (`PCKAccuracy`, norm_item "bbox"); COCO itself has OKS-AP alone.
+COCO = Skeleton(
+    name="coco",
+    joints=(
+        "nose",
+        "left eye",
+        "right eye",
+        "left ear",
+        "right ear",
+        "left shoulder",
+        "right shoulder",
+        "left elbow",
+        "right elbow",
+        "left wrist",
+        "right wrist",
+        "left hip",
+        "right hip",
+        "left knee",
+        "right knee",
+        "left ankle",
+        "right ankle",
+    ),
+    mirror=(0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15),
+    limbs=(
+        (15, 13),
+        (13, 11),
+        (16, 14),
+        (14, 12),
+        (11, 12),
+        (5, 11),
+        (6, 12),
+        (5, 6),
+        (5, 7),
+        (6, 8),
+        (7, 9),
+        (8, 10),
+        (1, 2),
+        (0, 1),
+        (0, 2),
+        (1, 3),
+        (2, 4),
+        (3, 5),
+        (4, 6),
+    ),
+    groups=(
+        ("nose", (0,)),
+        ("eye", (1, 2)),
+        ("ear", (3, 4)),
+        ("shoulder", (5, 6)),
+        ("elbow", (7, 8)),
+        ("wrist", (9, 10)),
+        ("hip", (11, 12)),
+        ("knee", (13, 14)),
+        ("ankle", (15, 16)),
+    ),
+    normaliser=None,
+    threshold=0.2,
+    metric="PCK(box)",
+    sigmas=(
+        *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072),
+        *(0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
+    ),
+)
+
+KNOWN = {skeleton.name: skeleton for skeleton in (LSP, MPII, COCO)}
+"""The skeletons that a setting can name."""

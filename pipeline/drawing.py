@@ -14,6 +14,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from .palette import CROP_UNDER_HEAT, LABEL_COLOUR, FIRE_256x4
 from .workdir import atomic
 
 JOINTS_A_ROW = 7
@@ -22,13 +23,9 @@ PANEL_INCHES = 3.3
 MARGIN_INCHES = 0.45
 """On the left of each row of joints, for its name."""
 
-# From invisible to bright, so that the picture shows where a map is zero.
-_fire = np.linspace(0, 1, 256)
-HEAT = ListedColormap(
-    np.stack([_fire**0.3, _fire**1.2, 0.6 * _fire**4, np.minimum(0.85, 1.4 * _fire)], -1)
-)
-LABEL = {"color": "#27d3ff", "linewidth": 1.2, "marker": "o", "markersize": 3.5}
-LABEL_MARK = {"color": "#27d3ff", "marker": "o", "markersize": 5, "fillstyle": "none"}
+HEAT = ListedColormap(FIRE_256x4)
+LABEL = {"color": LABEL_COLOUR, "linewidth": 1.2, "marker": "o", "markersize": 3.5}
+LABEL_MARK = {"color": LABEL_COLOUR, "marker": "o", "markersize": 5, "fillstyle": "none"}
 PEAK_MARK = {
     "color": "black",
     "marker": "X",
@@ -172,7 +169,8 @@ def _show_crop(axis: Any, view: Teaching, *, dark: bool = True) -> None:
     """The crop, darkened and without colour where heatmaps come over it; the axes keep to it."""
     crop = view.crop_SS3
     if dark:
-        crop = np.repeat((0.7 * crop.mean(-1, keepdims=True)).astype(np.uint8), 3, axis=-1)
+        grey = (CROP_UNDER_HEAT * crop.mean(-1, keepdims=True)).astype(np.uint8)
+        crop = np.repeat(grey, 3, axis=-1)
     axis.imshow(crop, extent=view.extent)
     axis.set_xlim(view.extent[:2])
     axis.set_ylim(view.extent[2:])

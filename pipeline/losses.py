@@ -1,4 +1,4 @@
-"""The paper's losses (eq. 3 to 5), in float32, for a network supervised at every stage.
+"""The paper's losses (eq. 3 to 5), in float32, for a network supervised at every stage; and others.
 
 Shape letters: B batch, K joints, H and W heatmap height and width.
 """
@@ -6,12 +6,22 @@ Shape letters: B batch, K joints, H and W heatmap height and width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor
+from torch.nn import functional
+
+Loss = Literal["mse", "bce", "distribution"]
+
+SHARPNESS = 10.0
+"""What heatmaps of peak 1 are multiplied by before they become distributions: a joint's pixel then
+weighs e^10 = 22,000 of those without one, as many as a map has several times over."""
 
 
-def heatmap_loss(heatmaps_BKHW: Tensor, target_BKHW: Tensor, weights_BK: Tensor | None) -> Tensor:
-    """Squared error, summed over a joint's pixels, averaged over all K joints and the batch.
+def heatmap_loss(
+    heatmaps_BKHW: Tensor, target_BKHW: Tensor, weights_BK: Tensor | None, kind: Loss = "mse"
+) -> Tensor:
+    """What a map costs, averaged over all K joints and the batch.
 
     Eq. 3 and, with a teacher's maps as the target, eq. 4. The sum over pixels is the paper's; the
     public ports take a mean, which is H x W times smaller.
@@ -19,17 +29,35 @@ def heatmap_loss(heatmaps_BKHW: Tensor, target_BKHW: Tensor, weights_BK: Tensor 
     Args:
         weights_BK: the part each joint's error has, 0 for joints without a target; None: all 1.
             The average is over all K joints all the same, as 1/K in eq. 3.
+        kind: "mse": squared error, summed over the map's pixels. "bce": binary cross-entropy,
+            summed likewise, of heatmaps in 0..1; the target counts up to 1. "distribution":
+            Kullback-Leibler divergence of the maps' spatial softmaxes, the target's from the
+            heatmap's, at `SHARPNESS`.
 
     Returns:
         float32 scalar.
     """
-    error_BK = (heatmaps_BKHW.float() - target_BKHW).square().sum(dim=(-2, -1))
+    heatmaps = heatmaps_BKHW.float()
+    if kind == "mse":
+        error_BK = (heatmaps - target_BKHW).square().sum(dim=(-2, -1))
+    elif kind == "bce":
+        target = target_BKHW.clamp(0, 1)
+        error_BK = functional.binary_cross_entropy(heatmaps, target, reduction="none").sum((-2, -1))
+    else:
+        found, wanted = _log_softmax(heatmaps), _log_softmax(target_BKHW)
+        error_BK = (wanted.exp() * (wanted - found)).sum(-1)
     return (error_BK if weights_BK is None else error_BK * weights_BK).mean()
 
 
-def supervised_loss(stages: Sequence[Tensor], labels_BKHW: Tensor, weights_BK: Tensor) -> Tensor:
+def _log_softmax(heatmaps_BKHW: Tensor) -> Tensor:
+    return functional.log_softmax(SHARPNESS * heatmaps_BKHW.flatten(-2), dim=-1)
+
+
+def supervised_loss(
+    stages: Sequence[Tensor], labels_BKHW: Tensor, weights_BK: Tensor, kind: Loss = "mse"
+) -> Tensor:
     """Eq. 3, summed over the network's stages: labels alone, masked where there is none."""
-    losses = [heatmap_loss(heatmaps, labels_BKHW, weights_BK) for heatmaps in stages]
+    losses = [heatmap_loss(heatmaps, labels_BKHW, weights_BK, kind) for heatmaps in stages]
     return sum(losses[1:], start=losses[0])
 
 
@@ -39,17 +67,22 @@ def distillation_loss(
     weights_BK: Tensor,
     teacher_BKHW: Tensor,
     alpha: float,
+    teacher_weights_BK: Tensor | None = None,
+    kind: Loss = "mse",
+    teacher_kind: Loss = "mse",
 ) -> Tensor:
     """Eq. 5 at every stage, summed: alpha x teacher (eq. 4) + (1 - alpha) x labels (eq. 3).
 
-    Only the label term is masked: the teacher also teaches the joints that nobody labelled.
+    The label term alone is masked by what is labelled: the teacher also teaches the joints that
+    nobody labelled, unless weights of its own say otherwise.
 
     Args:
         alpha: the teacher's part, in 0..1 (the paper: 0.5).
+        kind, teacher_kind: of the label term, and of the teacher's; see `heatmap_loss`.
     """
     losses = [
-        alpha * heatmap_loss(heatmaps, teacher_BKHW, None)
-        + (1 - alpha) * heatmap_loss(heatmaps, labels_BKHW, weights_BK)
+        alpha * heatmap_loss(heatmaps, teacher_BKHW, teacher_weights_BK, teacher_kind)
+        + (1 - alpha) * heatmap_loss(heatmaps, labels_BKHW, weights_BK, kind)
         for heatmaps in stages
     ]
     return sum(losses[1:], start=losses[0])

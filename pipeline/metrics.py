@@ -93,6 +93,32 @@ def pck(
     )
 
 
+def pck_where_labelled(
+    predicted_NK2: NDArray[np.floating],
+    labelled_NK2: NDArray[np.float64],
+    normaliser_N: NDArray[np.float64],
+    skeleton: Skeleton,
+    tau: float | None = None,
+) -> Pck:
+    """As `pck`; where no joint can be scored, all shares are NaN."""
+    scored = [k for k in range(skeleton.num_joints) if k not in skeleton.unscored]
+    labelled_N = (~np.isnan(labelled_NK2[:, scored]).any(-1)).any(-1)
+    if (labelled_N & (normaliser_N > 0)).any():
+        return pck(predicted_NK2, labelled_NK2, normaliser_N, skeleton, tau)
+    thresholds_T = np.linspace(0, skeleton.threshold, skeleton.curve_steps + 1)
+    return Pck(
+        metric=f"{skeleton.metric}@{skeleton.threshold if tau is None else tau:g}",
+        mean=np.nan,
+        mean_unweighted=np.nan,
+        auc=np.nan,
+        per_joint_K=np.full(skeleton.num_joints, np.nan),
+        thresholds_T=thresholds_T,
+        curve_T=np.full_like(thresholds_T, np.nan),
+        counts_K=np.zeros(skeleton.num_joints, np.int64),
+        not_finite=0,
+    )
+
+
 def group_means(score: Pck, skeleton: Skeleton) -> dict[str, float]:
     """The columns of the field's tables: the mean of each group's joints."""
     return {

@@ -10,18 +10,20 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..data.augmentation import Augmentation
 from ..data.readers import Data
-from ..data.settings import Settings
+from ..data.settings import Settings, added
 from ..data.views import Geometry
 from .models import Model
 from .sizes import parse_bytes
 
 MAX_RECIPE_BYTES = 1 << 20
+
+NEEDS_SIGMOID = "expected model.output = sigmoid with {} = bce: it compares probabilities"
 
 PLAIN_SCALE = 1.0
 """The factor on a person's box of the crop that all evaluation starts from."""
@@ -48,6 +50,11 @@ class Training(Settings):
     learning_rate: float = Field(1e-3, gt=0, description="its peak, where it has a schedule")
     weight_decay: float = Field(0.01, ge=0, description="AdamW only")
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    loss: Literal["mse", "bce"] = added(
+        "mse",
+        description="squared error (eq. 3), or binary cross-entropy, which needs model.output = "
+        "sigmoid",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the forward pass; auto: bfloat16 on CUDA. Losses are float32"
     )
@@ -78,20 +85,64 @@ class Training(Settings):
         "of processes changes nothing; false is faster and does where each process has 16 or more",
     )
 
+    @model_validator(mode="after")
+    def _probabilities_where_needed(self) -> Training:
+        if self.loss == "bce" and self.model.output != "sigmoid":
+            raise ValueError(NEEDS_SIGMOID.format("loss"))
+        return self
+
 
 class Student(Training):
     """A student; `alpha = 0` trains on labels alone and needs no store."""
 
     alpha: float = Field(0.5, ge=0, le=1, description="the teacher's part in the loss, eq. 5")
-    teacher_peaks: Literal["unit", "raw"] = Field(
-        "unit", description="scale each teacher map to peak 1, or take it as it is (eq. 4)"
+    teacher_peaks: Literal["unit", "raw"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        "unit",
+        description="scale each teacher map to peak 1, or take it as it is (eq. 4), or anything in "
+        "between: this power of its peak becomes its peak, 0 being unit, 1 raw",
     )
     peak_floor: float = Field(
         0.1,
         gt=0,
         le=1,
-        description="with unit peaks: a map whose peak is below is scaled by 1/peak_floor instead",
+        description="a map whose peak is below is scaled as if it were this high",
     )
+    teacher_loss: Literal["mse", "bce", "distribution"] | None = added(
+        None,
+        description="how heatmaps are compared with the teacher's maps: squared error, binary "
+        "cross-entropy, or divergence of their spatial softmaxes; none given: as with labels",
+    )
+    mask_teacher: bool = added(
+        False,
+        description="learn from the teacher only where there is a label, as the authors' code does",
+    )
+    weigh_by_peak: bool = added(
+        False, description="have each of the teacher's maps count by its peak, up to 1"
+    )
+    init_from: str | None = added(
+        None,
+        description="start from these weights: the name of another student of the work directory, "
+        "a model's folder, or a .safetensors file",
+    )
+
+    fold: tuple[int, int] | None = added(
+        None,
+        description="cross-validation: [k, n] trains on the training people outside part k of n, "
+        "and validates on that part",
+    )
+
+    @field_validator("fold")
+    @classmethod
+    def _fold_is_one_of_n(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and not 0 <= value[0] < value[1]:
+            raise ValueError(f"expected [k, n] with 0 <= k < n, got {list(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _cross_entropy_needs_probabilities(self) -> Student:
+        if self.teacher_loss == "bce" and self.model.output != "sigmoid":
+            raise ValueError(NEEDS_SIGMOID.format("teacher_loss"))
+        return self
 
 
 class Store(Settings):
@@ -187,6 +238,54 @@ class Cluster(Settings):
         return value
 
 
+class Monitor(Settings):
+    """What a run shows while it trains (docs/watching.md). No weight depends on it."""
+
+    contact_sheet_every: int = Field(
+        5,
+        ge=0,
+        description="epochs from one contact sheet to the next, besides those of the first and the "
+        "last epoch; 0: none",
+    )
+    contact_sheet_people: int = Field(8, ge=1, le=64, description="rows of a contact sheet")
+    tensorboard: bool = Field(
+        False, description="write TensorBoard's files; needs the tensorboard package"
+    )
+
+
+SWEPT = ("student.", "targets.", "store.views")
+"""What a sweep may vary: all students of one learn from one store."""
+
+
+class Sweep(Settings):
+    """A grid of students to be compared, on one store (`fpd sweep`)."""
+
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
+        {}, description="settings by dotted key, and the values of each: every combination"
+    )
+    points: dict[str, dict[str, Any]] = Field(
+        {}, description="named students, each with settings by dotted key; crossed with the grid"
+    )
+    seeds: int = Field(3, ge=1, le=1000, description="runs of each, from student.seed 0 on")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=100,
+        description="score each on every one of so many parts of the training people, trained on "
+        "the others, instead of on the test people",
+    )
+
+    @model_validator(mode="after")
+    def _students_alone_are_varied(self) -> Sweep:
+        for key in (*self.grid, *(key for point in self.points.values() for key in point)):
+            if not key.startswith(SWEPT) or key in ("student.seed", "student.fold"):
+                raise ValueError(
+                    f"expected settings of student or targets, or store.views, got {key!r}; "
+                    "runs of several seeds or folds are the sweep's own seeds and folds"
+                )
+        return self
+
+
 class Recipe(Settings):
     """Everything that a run depends on."""
 
@@ -203,10 +302,24 @@ class Recipe(Settings):
     loader: Loader = Loader()
     testing: Passes = Passes()
     cluster: Cluster = Cluster()
+    monitor: Monitor = Monitor()
+    sweeps: dict[str, Sweep] = added({}, description="grids of students by name")
 
-    @field_validator("students")
     @classmethod
-    def _names_are_folders(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def parse(cls, tree: Mapping[str, Any]) -> Recipe:
+        """A recipe from a tree of settings.
+
+        Raises:
+            ValueError: a setting does not exist or is out of range; the message names its key.
+        """
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ValueError(_describe(error)) from None
+
+    @field_validator("students", "sweeps")
+    @classmethod
+    def _names_are_folders(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             check_name(name)
         return value
@@ -253,7 +366,7 @@ class Recipe(Settings):
 
 
 DEFAULT_STUDENT = "student"
-RESERVED_NAMES = frozenset({"teacher", "evaluation", "heatmaps.zarr", "recipe.json"})
+RESERVED_NAMES = frozenset({"teacher", "evaluation", "heatmaps.zarr", "recipe.json", "sweeps"})
 
 
 def check_name(name: str) -> str:
@@ -286,7 +399,21 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         ValueError: no such recipe, not TOML, an unknown key or a value out of range; the message
             names the key.
     """
-    return apply_overrides(parse_toml(_recipe_text(name_or_path), name_or_path), overrides)
+    return apply_overrides(_read_tree(name_or_path), overrides)
+
+
+def _read_tree(name_or_path: str) -> dict[str, Any]:
+    """A recipe's tree, laid over the one that it `extends`, if any."""
+    tree = parse_toml(_recipe_text(name_or_path), name_or_path)
+    base = tree.pop("extends", None)
+    if base is None:
+        return tree
+    if base not in shipped_recipes() or base == name_or_path:
+        raise ValueError(
+            f"{name_or_path}: expected extends to name another shipped recipe "
+            f"({', '.join(shipped_recipes())}), got {base!r}"
+        )
+    return merge(_read_tree(base), tree)
 
 
 def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> Recipe:
@@ -294,10 +421,7 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> Recipe
     merged = dict(tree)
     for override in overrides:
         merged = merge(merged, _parse_override(override))
-    try:
-        return Recipe.model_validate(merged)
-    except ValidationError as error:
-        raise ValueError(_describe(error)) from None
+    return Recipe.parse(merged)
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -333,14 +457,47 @@ def _recipe_text(name_or_path: str) -> str:
     return path.read_text("utf-8", errors="replace")
 
 
+def parse_sweep(
+    base: Sweep | None, grid: Sequence[str], seeds: int | None, folds: int | None
+) -> Sweep:
+    """A sweep from the recipe's, if any, and `--grid key=value,value` and the like.
+
+    Raises:
+        ValueError: one of them is not so written, or cannot be varied.
+    """
+    tree = {} if base is None else base.model_dump()
+    varied = {key.strip(): values for key, values in map(_parse_values, grid)}
+    chosen = {"grid": varied, "seeds": seeds, "folds": folds}
+    given = {key: value for key, value in chosen.items() if value not in (None, {})}
+    try:
+        return Sweep.model_validate(merge(tree, given))
+    except ValidationError as error:
+        raise ValueError(_describe(error)) from None
+
+
+def _parse_values(text: str) -> tuple[str, list[Any]]:
+    """`key=value,value`, each value as TOML has it, or else a bare word."""
+    key, equals, values = text.partition("=")
+    if not equals or not key.strip() or not values.strip():
+        raise ValueError(f"expected --grid key.sub=value,value, got {text!r}")
+    try:
+        return key, list(tomllib.loads(f"values = [{values}]")["values"])
+    except tomllib.TOMLDecodeError:
+        return key, [_parse_value(value.strip()) for value in values.split(",")]
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word is a string: --set data.reader=lsp
+
+
 def _parse_override(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not all(part.strip() for part in key.split(".")):
         raise ValueError(f"expected --set key.sub=value, got {override!r}")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string: --set data.reader=lsp
+    value = _parse_value(text)
     for part in reversed(key.split(".")):
         value = {part.strip(): value}
     return dict(value)

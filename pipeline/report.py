@@ -12,21 +12,24 @@ from .workdir import atomic
 
 
 def shares(pck: Pck, skeleton: Skeleton) -> dict[str, Any]:
-    """A score as JSON holds it: shares in 0..1, None for a joint of which none counts."""
+    """A score as JSON holds it: shares in 0..1, None for that of which nothing counts."""
     names = skeleton.joints
     per_joint = dict(zip(names, map(_number, pck.per_joint_K), strict=True))
     groups = {name: _number(share) for name, share in group_means(pck, skeleton).items()}
     return {
         "metric": pck.metric,
-        "mean": pck.mean,
-        "mean_unweighted": pck.mean_unweighted,
-        "auc": pck.auc,
+        "mean": _number(pck.mean),
+        "mean_unweighted": _number(pck.mean_unweighted),
+        "auc": _number(pck.auc),
         "per_joint": per_joint,
         "groups": groups,
         "joints": pck.joints,
         "counts": dict(zip(names, pck.counts_K.tolist(), strict=True)),
         "not_finite": pck.not_finite,
-        "curve": {"thresholds": pck.thresholds_T.tolist(), "pck": pck.curve_T.tolist()},
+        "curve": {
+            "thresholds": pck.thresholds_T.tolist(),
+            "pck": [_number(share) for share in pck.curve_T.tolist()],
+        },
     }
 
 
@@ -104,7 +107,8 @@ def draw_curves(report: dict[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(6, 4), dpi=150, layout="constrained")
     axes = figure.subplots()
-    for name, row in report["models"].items():
+    scored = {name: row for name, row in report["models"].items() if row["mean"] is not None}
+    for name, row in scored.items():
         shares = [100 * share for share in row["curve"]["pck"]]
         axes.plot(row["curve"]["thresholds"], shares, label=f"{name}: {100 * row['mean']:.1f}")
     axes.set_xlabel("threshold, in the person's unit of length")
@@ -112,6 +116,7 @@ def draw_curves(report: dict[str, Any], path: Path) -> None:
     axes.set_ylim(0, 100)
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    axes.legend(title=row["metric"])
+    if scored:
+        axes.legend(title=row["metric"])
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png")

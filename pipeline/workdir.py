@@ -5,6 +5,7 @@
       teacher/      weights.safetensors  state.pt  metrics.jsonl  record.json
       heatmaps.zarr/
       student/      the same as teacher/; further students under their names
+      sweeps/       grids of students, a folder each (`sweeping.py`)
       evaluation/   report.json  pck_curve.png
 
 A stage is finished when its `record.json` is there: it is written last.
@@ -72,6 +73,9 @@ class WorkDir:
 
     def student(self, name: str) -> ModelDir:
         return ModelDir(self.root / check_name(name))
+
+    def sweep(self, name: str) -> Path:
+        return self.root / "sweeps" / check_name(name)
 
     def models(self) -> dict[str, ModelDir]:
         """Finished models by name, the teacher first."""
@@ -178,6 +182,20 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all, the same bytes for the same value."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def check_output(json_path: Path | None, inputs: tuple[Path, ...]) -> None:
+    """Refuse, before the work rather than after it, what cannot or must not be written to.
+
+    Raises:
+        ValueError: there is no such folder, or the file is one of the inputs.
+    """
+    if json_path is None:
+        return
+    if not json_path.parent.is_dir():
+        raise ValueError(f"{json_path}: expected a folder {json_path.parent}, found none")
+    if json_path.exists() and any(p.exists() and json_path.samefile(p) for p in inputs):
+        raise ValueError(f"{json_path} is one of the files to read: name another with --json")
 
 
 @contextmanager

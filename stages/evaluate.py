@@ -15,9 +15,10 @@ from ..data.readers import load
 from ..data.samples import SampleSet
 from ..data.views import Geometry
 from ..pipeline.inference import predict
-from ..pipeline.metrics import pck
+from ..pipeline.metrics import pck_where_labelled
 from ..pipeline.models import Model
 from ..pipeline.models.cost import count, latency_ms
+from ..pipeline.oks import oks_row
 from ..pipeline.recipe import Recipe
 from ..pipeline.report import draw_curves, shares
 from ..pipeline.store import read_manifest, shard_bytes, store_files, stored_layout
@@ -75,16 +76,20 @@ def _evaluate(
     network = load_model(folder, samples.skeleton.num_joints, device)
     recipe = recipe.model_copy(update={"geometry": geometry})
     predicted = predict(network, recipe, samples, device, testing=recipe.testing)
-    score = pck(
+    score = pck_where_labelled(
         predicted.joints_NK2, samples.joints_NK2, samples.normaliser_N, samples.skeleton, tau
     )
     parameters, gmacs = count(model, samples.skeleton.num_joints, geometry.crop_px)
-    return shares(score, samples.skeleton) | {
-        "people": len(samples),
-        "parameters": parameters,
-        "gmacs": gmacs,
-        "ms_per_image": latency_ms(network, geometry.crop_px, device),
-    }
+    return (
+        shares(score, samples.skeleton)
+        | oks_row(recipe.data, samples, predicted)
+        | {
+            "people": len(samples),
+            "parameters": parameters,
+            "gmacs": gmacs,
+            "ms_per_image": latency_ms(network, geometry.crop_px, device),
+        }
+    )
 
 
 def _bill(work: WorkDir, recipe: Recipe, models: dict[str, ModelDir]) -> dict[str, Any] | None:

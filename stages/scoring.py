@@ -14,7 +14,7 @@ from ..data.ground_truth import GroundTruth, read_ground_truth
 from ..data.predictions import Predictions, read_predictions
 from ..pipeline.metrics import pck
 from ..pipeline.report import align, percent, shares
-from ..pipeline.workdir import sha256, write_json
+from ..pipeline.workdir import check_output, sha256, write_json
 
 
 def run(
@@ -40,7 +40,7 @@ def run(
     Raises:
         ValueError: a file cannot be used, or there is nowhere to write to.
     """
-    _check_output(json_path, (predictions, ground_truth))
+    check_output(json_path, (predictions, ground_truth))
     truth = read_ground_truth(ground_truth)
     found = read_predictions(predictions, truth.rows, truth.skeleton.num_joints)
     first_pixel = truth.first_pixel if zero_based is None else int(not zero_based)
@@ -99,16 +99,6 @@ def _remarks(report: dict[str, Any]) -> list[str]:
             "they count as wrong"
         )
     return remarks
-
-
-def _check_output(json_path: Path | None, inputs: tuple[Path, Path]) -> None:
-    """Refuse, before the work rather than after it, what cannot or must not be written to."""
-    if json_path is None:
-        return
-    if not json_path.parent.is_dir():
-        raise ValueError(f"{json_path}: expected a folder {json_path.parent}, found none")
-    if json_path.exists() and any(p.exists() and json_path.samefile(p) for p in inputs):
-        raise ValueError(f"{json_path} is one of the files to read: name another with --json")
 
 
 def _people(truth: GroundTruth) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..data.readers import load
+from ..data.readers import load_training
 from ..pipeline.recipe import Recipe
 from ..pipeline.training.feed import fresh_views
 from ..pipeline.training.objective import Objective
@@ -28,12 +28,12 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any]:
     Raises:
         ValueError: the data set cannot be used, or the folder holds another run.
     """
-    people = {"train": load(recipe.data, "train"), "validation": load(recipe.data, "validation")}
+    people = load_training(recipe.data, taught=False)
     return train_model(
         out=work.teacher,
         recipe=recipe,
         training=recipe.teacher,
-        objective=Objective(recipe.targets, recipe.geometry.heatmap_px),
+        objective=Objective(recipe.targets, recipe.geometry.heatmap_px, loss=recipe.teacher.loss),
         dataset=fresh_views(recipe, people["train"], recipe.teacher.seed),
         people=people,
         views=None,

@@ -42,6 +42,7 @@ TOY = {
         "model": {"stages": 1, "channels": 8, "stem": "ports"},
     },
     "loader": {"workers": 0},
+    "monitor": {"contact_sheet_every": 0},
 }
 
 

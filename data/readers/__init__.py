@@ -1,6 +1,7 @@
 """Readers: one file a format, each giving `SampleSet`s for the splits "train" and "test".
 
-Held-out validation people are taken from the training people here, the same way for every format.
+Held-out validation people are taken from the training people here, the same way for every format;
+and people without labels join them here, for students whose teacher knows better.
 """
 
 from __future__ import annotations
@@ -13,19 +14,30 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ..checks import check
-from ..samples import SampleSet
-from ..settings import Settings
+from ..samples import SampleSet, join
+from ..settings import Settings, added
+from ..skeletons import KNOWN
+from ..spoiling import Spoil, labelled, spoil
+from . import coco as _coco
 from . import figures as _figures
+from . import folder as _folder
 from . import lsp as _lsp
 from . import mpii as _mpii
+from . import mpii_official as _mpii_official
+from . import pytorch_pose as _pytorch_pose
+from .coco import Coco
 
-Split = Literal["train", "validation", "test"]
+Split = Literal["train", "labelled", "validation", "test"]
+"""Training people; those of them that labels were made for, which is fewer where `data.unlabelled`
+names a folder; those held out from them; test people."""
 
 FOLDER_READERS: dict[str, Callable[[Path, str], SampleSet]] = {
     "lsp": _lsp.lsp,
     "lspet": _lsp.lspet,
     "lsp+lspet": _lsp.lsp_lspet,
     "mpii": _mpii.mpii,
+    "mpii-official": _mpii_official.mpii_official,
+    "pytorch-pose": _pytorch_pose.pytorch_pose,
 }
 
 
@@ -43,23 +55,63 @@ class Figures(Settings):
     )
 
 
+class Folder(Settings):
+    """A folder of images without labels."""
+
+    skeleton: Literal["lsp", "mpii", "coco"] | None = Field(
+        None, description="the joints of the teacher that is to teach on them"
+    )
+
+
 class Data(Settings):
     """Which people, from where."""
 
-    reader: Literal["figures", "lsp", "lspet", "lsp+lspet", "mpii"] = Field(
-        "figures", description="the format"
+    reader: Literal[
+        "figures",
+        "lsp",
+        "lspet",
+        "lsp+lspet",
+        "mpii",
+        "mpii-official",
+        "pytorch-pose",
+        "coco",
+        "folder",
+    ] = Field("figures", description="the format (docs/data.md)")
+    root: Path | None = Field(
+        None, description="folder that holds the data set's folders; of `folder`, the images"
     )
-    root: Path | None = Field(None, description="folder that holds the data set's folders")
     validation: float = Field(
         0.05, ge=0, lt=1, description="share of the training people held out to choose weights"
     )
+    unlabelled: Path | None = Field(
+        None, description="folder of images, as of `folder`: students with a teacher train on them"
+    )
+    spoil: Spoil = added(Spoil(), description="for experiments: training labels made worse")
     figures: Figures = Figures()
+    coco: Coco = Coco()
+    folder: Folder = Folder()
 
     @model_validator(mode="after")
-    def _root_where_needed(self) -> Data:
+    def _what_the_reader_needs(self) -> Data:
         if self.reader != "figures" and self.root is None:
             raise ValueError(f"data.root is needed for {self.reader}: --set data.root=FOLDER")
+        if self.reader == "folder" and self.folder.skeleton is None:
+            raise ValueError(
+                "data.folder.skeleton is needed for folder, the teacher's joints: "
+                f"--set data.folder.skeleton={'|'.join(KNOWN)}"
+            )
+        if self.reader == "folder" and self.unlabelled is not None:
+            raise ValueError(
+                "data.unlabelled joins labelled people: with data.reader=folder, put all images "
+                "below data.root"
+            )
         return self
+
+    def absolute(self) -> Data:
+        """The same data, for processes with a working directory of their own."""
+        paths = {"root": self.root, "unlabelled": self.unlabelled}
+        known = {name: path.absolute() for name, path in paths.items() if path is not None}
+        return self.model_copy(update=known)
 
 
 def load(data: Data, split: Split) -> SampleSet:
@@ -68,13 +120,63 @@ def load(data: Data, split: Split) -> SampleSet:
     Raises:
         ValueError: files are missing or damaged, labels are impossible, or nobody is left.
     """
-    people = _read(data, "test" if split == "test" else "train")
-    if split != "test":
-        held_out = _held_out(people, data.validation)
-        people = people.take(np.flatnonzero(held_out == (split == "validation")))
-    if not len(people) and split != "validation":
-        raise ValueError(f"data set {data.reader!r} has no people in its {split} split")
-    check(people)
+    return load_all(data, (split,))[split]
+
+
+def load_training(data: Data, *, taught: bool) -> dict[str, SampleSet]:
+    """The "train" and "validation" people of a network, checked.
+
+    Args:
+        taught: it has a teacher, who teaches on unlabelled people, too.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    split: Split = "train" if taught else "labelled"
+    found = load_all(data, (split, "validation"))
+    return {"train": found[split], "validation": found["validation"]}
+
+
+def load_all(data: Data, splits: tuple[Split, ...]) -> dict[Split, SampleSet]:
+    """Several splits at once, checked: each label file is read once.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    people = read(data, splits)
+    for split, found in people.items():
+        if not len(found) and split != "validation":
+            name = "train" if split == "labelled" else split
+            raise ValueError(f"data set {data.reader!r} has no people in its {name} split")
+        check(found)
+    return people
+
+
+def read(data: Data, splits: tuple[Split, ...]) -> dict[Split, SampleSet]:
+    """Several splits, neither checked nor refused for being empty.
+
+    Raises:
+        ValueError: a label file is missing or damaged.
+    """
+    source_of = {split: "test" if split == "test" else "train" for split in splits}
+    sets = {source: _read(data, source) for source in dict.fromkeys(source_of.values())}
+    return {split: _part(data, sets[source], split) for split, source in source_of.items()}
+
+
+def _part(data: Data, people: SampleSet, split: Split) -> SampleSet:
+    if split == "test":
+        return people
+    # Whom nobody labelled can choose no weights.
+    share = 0.0 if data.reader == "folder" else data.validation
+    held_out = _held_out(people, share)
+    people = people.take(np.flatnonzero(held_out == (split == "validation")))
+    if split == "validation":
+        return people
+    people = spoil(people, data.spoil)
+    if split == "labelled" and data.spoil.unlabelled:
+        return people.take(np.flatnonzero(labelled(people)))
+    if split == "train" and data.unlabelled is not None:
+        return join(people, _folder.folder(data.unlabelled, people.skeleton), "unlabelled")
     return people
 
 
@@ -89,6 +191,10 @@ def _read(data: Data, split: str) -> SampleSet:
             missing_labels=dials.missing_labels,
         )
     assert data.root is not None
+    if data.reader == "coco":
+        return _coco.coco(data.root, split, data.coco)
+    if data.reader == "folder":  # both splits: where nobody is labelled, nobody is scored
+        return _folder.folder(data.root, KNOWN[data.folder.skeleton or ""])
     return FOLDER_READERS[data.reader](data.root, split)
 
 

@@ -66,6 +66,7 @@ def figures(
     """
     _check(split, count, seed, label_noise, missing_labels)
     joints_NK2 = _people(seed, split, range(count)).points_NP3[:, : LSP.num_joints, :2]
+    assert LSP.normaliser is not None
     one, other = LSP.normaliser
     torso_N = np.sqrt(np.square(joints_NK2[:, one] - joints_NK2[:, other]).sum(axis=-1))
     low_N2, high_N2 = joints_NK2.min(axis=1), joints_NK2.max(axis=1)

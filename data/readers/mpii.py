@@ -12,9 +12,7 @@ PCKh, are those of HRNet's lib/dataset/mpii.py. Shape letters: N people, K = 16 
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 
 from ..arrays import arrays, describe, read, read_names
 from ..images import ImageFolder
+from ..labels import MAX_PEOPLE, column, numbered_ids, people_list, read_json, shared
 from ..samples import SampleSet, normaliser_lengths
 from ..skeletons import MPII
 
@@ -35,8 +34,6 @@ GROUND_TRUTH_JOINTS = (
 )
 K = len(GROUND_TRUTH_JOINTS)
 GROUND_TRUTH_SHAPES = {"jnt_missing": (K,), "pos_gt_src": (K, 2), "headboxes_src": (2, 2)}
-MAX_PEOPLE = 100_000
-MAX_JSON_BYTES = 1 << 27
 
 # HRNet's box, after pytorch-pose's: `scale` is in units of 200 pixels; lowered and widened so that
 # feet are inside.
@@ -61,99 +58,78 @@ def mpii(root: Path, split: str) -> SampleSet:
     """
     folder = root / "mpii" / "annot"
     path = folder / {"train": "train.json", "test": "valid.json"}[split]
-    people = _people(path)
+    missing = (
+        f"expected mpii/annot/{path.name} as HRNet ships it and mpii/images/ as published; set "
+        "their parent folder with --set data.root=FOLDER"
+    )
+    people = people_list(path, read_json(path, missing))
     joints_NK2 = _joints(path, people)
-    scale_N = _column(path, people, "scale", ())
-    centre_N2 = _column(path, people, "center", (2,))
-    centre_N2[:, 1] += LOWERED_BY_SCALE_PX * scale_N
-    names = [str(person.get("image", "")) for person in people]
     normaliser_N = normaliser_lengths(joints_NK2, MPII)
     if split == "test":
-        normaliser_N = _head_boxes(folder / "gt_valid.mat", len(people))
+        normaliser_N = head_boxes(folder / "gt_valid.mat", len(people))
+    return sample_set(
+        root,
+        path.stem,
+        [str(person.get("image", "")) for person in people],
+        joints_NK2,
+        column(path, people, "center", (2,)),
+        column(path, people, "scale", ()),
+        normaliser_N,
+    )
+
+
+def sample_set(
+    root: Path,
+    prefix: str,
+    names: list[str],
+    joints_NK2: NDArray[np.float64],
+    position_N2: NDArray[np.float64],
+    scale_N: NDArray[np.float64],
+    normaliser_N: NDArray[np.float64],
+) -> SampleSet:
+    """MPII's people in HRNet's boxes.
+
+    Args:
+        prefix: of the people's ids: what tells apart those of different files.
+        names: of their images, in root/mpii/images.
+        joints_NK2: 0-based pixels, NaN where a joint is not annotated.
+        position_N2: MPII's `objpos`, 1-based pixels, neither lowered nor widened.
+        scale_N: MPII's `scale`, in units of `SCALE_PX`.
+        normaliser_N: PCKh's units, pixels.
+    """
+    images, image_N = shared(names)
+    centre_N2 = position_N2 - 1
+    centre_N2[:, 1] += LOWERED_BY_SCALE_PX * scale_N
     return SampleSet(
         "mpii",
         MPII,
-        ImageFolder(root, [f"mpii/images/{name}" for name in names]),
-        _ids(path.stem, names),
-        np.arange(len(people)),
+        ImageFolder(root, [f"mpii/images/{name}" for name in images]),
+        numbered_ids(f"mpii/{prefix}", names),
+        image_N,
         joints_NK2,
-        centre_N2 - 1,
+        centre_N2,
         scale_N * SCALE_PX * WIDENED,
         normaliser_N,
     )
 
 
-def _people(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise ValueError(
-            f"{path} is missing: expected mpii/annot/{path.name} as HRNet ships it and mpii/images/"
-            " as published; set their parent folder with --set data.root=FOLDER"
-        )
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_JSON_BYTES + 1)
-        people = json.loads(content) if len(content) <= MAX_JSON_BYTES else None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as labels: {error}") from None
-    if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):
-        raise ValueError(
-            f"{path}: expected a list of people, of at most {MAX_JSON_BYTES >> 20} MiB"
-        )
-    if not 1 <= len(people) <= MAX_PEOPLE:
-        raise ValueError(f"{path}: expected 1 to {MAX_PEOPLE} people, found {len(people)}")
-    return people
-
-
-def _column(
-    path: Path, people: list[dict[str, Any]], key: str, shape: tuple[int, ...]
-) -> NDArray[np.float64]:
-    """One field of all people, float64 (N, *shape).
-
-    Raises:
-        ValueError: naming the first person, from 1, who lacks it or has it in another shape.
-    """
-    column = np.empty((len(people), *shape))
-    for number, person in enumerate(people, 1):
-        try:
-            value = np.array(person[key], np.float64)
-        except (KeyError, TypeError, ValueError, OverflowError):
-            value = np.array(np.nan)
-        if value.shape != shape or not np.isfinite(value).all():
-            raise ValueError(
-                f"{path}: expected {key!r} of {describe(shape)} in finite numbers, found something "
-                f"else at person {number}"
-            )
-        column[number - 1] = value
-    return column
-
-
 def _joints(path: Path, people: list[dict[str, Any]]) -> NDArray[np.float64]:
     """0-based (N, K, 2); NaN where a joint is not annotated."""
-    joints_NK2 = _column(path, people, "joints", (K, 2))
-    annotated_NK = _column(path, people, "joints_vis", (K,)) == 1
+    joints_NK2 = column(path, people, "joints", (K, 2))
+    annotated_NK = column(path, people, "joints_vis", (K,)) == 1
     annotated_NK &= ~(joints_NK2 == ABSENT).all(-1)
     return np.where(annotated_NK[..., None], joints_NK2 - 1, np.nan)
 
 
-def _head_boxes(path: Path, people: int) -> NDArray[np.float64]:
+def head_boxes(path: Path, people: int) -> NDArray[np.float64]:
     """PCKh's units; NaN, and a warning, where there is no file."""
     if not path.is_file():
         log.warning("%s is missing: without head boxes, PCKh cannot be computed", path)
         return np.full(people, np.nan)
     unit_N = read_ground_truth(path)[1]
     if len(unit_N) != people:
-        raise ValueError(f"{path}: expected valid.json's {people} people, found {len(unit_N)}")
+        raise ValueError(f"{path}: expected {people} people, as in the labels, found {len(unit_N)}")
     return unit_N
-
-
-def _ids(stem: str, names: list[str]) -> tuple[str, ...]:
-    """Image and the person's number in it: people added in other images change no one's."""
-    seen: Counter[str] = Counter()
-    ids = []
-    for name in names:
-        ids.append(f"mpii/{stem}/{name}/{seen[name]}")
-        seen[name] += 1
-    return tuple(ids)
 
 
 def read_ground_truth(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -74,8 +74,7 @@ def make_job(
 ) -> Job:
     """The job of a command, its paths absolute: workers have working directories of their own."""
     settings = recipe.model_dump(mode="json")
-    if recipe.data.root is not None:
-        settings["data"]["root"] = str(recipe.data.root.absolute())
+    settings["data"] = recipe.data.absolute().model_dump(mode="json")
     return Job(
         recipe=json.dumps(settings),
         manifest=json.dumps(manifest),
@@ -172,8 +171,7 @@ def _load_bench(job: Job) -> _Bench:
     samples = load(recipe.data, "train")
     advice = "let all workers see the same images and labels"
     _check("data set", manifest["datasets"][-1], samples.fingerprint(), advice)
-    device = choose_device(_device_name(job))
-    _use_one_thread(device)
+    device = worker_device(job.device, share_gpus=job.share_gpus)
     network = load_model(teacher, samples.skeleton.num_joints, device)
     # Beside a GPU reading has threads of its own; beside a CPU, other workers use the time.
     threads = loader_workers(recipe.loader, device) if device.type == "cuda" else 0
@@ -187,12 +185,21 @@ def _check(what: str, expected: object, found: object, advice: str) -> None:
         raise ValueError(f"another {what} than the command's: {'; '.join(different)}; {advice}")
 
 
-def _device_name(job: Job) -> str:
-    if not job.share_gpus:
-        return job.device
-    from distributed import get_worker
+def worker_device(wanted: str, *, share_gpus: bool) -> torch.device:
+    """The device of a worker, which then has one thread for PyTorch on a CPU (see `connection`).
 
-    return shared_device(job.device, int(get_worker().name), torch.cuda.device_count())
+    Args:
+        wanted: as given to `--device`.
+        share_gpus: worker number i takes GPU i, i + count, ... of its machine.
+    """
+    name = wanted
+    if share_gpus:
+        from distributed import get_worker
+
+        name = shared_device(wanted, int(get_worker().name), torch.cuda.device_count())
+    device = choose_device(name)
+    _use_one_thread(device)
+    return device
 
 
 def shared_device(wanted: str, worker: int, gpus: int) -> str:

@@ -9,18 +9,22 @@ Shape letters: B batch, C channels, H and W height and width.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...data.settings import Settings
+from ...data.settings import Settings, added
 
 # Standard deviation of a fresh head's weights, so that a network starts from heatmaps near zero (as
 # Xiao et al., ECCV 2018, do in their code). With PyTorch's default it starts from noise ten times
 # the targets' energy and spends its first epochs unlearning that (docs/experiments.md).
 HEAD_STD = 1e-3
+
+SIGMOID_BIAS = -math.log(99)
+"""With a sigmoid, a fresh network answers 0.01 everywhere (Lin et al., ICCV 2017, section 4.1)."""
 
 STRIDE_PX = 4
 """Input pixels to a heatmap pixel: the stem halves the resolution twice."""
@@ -37,6 +41,9 @@ class HourglassSettings(Settings):
     )
     blocks: int = Field(1, ge=1, le=8, description="residual blocks at each place of an hourglass")
     depth: int = Field(4, ge=1, le=6, description="times an hourglass halves its resolution")
+    output: Literal["linear", "sigmoid"] = added(
+        "linear", description="heatmaps as the heads have them, or through a sigmoid: within 0..1"
+    )
 
     @model_validator(mode="after")
     def _channels_split(self) -> HourglassSettings:
@@ -151,6 +158,7 @@ class Hourglass(nn.Module):
     def __init__(self, settings: HourglassSettings, num_joints: int) -> None:
         super().__init__()
         widths, channels, stages = stem_widths(settings), settings.channels, settings.stages
+        self.probabilities = settings.output == "sigmoid"
         self.conv1 = nn.Conv2d(3, widths.first, 7, stride=2, padding=3)
         self.bn1 = nn.BatchNorm2d(widths.first)
         self.relu = nn.ReLU(inplace=True)
@@ -171,7 +179,7 @@ class Hourglass(nn.Module):
         for head in self.score:
             assert isinstance(head, nn.Conv2d) and head.bias is not None
             nn.init.normal_(head.weight, std=HEAD_STD)
-            nn.init.zeros_(head.bias)
+            nn.init.constant_(head.bias, SIGMOID_BIAS if self.probabilities else 0.0)
         self.fc_ = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(stages - 1))
         self.score_ = nn.ModuleList(nn.Conv2d(num_joints, channels, 1) for _ in range(stages - 1))
 
@@ -185,4 +193,4 @@ class Hourglass(nn.Module):
             heatmaps.append(self.score[stage](features))
             if stage < len(self.fc_):
                 x = x + self.fc_[stage](features) + self.score_[stage](heatmaps[-1])
-        return heatmaps
+        return [h.float().sigmoid() for h in heatmaps] if self.probabilities else heatmaps

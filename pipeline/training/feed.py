@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from ...data.samples import SampleSet
@@ -36,7 +37,7 @@ FRESH_VIEWS = 1 << 63
 
 
 class EpochBatches:
-    """The batches of one epoch: every sample once, in an order that (seed, epoch) decide.
+    """The batches of one epoch: every sample to keep once, in an order that (seed, epoch) decide.
 
     Each process of a group gets its own part of every batch.
 
@@ -53,10 +54,13 @@ class EpochBatches:
         views: int | None,
         *,
         mirror: bool = False,
+        keep: NDArray[np.bool_] | None = None,
         group: Group = ALONE,
     ) -> None:
         self.id_hash_N = samples.id_hash_N
-        self.steps = -(-len(samples) // batch)
+        self.keep = np.ones(len(samples), bool) if keep is None else keep
+        self.count = int(self.keep.sum())
+        self.steps = -(-self.count // batch)
         self.seed = seed
         self.views = views
         self.mirror = mirror
@@ -67,12 +71,12 @@ class EpochBatches:
     @property
     def smallest(self) -> int:
         """Views in the smallest batch, of all processes together."""
-        return len(self.id_hash_N) // self.steps
+        return self.count // self.steps
 
     def size(self, step: int) -> int:
         """Views in the batch of a step, of all processes together."""
         # As NumPy's array_split has it.
-        return self.smallest + (step < len(self.id_hash_N) % self.steps)
+        return self.smallest + (step < self.count % self.steps)
 
     def set(self, epoch: int, start: int) -> None:
         """Choose the epoch to iterate over, from batch `start` on."""
@@ -82,14 +86,28 @@ class EpochBatches:
         return self.steps - self.start
 
     def __iter__(self) -> Iterator[list[Key] | list[MirrorKey]]:
-        key = np.array([self.seed, self.epoch], dtype=np.uint64)
-        words = np.random.Philox(key=key).random_raw(len(self.id_hash_N))
+        words = self._words()
         order = np.argsort(words, kind="stable")
+        order = order[self.keep[order]]
         # Split evenly: no batch is so much smaller that its statistics are worse.
         for batch in np.array_split(order, self.steps)[self.start :]:
-            keys = [(i, self.view(i)) for i in self.group.share(batch.tolist())]
-            # The order hangs on the words' upper bits; the lowest one is free.
-            yield [(*key, bool(words[key[0]] & 1)) for key in keys] if self.mirror else keys
+            yield self._keys(words, self.group.share(batch.tolist()))
+
+    def keys(self, indices: Sequence[int]) -> list[Key] | list[MirrorKey]:
+        """What some samples come as, in the chosen epoch."""
+        return self._keys(self._words(), indices)
+
+    def _words(self) -> NDArray[np.uint64]:
+        """Random ones, uint64 (N,), that the epoch's order and mirroring are drawn from."""
+        key = np.array([self.seed, self.epoch], dtype=np.uint64)
+        return np.random.Philox(key=key).random_raw(len(self.id_hash_N))
+
+    def _keys(
+        self, words_N: NDArray[np.uint64], indices: Sequence[int]
+    ) -> list[Key] | list[MirrorKey]:
+        keys = [(i, self.view(i)) for i in indices]
+        # The order hangs on the words' upper bits; the lowest one is free.
+        return [(*key, bool(words_N[key[0]] & 1)) for key in keys] if self.mirror else keys
 
     def view(self, index: int) -> int:
         """The view that a sample comes in, in the chosen epoch."""

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from ...data.samples import SampleSet
 from ..inference import score
+from ..metrics import Pck
 from ..recipe import Recipe, Training
 from ..stopping import Interrupted, Stop, stop_requested
 from ..workdir import ModelDir
@@ -21,6 +22,7 @@ from .checkpoint import Identity, TrainingState, save_weights
 from .feed import EpochBatches
 from .group import ALONE, Group
 from .messages import Messenger
+from .monitor import Monitor
 from .objective import Batch, Objective
 from .step import train_step
 
@@ -50,6 +52,7 @@ class Run:
     out: ModelDir
     identity: Identity
     device: torch.device
+    monitor: Monitor
     group: Group = ALONE
     network: nn.Module = field(init=False)
     tell: Messenger = field(init=False)
@@ -143,9 +146,10 @@ class Run:
     def _finish_epoch(self, stop: Stop) -> None:
         """Score the network, note the epoch, and keep its weights if they are the best so far."""
         progress = self.state.progress
-        row, pck = self._row(), None
+        row, scored, pck = self._row(), None, None
         if len(self.validation):
-            pck = row["validation_pck"] = self._score(stop)
+            scored = self._score(stop)
+            pck = row["validation_pck"] = scored.mean
         progress.history.append(row)
         if pck is None or pck > progress.best_pck:
             progress.best_pck = -1.0 if pck is None else pck
@@ -153,6 +157,7 @@ class Run:
             if self.group.is_first:
                 save_weights(self.state.trained, self.out)
         self.tell.epoch(row)
+        self.monitor.epoch(progress.history, scored, self.state.trained)
         self.tell.warn_if_collapsed(progress.sums, progress.epoch + 1)
         self.tell.warn_if_starved(row)
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
@@ -175,11 +180,11 @@ class Run:
             "peak_memory_mb": peak,
         }
 
-    def _score(self, stop: Stop) -> float:
+    def _score(self, stop: Stop) -> Pck:
         self.group.same_buffers(self.state.trained)
         arguments = (self.state.trained, self.recipe, self.validation, self.device)
         try:
-            return score(*arguments, self.group, stop).mean
+            return score(*arguments, self.group, stop)
         except Interrupted as asked:  # the epoch's steps are done; the next run scores it
             self._stop(asked.signal)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...data.targets import mirror, render
-from ..losses import distillation_loss, supervised_loss
+from ..losses import Loss, distillation_loss, supervised_loss
 from ..recipe import Student, Targets
 from ..store import decode
 
@@ -26,15 +26,18 @@ class Objective:
     Attributes:
         student: None for a teacher; a student with alpha = 0 is trained as one.
         mirror_joints: the skeleton's, where the student mirrors cached views itself.
+        loss: how heatmaps are compared with labels, and with the teacher's maps where the student
+            has nothing else to say of that.
     """
 
     targets: Targets
     heatmap_px: int
     student: Student | None = None
     mirror_joints: tuple[int, ...] | None = None
+    loss: Loss = "mse"
 
     def __call__(self, stages: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss of a network's heatmaps, and that of an answer of zero everywhere.
+        """The loss of a network's heatmaps, and that of an answer that knows nothing.
 
         Returns:
             float32 scalars (loss, zero_loss); a loss that stays at zero_loss is a network that has
@@ -42,16 +45,24 @@ class Objective:
         """
         device = stages[-1].device
         labels, weights = self.render(batch, device)
-        teacher = self._teacher(batch, device)
-        nothing = [torch.zeros_like(labels)] * len(stages)
-        if teacher is None or self.student is None:
-            return supervised_loss(stages, labels, weights), supervised_loss(
-                nothing, labels, weights
+        nothing = [self._nothing(labels)] * len(stages)
+        if self.student is None or self.student.alpha == 0:
+            return (
+                supervised_loss(stages, labels, weights, self.loss),
+                supervised_loss(nothing, labels, weights, self.loss),
             )
-        alpha = self.student.alpha
-        return distillation_loss(stages, labels, weights, teacher, alpha), distillation_loss(
-            nothing, labels, weights, teacher, alpha
-        )
+        maps, teacher_weights = self._teacher(self.student, batch, weights)
+        asked = (labels, weights, maps, self.student.alpha, teacher_weights)
+        kinds = self.loss, self.student.teacher_loss or self.loss
+        return distillation_loss(stages, *asked, *kinds), distillation_loss(nothing, *asked, *kinds)
+
+    def _nothing(self, labels: Tensor) -> Tensor:
+        """The answer, the same for all, that a network without a clue gives: zero everywhere.
+
+        Of cross-entropy, which makes certainty dear, it is the labels' mean.
+        """
+        nothing = torch.zeros_like(labels)
+        return nothing + labels.mean() if self.loss == "bce" else nothing
 
     def render(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
         """The labels' heatmaps, float32 (B, K, H, W), and weights, float32 (B, K)."""
@@ -62,30 +73,49 @@ class Objective:
             area_normalised=self.targets.area_normalised,
         )
 
-    def _teacher(self, batch: Batch, device: torch.device) -> Tensor | None:
+    def teacher_maps(self, batch: Batch, device: torch.device) -> Tensor | None:
+        """The teacher's heatmaps as the student is asked for them, float32 (B, K, H, W).
+
+        None where it is asked for none: a teacher in its own training, a student with alpha = 0.
+        """
         if self.student is None or self.student.alpha == 0:
             return None
+        return self._teacher(self.student, batch, self.render(batch, device)[1])[0]
+
+    def _teacher(
+        self, student: Student, batch: Batch, label_weights_BK: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """The teacher's maps, float32 (B, K, H, W), and their joints' weights, where not all 1."""
+        device = label_weights_BK.device
         steps_BK, peaks_BK, mirrored_B = (
             batch[key].to(device, non_blocking=True) for key in ("steps", "peaks", "mirrored")
         )
         coefficients = batch["coefficients"].to(device, non_blocking=True)
-        scale_BK = amplitude_factors(peaks_BK.float(), self.student)
+        scale_BK = amplitude_factors(peaks_BK.float(), student)
         maps = decode(coefficients, steps_BK, self.heatmap_px) * scale_BK[..., None, None]
-        if self.mirror_joints is None:
-            return maps
-        twin = mirror(maps, self.mirror_joints)
-        return torch.where(mirrored_B[:, None, None, None], twin, maps)
+        sure_BK = peaks_BK.float().clamp(0, 1)
+        if self.mirror_joints is not None:
+            twin = mirror(maps, self.mirror_joints)
+            maps = torch.where(mirrored_B[:, None, None, None], twin, maps)
+            swapped = sure_BK[:, list(self.mirror_joints)]
+            sure_BK = torch.where(mirrored_B[:, None], swapped, sure_BK)
+        weights_BK = sure_BK if student.weigh_by_peak else None
+        if student.mask_teacher:
+            weights_BK = label_weights_BK * (1 if weights_BK is None else weights_BK)
+        return maps, weights_BK
 
 
 def amplitude_factors(peaks_BK: Tensor, student: Student) -> Tensor:
-    """What each of the teacher's maps is multiplied by for the student.
+    """What each of the teacher's maps is multiplied by for the student: peak ** (power - 1).
 
-    "raw": 1 (eq. 4). "unit": 1 / peak, so that what a hesitant teacher says of *where* a joint is
-    counts in full; under `peak_floor` 1 / peak_floor, so that noise is not blown up.
+    "raw" is power 1: the maps as they are (eq. 4). "unit" is power 0: every map has peak 1, so that
+    what a hesitant teacher says of *where* a joint is counts in full. Peaks under `peak_floor` are
+    taken for as high, so that noise is not blown up.
 
     Returns:
         float32 (B, K).
     """
-    if student.teacher_peaks == "raw":
-        return torch.ones_like(peaks_BK)
-    return 1 / peaks_BK.clamp_min(student.peak_floor)
+    named = {"raw": 1.0, "unit": 0.0}
+    peaks = student.teacher_peaks
+    power = named[peaks] if isinstance(peaks, str) else peaks
+    return peaks_BK.clamp_min(student.peak_floor) ** (power - 1)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ...data.samples import SampleSet
 from ..metrics import pck
 from ..models import Model
-from ..recipe import Recipe, Training
+from ..recipe import Recipe, Student, Training
 from ..workdir import ModelDir, sha256, versions, write_json
 from .checkpoint import Identity, TrainingState, check_identity, load_weights
 from .feed import EpochBatches, make_loader
 from .group import joined
 from .loop import Run
+from .monitor import Monitor
 from .objective import Objective
 from .optimisers import make_optimiser, make_schedule
+
+log = logging.getLogger("fpd")
+_seeded = threading.Lock()
 
 
 def train_model(
@@ -36,6 +44,7 @@ def train_model(
     init_from: Path | None = None,
     *,
     mirror: bool = False,
+    keep: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """Train, or go on training, the network in `out`; nothing is done where it is finished.
 
@@ -48,6 +57,7 @@ def train_model(
         inputs: digests of what the run depends on besides its settings.
         init_from: weights to start from.
         mirror: mirror half of the views, by a third part of the data set's keys.
+        keep: bool (N,), which of the "train" people to train on; None: all.
 
     Returns:
         The content of `record.json`.
@@ -63,13 +73,17 @@ def train_model(
         check_identity(out, identity, record["identity"])
         return record
     samples, validation = people["train"], people["validation"]
+    check_labels(samples, training, recipe, out)
     check_validation(validation, training)
     with joined(device) as group:
         group.check_same(identity)
         batches = EpochBatches(
-            samples, training.batch, training.seed, views, mirror=mirror, group=group
+            samples, training.batch, training.seed, views, mirror=mirror, keep=keep, group=group
         )
         check_batches(batches, training, recipe, out)
+        monitor = Monitor(
+            *(recipe, objective, dataset, batches, samples, out, device, training.epochs)
+        )
         out.path.mkdir(parents=True, exist_ok=True)
         state = _initial_state(
             training, samples.skeleton.num_joints, batches.steps, device, init_from
@@ -78,13 +92,35 @@ def train_model(
         loader = make_loader(dataset, batches, recipe.loader, device)
         run = Run(
             *(recipe, training, objective, state, loader, batches),
-            *(validation, out, identity, device, group),
+            *(validation, out, identity, device, monitor, group),
         )
         run.train()
         if group.is_first:
             _write_record(out, run)
         group.wait()
     return out.record()
+
+
+def check_labels(samples: SampleSet, training: Training, recipe: Recipe, out: ModelDir) -> None:
+    """Refuse people without a single label, but for a student that takes the teacher's word alone.
+
+    Raises:
+        ValueError: naming what to set, or where to have a teacher from.
+    """
+    if not np.isnan(samples.joints_NK2).any(-1).all():
+        return
+    nobody = f"{samples.name}: none of {len(samples)} training people has a labelled joint: "
+    if not isinstance(training, Student) or training.alpha == 0:
+        raise ValueError(
+            f"{nobody}a network without a teacher learns from labels alone. Train a teacher on "
+            f"labelled people, copy its folder to {out.path.parent / 'teacher'}, and run "
+            f"`fpd cache-heatmaps -w {out.path.parent}`"
+        )
+    if training.alpha < 1:
+        raise ValueError(
+            f"{nobody}expected alpha = 1, so that the teacher alone teaches, got {training.alpha}: "
+            f"--set {recipe.section(out.name)}.alpha=1"
+        )
 
 
 def check_validation(validation: SampleSet, training: Training) -> None:
@@ -95,7 +131,9 @@ def check_validation(validation: SampleSet, training: Training) -> None:
     """
     if len(validation):
         score_labels(validation)
-    elif training.patience is not None:
+    elif training.patience is None:
+        log.info("no validation people: no PCK, and the weights of the last epoch are kept")
+    else:
         raise ValueError(
             "patience counts epochs without a better validation PCK, and there are no validation "
             "people: expected data.validation above 0"
@@ -136,7 +174,8 @@ def make_identity(recipe: Recipe, training: Training, inputs: dict[str, Any]) ->
     """Everything that the trained weights depend on."""
     return {
         "settings": {
-            "training": training.model_dump(mode="json"),
+            # Weights to start from are among the inputs, by their digest.
+            "training": training.model_dump(mode="json", exclude={"init_from"}),
             "geometry": recipe.geometry.model_dump(mode="json"),
             "augmentation": recipe.augmentation.model_dump(mode="json"),
             "targets": recipe.targets.model_dump(mode="json"),
@@ -164,8 +203,9 @@ def _initial_state(
     device: torch.device,
     init_from: Path | None,
 ) -> TrainingState:
-    torch.manual_seed(training.seed)
-    network: nn.Module = training.model.build(num_joints)
+    with _seeded:  # PyTorch has one generator, and a cluster's worker may have two threads
+        torch.manual_seed(training.seed)
+        network: nn.Module = training.model.build(num_joints)
     if init_from is not None:
         load_weights(network, init_from)
     network = _place(network, device)

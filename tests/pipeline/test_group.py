@@ -232,7 +232,8 @@ def test_two_processes_have_the_loss_curve_of_one(
     tmp_path: Path, calm: Recipe, one_process: WorkDir
 ) -> None:
     work = new_work(tmp_path / "two", calm)
-    process = torchrun(2, "run", "teacher", "-w", work.root, "--device", "cpu")
+    shown = ["--set", "monitor.contact_sheet_every=2", "--set", "monitor.tensorboard=true"]
+    process = torchrun(2, "run", "teacher", "-w", work.root, "--device", "cpu", *shown)
     said, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert losses(work) == pytest.approx(losses(one_process), rel=1e-4)
@@ -242,11 +243,16 @@ def test_two_processes_have_the_loss_curve_of_one(
     record, alone = work.teacher.record(), one_process.teacher.record()
     assert (record["processes"], alone["processes"]) == (2, 1)
     assert record["identity"] == alone["identity"]
-    # One of them speaks and writes.
+    # One of them speaks, draws and writes.
+    drawn = (work.teacher.path / "contact_sheets").iterdir()
+    assert sorted(p.name for p in drawn) == [f"epoch_000{n}.png" for n in (1, 2, 3)]
+    assert len(list((work.teacher.path / "tensorboard").iterdir())) == 1
+    assert "warning: no contact sheet" not in errors
     assert said.count("teacher: trained in") == 1
     assert errors.count("teacher epoch 1/3") == 1
     assert sorted(p.name for p in work.teacher.path.iterdir()) == [
-        *["metrics.jsonl", "record.json", "state.pt", "weights.safetensors"]
+        *["contact_sheets", "metrics.jsonl", "record.json", "state.pt", "tensorboard"],
+        "weights.safetensors",
     ]
 
 

@@ -136,3 +136,45 @@ def test_half_precision_heatmaps_are_compared_in_float32(
     found = distillation_loss([heatmaps], labels, torch.ones(1, 1), teacher, 0.5)
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(32 * (299.5**2 + 299.75**2), rel=1e-6)
+
+
+# Other ways to compare
+
+
+def test_binary_cross_entropy_by_hand() -> None:
+    heatmaps = torch.tensor([[[[0.5, 0.9], [0.1, 0.25]]]])
+    target = torch.tensor([[[[1.0, 1.3], [0.0, 0.5]]]])  # above 1 counts as 1
+    expected = -(np.log(0.5) + np.log(0.9) + np.log(0.9) + (np.log(0.25) + np.log(0.75)) / 2)
+    found = heatmap_loss(heatmaps, target, None, "bce")
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+    assert heatmap_loss(heatmaps, target, torch.tensor([[0.5]]), "bce").item() == pytest.approx(
+        expected / 2, rel=1e-6
+    )
+
+
+def test_divergence_of_distributions_by_hand() -> None:
+    heatmaps, target = [[0.1, 0.0], [0.3, 0.2]], [[1.0, 0.2], [0.0, 0.1]]
+    p = np.exp(10 * np.array(target)) / np.exp(10 * np.array(target)).sum()
+    q = np.exp(10 * np.array(heatmaps)) / np.exp(10 * np.array(heatmaps)).sum()
+    maps = torch.tensor([[heatmaps]]), torch.tensor([[target]])
+    found = heatmap_loss(*maps, None, "distribution")
+    assert found.item() == pytest.approx(float((p * np.log(p / q)).sum()), rel=1e-5)
+    same = heatmap_loss(maps[1] + 0.7, maps[1], None, "distribution")  # its level says nothing
+    assert same.item() == pytest.approx(0, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=10)
+@given(cases)
+def test_each_term_has_its_kind_and_weights(case: Case) -> None:
+    stages, labels, weights, teacher = case.tensors()
+    stages = [stage.sigmoid() for stage in stages]
+    sure = torch.rand(weights.shape)
+    expected = sum(
+        0.3 * heatmap_loss(m, teacher, sure, "distribution")
+        + 0.7 * heatmap_loss(m, labels, weights, "bce")
+        for m in stages
+    )
+    found = distillation_loss(
+        stages, labels, weights, teacher, 0.3, sure, kind="bce", teacher_kind="distribution"
+    )
+    assert found.item() == pytest.approx(float(expected), rel=1e-5)

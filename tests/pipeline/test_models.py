@@ -333,3 +333,17 @@ def test_latency_is_the_median_of_forward_passes() -> None:
     found = latency_ms(Sleeper(), 16, torch.device("cpu"), runs=5)
     assert len(calls) == 3 + 5
     assert 4 <= found < 40
+
+
+def test_a_sigmoid_network_starts_at_a_hundredth_and_feeds_on_its_raw_heatmaps() -> None:
+    torch.manual_seed(0)
+    settings = {"stages": 2, "channels": 8, "stem": "ports"}
+    linear = Model(**settings).build(3).eval()
+    network = Model(**settings, output="sigmoid").build(3).eval()
+    network.load_state_dict(linear.state_dict())
+    crop = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        for found, raw in zip(network(crop), linear(crop), strict=True):
+            torch.testing.assert_close(found, raw.sigmoid())
+        fresh = Model(**settings, output="sigmoid").build(3).eval()(crop)[-1]
+    assert fresh.mean().item() == pytest.approx(0.01, rel=0.1)

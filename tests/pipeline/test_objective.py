@@ -13,6 +13,7 @@ from torch.utils.data import default_collate
 
 from fpd.data.samples import SampleSet
 from fpd.data.targets import mirror
+from fpd.pipeline.models import Model
 from fpd.pipeline.recipe import Recipe, Student, Targets
 from fpd.pipeline.store import StoreReader, encode, files_at, read_heatmaps, stored_layout
 from fpd.pipeline.store.code import basis
@@ -182,6 +183,66 @@ def test_the_default_is_unit_with_a_floor_of_a_tenth() -> None:
     peaks = torch.tensor([[0.02, 0.1, 0.4]])
     found = amplitude_factors(peaks, Student()) * peaks
     torch.testing.assert_close(found, torch.tensor([[0.2, 1.0, 1.0]]))
+
+
+def test_between_unit_and_raw_is_a_power_of_the_peak() -> None:
+    peaks = torch.tensor([[0.05, 0.25, 0.81]])
+    found = amplitude_factors(peaks, Student(teacher_peaks=0.5, peak_floor=0.16)) * peaks
+    torch.testing.assert_close(found, torch.tensor([[0.05 / 0.4, 0.5, 0.9]]))
+    for named, power in (("unit", 0.0), ("raw", 1.0)):
+        by_name = amplitude_factors(peaks, Student(teacher_peaks=named))
+        torch.testing.assert_close(amplitude_factors(peaks, Student(teacher_peaks=power)), by_name)
+
+
+# What the teacher is listened to
+
+
+def test_the_authors_way_learns_nothing_where_there_is_no_label(batch: dict[str, Tensor]) -> None:
+    stage = torch.zeros(2, 3, 8, 8, requires_grad=True)
+    objective(Student(alpha=1, mask_teacher=True))([stage], batch)[0].backward()
+    assert stage.grad[0, 1].abs().sum() == 0  # joint 1 of person 0 has no label
+    assert stage.grad[0, 0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_maps_count_by_their_peak(batch: dict[str, Tensor], mirrored: bool) -> None:
+    """A mirrored view's maps have changed places, and so have their weights."""
+    batch = batch | {"mirrored": torch.tensor([mirrored, mirrored])}
+    plain, weighed = (
+        torch.zeros(2, 3, 8, 8, requires_grad=True),
+        torch.zeros(2, 3, 8, 8, requires_grad=True),
+    )
+    objective(Student(alpha=1), SWAP)([plain], batch)[0].backward()
+    objective(Student(alpha=1, weigh_by_peak=True), SWAP)([weighed], batch)[0].backward()
+    peaks = batch["peaks"].float()
+    peaks = peaks[:, list(SWAP)] if mirrored else peaks
+    torch.testing.assert_close(weighed.grad, plain.grad * peaks.clamp(0, 1)[..., None, None])
+
+
+def test_cross_entropy_compares_probabilities(batch: dict[str, Tensor]) -> None:
+    model = Model(output="sigmoid", channels=8)
+    student = Student(alpha=0.5, loss="bce", model=model)
+    answer = torch.rand(2, 3, 8, 8)
+    both = Objective(Targets(sigma_px=SIGMA), 8, student, None, "bce")([answer], batch)
+    taught = Student(alpha=1, loss="bce", model=model)
+    alone = Objective(Targets(sigma_px=SIGMA), 8, taught, None, "bce")([answer], batch)
+    learnt = Objective(Targets(sigma_px=SIGMA), 8, None, None, "bce")([answer], batch)
+    assert both[0].item() == pytest.approx((alone[0] + learnt[0]).item() / 2, rel=1e-5)
+    assert 0 < both[1].item() < both[0].item()  # the mean is a better answer than any
+
+
+@pytest.mark.parametrize("setting", ["loss", "teacher_loss"])
+def test_cross_entropy_of_anything_else_is_refused(setting: str) -> None:
+    with pytest.raises(ValueError, match=r"expected model\.output = sigmoid"):
+        Student.model_validate({setting: "bce"})
+
+
+def test_settings_that_were_added_do_not_change_what_was_there() -> None:
+    kept = Student().model_dump()
+    added = {"loss", "teacher_loss", "mask_teacher", "weigh_by_peak", "init_from"}
+    assert not added & set(kept)
+    assert "output" not in kept["model"]
+    assert Student(mask_teacher=True).model_dump()["mask_teacher"] is True
 
 
 # Mirrored by the student

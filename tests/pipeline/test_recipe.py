@@ -18,6 +18,8 @@ from fpd.pipeline.recipe import (
     merge,
     shipped_recipes,
 )
+from fpd.pipeline.sweeping import variants
+from fpd.pipeline.workdir import WorkDir
 
 FOLDER = Path(recipe_module.__file__).parent / "recipes"
 SHIPPED = sorted(path.stem for path in FOLDER.glob("*.toml"))
@@ -32,15 +34,30 @@ def leaves(tree: Any, key: str = "") -> dict[str, Any]:
 
 def test_recipes_in_the_folder_are_the_shipped_ones() -> None:
     assert shipped_recipes() == SHIPPED
-    assert {"demo", "lsp"} <= set(SHIPPED)
+    assert {"demo", "lsp", "mpii", "table5", "table6", "table7", "table8"} == set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_recipe_loads_with_the_values_of_its_file(name: str) -> None:
     loaded = leaves(load_recipe(name, ["data.root=X"]).model_dump(mode="json"))
-    written = leaves(tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8")))
+    tree = tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8"))
+    assert tree.pop("extends", "mpii") == "mpii"
+    written = leaves(tree)
     assert {key: loaded.get(key, loaded) for key in written} == written
     assert loaded[".data.root"] == "X"
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name.startswith("table")])
+def test_every_student_of_the_papers_tables_can_be_built(name: str) -> None:
+    recipe = load_recipe(name, ["data.root=X"])
+    base = load_recipe("mpii", ["data.root=X"])
+    assert list(recipe.sweeps) == [name]
+    found = variants(recipe.sweeps[name])
+    assert len(found) == len({variant.folder(WorkDir(Path()), name).path for variant in found})
+    for variant in found:
+        of_one = variant.recipe(recipe, None)
+        # One teacher and one store serve them all, and those of the other tables.
+        assert (of_one.teacher, of_one.store, of_one.data) == (base.teacher, base.store, base.data)
 
 
 def test_lsp_asks_for_its_folder() -> None:

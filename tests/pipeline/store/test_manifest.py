@@ -14,6 +14,7 @@ import zarr
 
 from fpd.data.readers import load
 from fpd.data.samples import SampleSet
+from fpd.pipeline.distilling import open_store
 from fpd.pipeline.recipe import Recipe, apply_overrides
 from fpd.pipeline.store import (
     Layout,
@@ -26,7 +27,7 @@ from fpd.pipeline.store import (
     stored_layout,
 )
 from fpd.pipeline.workdir import WorkDir
-from fpd.stages import heatmaps, student
+from fpd.stages import heatmaps
 
 CPU = torch.device("cpu")
 
@@ -126,7 +127,7 @@ def test_a_store_made_for_something_else_is_refused(
     work, recipe = WorkDir(toy_work), changed(toy_recipe, override)
     samples = load(recipe.data, "train")
     with pytest.raises(ValueError, match="does not fit this run") as caught:
-        student.open_store(work, recipe, samples)
+        open_store(work, recipe, samples)
     message = str(caught.value)
     assert f"{key}: expected " in message
     assert f"`fpd cache-heatmaps -w {work.root} --overwrite`" in message
@@ -198,7 +199,7 @@ def test_any_data_set_that_a_store_was_extended_from_is_served(
 def test_other_settings_do_not_matter_to_a_store(toy_work: Path, toy_recipe: Recipe) -> None:
     overrides = ["student.alpha=0.9", "targets.sigma_px=2", "store.batch=3", "store.views=1"]
     recipe = changed(toy_recipe, *overrides, "teacher.epochs=9", "loader.workers=1")
-    _, manifest = student.open_store(WorkDir(toy_work), recipe, load(recipe.data, "train"))
+    _, manifest = open_store(WorkDir(toy_work), recipe, load(recipe.data, "train"))
     assert manifest["schema"] == 2
 
 
@@ -261,10 +262,10 @@ def test_an_empty_manifest_is_refused_where_no_teacher_lies_beside_it(
     small: Any, work: WorkDir, toy_recipe: Recipe, toy_samples: SampleSet
 ) -> None:
     shutil.rmtree(work.teacher.path)
-    student.open_store(work, toy_recipe, toy_samples)  # the store alone will do
+    open_store(work, toy_recipe, toy_samples)  # the store alone will do
     small.edit_manifest(work.store, {})
     with pytest.raises(ValueError, match=r"does not fit this run.*--overwrite"):
-        student.open_store(work, toy_recipe, toy_samples)
+        open_store(work, toy_recipe, toy_samples)
 
 
 def test_the_manifest_is_an_attribute_that_zarr_reads(whole: Path) -> None:

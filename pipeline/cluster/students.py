@@ -1,0 +1,129 @@
+"""A sweep's students on a cluster: a task each, trained from the shared disk and onto it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from ..recipe import Recipe, Sweep
+from ..stopping import Interrupted, Stop, stop_requested
+from ..store import files_at
+from ..sweeping import Variant, train_and_score
+from ..workdir import WorkDir
+from .connection import LOOK_EVERY_S, Workers, connected
+from .driver import describe
+from .task import worker_device
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+STOPPED = "the sweep stopped; the same command goes on from the students' last checkpoints"
+
+
+@dataclass(frozen=True)
+class StudentJob:
+    """What every task of a sweep is told; paths are as seen from any working directory.
+
+    Attributes:
+        recipe, sweep: JSON.
+        name: the sweep's.
+        device, share_gpus: see `task.worker_device`.
+    """
+
+    recipe: str
+    sweep: str
+    name: str
+    work: str
+    device: str
+    share_gpus: bool
+
+
+def make_student_job(
+    work: WorkDir, recipe: Recipe, name: str, sweep: Sweep, workers: Workers
+) -> StudentJob:
+    """The job of a command."""
+    settings = recipe.model_dump(mode="json")
+    settings["data"] = recipe.data.absolute().model_dump(mode="json")
+    location = recipe.store.location
+    if location is not None and files_at(location).is_local:
+        settings["store"]["location"] = str(Path(location).absolute())
+    # A loader's processes, forked in a worker of several threads, were seen to hang.
+    settings["loader"]["workers"] = 0
+    return StudentJob(
+        json.dumps(settings),
+        sweep.model_dump_json(),
+        name,
+        str(work.root.absolute()),
+        workers.device,
+        workers.start_here,
+    )
+
+
+def train_one(job: StudentJob, variant: Variant) -> dict[str, Any]:
+    """Train and score one student; the task. See `sweeping.train_and_score`."""
+    recipe, sweep = Recipe.model_validate_json(job.recipe), Sweep.model_validate_json(job.sweep)
+    device = worker_device(job.device, share_gpus=job.share_gpus)
+    return train_and_score(WorkDir(Path(job.work)), recipe, job.name, sweep, variant, device)
+
+
+def train_on_cluster(
+    workers: Workers, job: StudentJob, recipe: Recipe, variants: Sequence[Variant]
+) -> Iterator[tuple[Variant, dict[str, Any]]]:
+    """Have a cluster train a sweep's students.
+
+    Yields:
+        Each with its row, as it becomes ready.
+
+    Raises:
+        Interrupted: after a signal.
+        ValueError: there is no cluster.
+    """
+    with stop_requested() as stop, connected(workers, recipe.cluster, stop) as client:
+        begun = {
+            future.key: (future, variant)
+            for variant in variants
+            for future in [_submit(client, job, recipe, variant)]
+        }
+        for future in _as_ready(client, [future for future, _ in begun.values()], stop):
+            _, variant = begun.pop(future.key)
+            yield variant, _row(future, variant)
+
+
+def _submit(client: Client, job: StudentJob, recipe: Recipe, variant: Variant) -> Future[Any]:
+    return client.submit(
+        train_one,
+        job,
+        variant,
+        key=f"student-{uuid4().hex}",  # a command's own: what another one did is no answer
+        retries=recipe.cluster.retries,
+        resources=recipe.cluster.resources or None,
+    )
+
+
+def _as_ready(client: Client, futures: list[Future[Any]], stop: Stop) -> Iterator[Future[Any]]:
+    from distributed import as_completed
+
+    finished = as_completed(futures, loop=client.loop)
+    for _ in futures:
+        while not finished.has_ready():
+            if stop.wait(LOOK_EVERY_S):
+                # Closing, the client takes back what is not begun.
+                raise Interrupted(STOPPED, stop.signal)
+        yield next(finished)
+
+
+def _row(future: Future[Any], variant: Variant) -> dict[str, Any]:
+    if future.status == "finished":
+        row: dict[str, Any] = future.result()
+        return row
+    error = describe(future.exception()) if future.status == "error" else "its worker was lost"
+    return {
+        "point": variant.point,
+        "seed": variant.seed,
+        "fold": variant.fold,
+        "error": error,
+    }

@@ -1,0 +1,88 @@
+"""Beside stage 3: a grid of students on one store, several seeds each, in one table.
+
+    fpd sweep alpha -w work/lsp --grid student.alpha=0,0.25,0.5,1 --seeds 3
+
+In: what stage 3 takes. Out: `sweeps/NAME/` (a folder a student, sweep.json, table.md, sweep.png).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from ..pipeline.cluster import Workers, make_student_job, train_on_cluster
+from ..pipeline.comparison import draw, markdown, summarise
+from ..pipeline.recipe import Recipe, Sweep
+from ..pipeline.sweeping import Variant, train_and_score, variants
+from ..pipeline.workdir import WorkDir, atomic, versions, write_json
+
+log = logging.getLogger("fpd")
+
+
+def run(
+    work: WorkDir,
+    recipe: Recipe,
+    device: torch.device,
+    name: str,
+    sweep: Sweep,
+    workers: Workers | None = None,
+) -> dict[str, Any]:
+    """Train what is missing of a sweep's students, score them all, and compare them.
+
+    A student that fails is noted and the others go on; the same command tries it again.
+
+    Args:
+        workers: train on a Dask cluster; None: in this process, one after another.
+
+    Returns:
+        The content of `sweep.json`: "name", "sweep", "runs" (a row a student, "error" where it
+        failed), "points" (see `summarise`), "device", "versions".
+
+    Raises:
+        Interrupted: after a signal; what is trained is kept.
+        ValueError: the sweep contradicts itself, or there is no cluster.
+    """
+    wanted = variants(sweep)
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for variant, row in _train(work, recipe, device, name, sweep, wanted, workers):
+        rows[variant] = row
+        outcome = row.get("error") or f"PCK {100 * row['mean']:.1f}"
+        log.info("%d of %d: %s, %s: %s", len(rows), len(wanted), *variant, outcome)
+    runs = [rows[variant.point, variant.run] for variant in wanted]
+    found = {
+        "name": name,
+        "sweep": sweep.model_dump(mode="json"),
+        "runs": runs,
+        "points": summarise(runs),
+        "device": str(device),
+        "versions": versions(),
+    }
+    folder = work.sweep(name)
+    write_json(folder / "sweep.json", found)
+    with atomic(folder / "table.md") as temporary:
+        temporary.write_text(markdown(found), "utf-8")
+    draw(found, folder / "sweep.png")
+    return found
+
+
+def _train(
+    work: WorkDir,
+    recipe: Recipe,
+    device: torch.device,
+    name: str,
+    sweep: Sweep,
+    wanted: list[Variant],
+    workers: Workers | None,
+) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
+    """(point, run) and row of each student, as it becomes ready."""
+    if workers is None:
+        for variant in wanted:
+            row = train_and_score(work, recipe, name, sweep, variant, device)
+            yield (variant.point, variant.run), row
+        return
+    job = make_student_job(work, recipe, name, sweep, workers)
+    for variant, row in train_on_cluster(workers, job, recipe, wanted):
+        yield (variant.point, variant.run), row

@@ -1,0 +1,139 @@
+"""`fpd sweep`: a grid trained, resumed, compared; failures apart; the same on a cluster."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from fpd.cli import main
+from fpd.data.readers import load
+from fpd.pipeline.cluster import choose_workers
+from fpd.pipeline.recipe import Recipe, Sweep
+from fpd.pipeline.workdir import ModelDir, WorkDir
+from fpd.stages import student, sweep
+
+CPU = torch.device("cpu")
+GRID = Sweep(grid={"student.alpha": [0, 1]}, seeds=2)
+
+
+def fpd(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def bytes_below(folder: Path) -> dict[Path, bytes]:
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_grid_is_trained_scored_and_compared(work: WorkDir, toy_recipe: Recipe) -> None:
+    found = sweep.run(work, toy_recipe, CPU, "alpha", GRID)
+    assert [(r["point"], r["seed"]) for r in found["runs"]] == [
+        *(("alpha=0", 0), ("alpha=0", 1), ("alpha=1", 0), ("alpha=1", 1)),
+    ]
+    assert [point["runs"] for point in found["points"]] == [2, 2]
+    folder = work.sweep("alpha")
+    assert json.loads((folder / "sweep.json").read_text("utf-8")) == found
+    assert (folder / "table.md").is_file() and (folder / "sweep.png").is_file()
+    # A variant is the very student that stage 3 trains by the same settings.
+    one = student.run(
+        work,
+        Recipe.parse(
+            toy_recipe.model_dump()
+            | {"student": toy_recipe.student.model_dump() | {"alpha": 1, "seed": 1}}
+        ),
+        CPU,
+        name="alone",
+    )
+    of_sweep = ModelDir(folder / "alpha=1" / "seed-1").record()
+    assert one["result"]["weights_sha256"] == of_sweep["result"]["weights_sha256"]
+    # The same command trains and scores nothing again, and ends with the same bytes.
+    before = bytes_below(folder)
+    assert sweep.run(work, toy_recipe, CPU, "alpha", GRID) == found
+    after = bytes_below(folder)
+    assert {p: b for p, b in after.items() if p.suffix != ".png"} == {
+        p: b for p, b in before.items() if p.suffix != ".png"
+    }
+    # `fpd evaluate` shows the directory's own models, not a sweep's dozens.
+    assert set(work.models()) == {"teacher", "alone"}
+
+
+def test_a_failure_is_apart_and_tried_again(
+    work: WorkDir, toy_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points: dict[str, dict[str, Any]] = {
+        "fails": {"student.learning_rate": 1e30, "student.alpha": 0},
+        "cannot be": {"student.alpha": 7},
+        "works": {},
+    }
+    grid = Sweep(points=points, seeds=1)
+    found = sweep.run(work, toy_recipe, CPU, "f", grid)
+    fails, cannot, works = found["runs"]
+    assert "the loss became" in fails["error"]
+    assert "student.alpha" in cannot["error"]
+    assert "error" not in works
+    path = work.sweep("f") / "fails" / "seed-0"
+    assert json.loads((path / "failed.json").read_text("utf-8")) == {"error": fails["error"]}
+    shutil.rmtree(path)
+    points["fails"] = {"student.alpha": 0}
+    again = sweep.run(work, toy_recipe, CPU, "f", Sweep(points=points, seeds=1))
+    assert "error" not in again["runs"][0]
+    assert not (path / "failed.json").exists()
+
+
+def test_cross_validation_leaves_a_part_out_and_scores_it(
+    work: WorkDir, toy_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fpd.pipeline import distilling
+
+    seen: list[tuple[set[str], set[str]]] = []
+    train_model = distilling.train_model
+
+    def spy(**arguments: Any) -> dict[str, Any]:
+        people, keep = arguments["people"], arguments["keep"]
+        trained_on = {i for i, kept in zip(people["train"].ids, keep, strict=True) if kept}
+        seen.append((trained_on, set(people["validation"].ids)))
+        return train_model(**arguments)
+
+    monkeypatch.setattr(distilling, "train_model", spy)
+    grid = Sweep(grid={"student.alpha": [1]}, folds=2, seeds=1)
+    found = sweep.run(work, toy_recipe, CPU, "cv", grid)
+    everyone = set(load(toy_recipe.data, "train").ids)
+    (trained_a, left_a), (trained_b, left_b) = seen
+    assert trained_a == everyone - left_a == left_b
+    assert trained_b == everyone - left_b == left_a
+    assert all(run["mean"] == run["validation_pck"] for run in found["runs"])
+    assert all("auc" not in run for run in found["runs"])  # the test people were not looked at
+
+
+def test_a_cluster_finds_the_same(work: WorkDir, toy_recipe: Recipe) -> None:
+    here = sweep.run(work, toy_recipe, CPU, "here", GRID)
+    there = sweep.run(work, toy_recipe, CPU, "there", GRID, choose_workers(2, None, None, "cpu"))
+    varying = {"seconds"}
+    for one, other in zip(here["runs"], there["runs"], strict=True):
+        assert {k: v for k, v in one.items() if k not in varying} == {
+            k: v for k, v in other.items() if k not in varying
+        }
+
+
+def test_the_command(work: WorkDir) -> None:
+    options = ("-w", work.root, "--grid", "student.alpha=0,7", "--seeds", "1")
+    result = fpd("sweep", "mine", *options)
+    assert result.exit_code == 1
+    assert "alpha=0" in result.output
+    assert "1 of 2 students failed" in result.output
+    assert f"written to {work.sweep('mine')}" in result.output
+    for arguments, said in (
+        ((), "found no name"),
+        (("unknown",), "found unknown"),
+        (("x", "--grid", "teacher.epochs=1"), "expected settings of student"),
+        (("../x", "--grid", "student.alpha=1"), "expected a student's name"),
+    ):
+        result = fpd("sweep", *arguments, "-w", work.root)
+        assert result.exit_code == 1
+        assert said in result.output
+        assert isinstance(result.exception, SystemExit)
