@@ -3,6 +3,7 @@
     {"images": [{"id": 7, "file_name": "a.jpg"}], "annotations": [{"image_id": 7, "bbox": [...]}]}
     [{"image_id": 7, "bbox": [x, y, w, h], "score": 0.9, "category_id": 1}]     detections
     [{"image": "a.jpg", "bbox": [x, y, w, h]}]                                  a plain list
+    [{"image": "a.jpg", "x": x, "y": y, "w": w, "h": h}]                        `readers.folder`'s
     image,x,y,w,h                                                               CSV, with this line
 
 x and y are of a box's left and top *edge*, so that a whole image of W x H pixels is [0, 0, W, H]:
@@ -90,7 +91,7 @@ def _csv_rows(path: Path, text: str) -> Iterable[dict[str, Any]]:
             f"{','.join(reader.fieldnames or ())[:100]!r}"
         )
     try:
-        return [row | {"bbox": [row[name] for name in CSV_COLUMNS[1:]]} for row in reader]
+        return list(reader)
     except csv.Error as error:
         raise ValueError(f"{path} cannot be read as CSV: {error}") from None
 
@@ -125,8 +126,9 @@ def _box(path: Path, number: int, row: dict[str, Any]) -> Box:
     """
     image_id = row.get("image_id")
     image = row.get("image") or row.get("file_name") or image_id
+    bbox = row["bbox"] if "bbox" in row else [row.get(name) for name in CSV_COLUMNS[1:]]
     try:
-        xywh = np.array(row.get("bbox"), np.float64)
+        xywh = np.array(bbox, np.float64)
         score = float(_given(row, "score", 1.0))
         category = int(_given(row, "category_id", PERSON))
     except (TypeError, ValueError, OverflowError):
@@ -134,7 +136,7 @@ def _box(path: Path, number: int, row: dict[str, Any]) -> Box:
     if xywh.shape != (4,) or not np.isfinite(xywh).all() or not np.isfinite(score):
         raise ValueError(
             f"{path}: expected four finite numbers x, y, w, h as box {number}, found "
-            f"{str(row.get('bbox'))[:80]}"
+            f"{str(bbox)[:80]}"
         )
     if not isinstance(image, str | int):
         raise ValueError(f'{path}: expected an "image" or "image_id" of box {number}, found none')

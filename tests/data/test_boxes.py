@@ -23,6 +23,7 @@ def written(tmp_path: Path, content: object, name: str = "boxes.json") -> Path:
     [
         ([{"image": "some/where/a.jpg", "bbox": XYWH}], Box("a.jpg", tuple(XYWH))),
         ([{"file_name": "a.jpg", "bbox": XYWH}], Box("a.jpg", tuple(XYWH))),
+        ([{"image": "a.jpg", "x": 1.5, "y": 2, "w": 30, "h": 40.25}], Box("a.jpg", tuple(XYWH))),
         (
             [{"image_id": 7, "bbox": XYWH, "score": 0, "category_id": 3}],
             Box(7, tuple(XYWH), 7, 3, 0.0),

@@ -208,7 +208,7 @@ def test_broken_images_are_named_at_the_end(model: Path, photos: Path, tmp_path:
     cv2.imwrite(str(folder / "006b.jpg"), cv2.imread(str(folder / "006.png")))
     jpeg = (folder / "006b.jpg").read_bytes()
     (folder / "006b.jpg").write_bytes(jpeg[: len(jpeg) // 2])  # its header is whole
-    (folder / "005.png").write_bytes(cut[:40])
+    (folder / "005.png").write_bytes(cut[:200])  # of an image by its header, and no more
     result = fpd(folder, "-w", model, "-o", tmp_path / "o")
     assert_refused(result, "001.png cannot be read as an image", "006b.jpg is a JPEG cut short")
     assert "predicted 6 people on 6 images" in result.output
