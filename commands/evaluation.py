@@ -109,7 +109,7 @@ def evaluate_models(
 ) -> None:
     """Score all models and print the table."""
     from ..pipeline import oks
-    from ..pipeline.report import table
+    from ..pipeline.report.scores import table
     from ..stages import evaluate
 
     report = evaluate.run(work, recipe, device, tau)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .report import align
+from .report.scores import align
 from .workdir import atomic
 
 HEADER = ["student", "runs", "PCK", "AUC", "validation", "params", "GMACs", "epochs", "s"]
@@ -122,7 +122,7 @@ def draw(sweep: dict[str, Any], path: Path) -> None:
         deviation = statistics.stdev(shares) if len(shares) > 1 else 0.0
         axes.errorbar(mean, place, xerr=deviation, fmt="|", color="black", capsize=3, markersize=12)
         axes.plot(shares, [place] * len(shares), "o", color="tab:blue", alpha=0.6, markersize=5)
-    axes.set_yticks(range(len(points)), [point["point"] for point in points])
+    axes.set_yticks(range(len(points)), [point["point"] for point in points], parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("PCK, %: runs, mean, standard deviation")
     axes.grid(axis="x", alpha=0.3)

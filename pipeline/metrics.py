@@ -67,15 +67,12 @@ def pck(
         ValueError: no joint can be scored.
     """
     tau = skeleton.threshold if tau is None else tau
-    unit_N1 = np.where(normaliser_N > 0, normaliser_N, np.nan)[:, None]
-    counted_NK = ~np.isnan(labelled_NK2).any(-1) & ~np.isnan(unit_N1)
-    counted_NK[:, list(skeleton.unscored)] = False
+    errors_NK = unit_errors(predicted_NK2, labelled_NK2, normaliser_N, skeleton)
+    counted_NK = ~np.isnan(errors_NK)
     if not counted_NK.any():
         raise ValueError("no labelled joint to score: PCK needs labels and their normaliser")
-    with np.errstate(over="ignore"):  # a prediction may be anything: too far is too far
-        errors_NK = np.linalg.norm(predicted_NK2 - labelled_NK2, axis=-1) / unit_N1
     counts_K = counted_NK.sum(axis=0)
-    correct_K = ((errors_NK <= tau) & counted_NK).sum(axis=0)
+    correct_K = (errors_NK <= tau).sum(axis=0)
     per_joint_K = np.where(counts_K > 0, correct_K / np.maximum(counts_K, 1), np.nan)
     thresholds_T = np.linspace(0, skeleton.threshold, skeleton.curve_steps + 1)
     curve_T = (errors_NK[counted_NK][:, None] <= thresholds_T).mean(axis=0)
@@ -91,6 +88,27 @@ def pck(
         counts_K=counts_K,
         not_finite=int((counted_NK & ~finite_NK).sum()),
     )
+
+
+def unit_errors(
+    predicted_NK2: NDArray[np.floating],
+    labelled_NK2: NDArray[np.float64],
+    normaliser_N: NDArray[np.float64],
+    skeleton: Skeleton,
+) -> NDArray[np.float64]:
+    """How far each prediction is from its label; arguments as `pck` has them.
+
+    Returns:
+        float64 (N, K), in the people's units of length: NaN where a joint does not count, inf
+        where it does and its prediction is not finite.
+    """
+    unit_N1 = np.where(normaliser_N > 0, normaliser_N, np.nan)[:, None]
+    counted_NK = ~np.isnan(labelled_NK2).any(-1) & ~np.isnan(unit_N1)
+    counted_NK[:, list(skeleton.unscored)] = False
+    with np.errstate(over="ignore"):  # a prediction may be anything: too far is too far
+        errors_NK = np.linalg.norm(predicted_NK2 - labelled_NK2, axis=-1) / unit_N1
+    errors_NK[~np.isfinite(predicted_NK2).all(-1)] = np.inf
+    return np.where(counted_NK, errors_NK, np.nan)
 
 
 def pck_where_labelled(

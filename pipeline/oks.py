@@ -207,7 +207,7 @@ def read_results(path: Path, joints: int, image_ids: set[Any], category: Any) ->
 
 def lines(rows: dict[str, dict[str, Any]]) -> list[str]:
     """What a table says of OKS, model by model; nothing where no row has it."""
-    from .report import align, percent
+    from .report.scores import align, percent
 
     with_oks = {name: row for name, row in rows.items() if "oks" in row}
     scored = {name: row["oks"] for name, row in with_oks.items() if row["oks"]}

@@ -19,10 +19,10 @@ import torch
 from ..data.readers import load
 from .distilling import train_student
 from .inference import predict
-from .metrics import pck
+from .metrics import pck_where_labelled
 from .models.cost import count
 from .recipe import Recipe, Sweep, merge
-from .report import shares
+from .report.scores import shares
 from .training.train import load_model
 from .workdir import ModelDir, WorkDir, read_json, write_json
 
@@ -167,5 +167,5 @@ def _measured(
         return spent | found | {"mean": result["validation_pck"]}
     network = load_model(out, joints, device)
     said = predict(network, recipe, people, device, testing=recipe.testing).joints_NK2
-    score = pck(said, people.joints_NK2, people.normaliser_N, people.skeleton)
+    score = pck_where_labelled(said, people.joints_NK2, people.normaliser_N, people.skeleton)
     return spent | found | shares(score, people.skeleton)

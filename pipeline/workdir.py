@@ -6,7 +6,7 @@
       heatmaps.zarr/
       student/      the same as teacher/; further students under their names
       sweeps/       grids of students, a folder each (`sweeping.py`)
-      evaluation/   report.json  pck_curve.png
+      evaluation/   report.html  report.json  pck_curve.png  predictions/
 
 A stage is finished when its `record.json` is there: it is written last.
 """
@@ -113,16 +113,7 @@ class WorkDir:
         Raises:
             ValueError: it cannot be made or written to.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".write-test-{os.getpid()}"
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            raise ValueError(
-                f"work directory {self.root} cannot be written to ({error.strerror}): "
-                "name another with -w"
-            ) from None
+        make_writable(self.root, "work directory", "name another with -w")
 
 
 @dataclass(frozen=True)
@@ -157,6 +148,23 @@ class ModelDir:
 
     def record(self) -> dict[str, Any]:
         return read_json(self.record_path)
+
+
+def make_writable(folder: Path, what: str, remedy: str) -> None:
+    """Make a folder, and see that files can be written into it.
+
+    Raises:
+        ValueError: they cannot; `what` the folder is, and the `remedy`, stand in the message.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"{what} {folder} cannot be written to ({error.strerror}): {remedy}"
+        ) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

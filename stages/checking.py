@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..data.checks import problems
 from ..data.readers import Data, Split, read
 from ..data.samples import SampleSet
-from ..pipeline.report import align
+from ..pipeline.report.scores import align
 from ..pipeline.workdir import check_output, write_json
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

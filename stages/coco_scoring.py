@@ -12,7 +12,7 @@ from typing import Any
 
 from ..data.readers import coco
 from ..pipeline import oks
-from ..pipeline.report import align, percent
+from ..pipeline.report.scores import align, percent
 from ..pipeline.workdir import check_output, sha256, write_json
 
 

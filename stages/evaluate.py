@@ -2,11 +2,13 @@
 
     fpd evaluate -w work/demo
 
-In: the data set, the models' folders. Out: `evaluation/` (report.json, pck_curve.png).
+In: the data set, the models' folders. Out: `evaluation/` (report.json, pck_curve.png, report.html,
+predictions/ with a file a model); docs/report.md says what is in them.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -14,16 +16,21 @@ import torch
 from ..data.readers import load
 from ..data.samples import SampleSet
 from ..data.views import Geometry
-from ..pipeline.inference import predict
+from ..pipeline.inference import Predicted, predict
 from ..pipeline.metrics import pck_where_labelled
 from ..pipeline.models import Model
 from ..pipeline.models.cost import count, latency_ms
 from ..pipeline.oks import oks_row
 from ..pipeline.recipe import Recipe
-from ..pipeline.report import draw_curves, shares
+from ..pipeline.report.charts import draw_curves
+from ..pipeline.report.files import read_history, write_predictions
+from ..pipeline.report.page import render
+from ..pipeline.report.scores import shares
 from ..pipeline.store import read_manifest, shard_bytes, store_files, stored_layout
 from ..pipeline.training.train import load_model
-from ..pipeline.workdir import ModelDir, WorkDir, versions, write_json
+from ..pipeline.workdir import ModelDir, WorkDir, atomic, make_writable, versions, write_json
+
+log = logging.getLogger("fpd")
 
 
 def run(
@@ -39,15 +46,18 @@ def run(
         "versions".
 
     Raises:
-        ValueError: there is no finished model, or the test people cannot be used.
+        ValueError: there is no finished model, or the test people cannot be used, or the results
+            cannot be written.
     """
     models = work.models()
     if not models:
         raise ValueError(f"{work.root} has no finished model: run `fpd run all -w {work.root}`")
+    for out in (work.evaluation, work.evaluation / "predictions"):
+        make_writable(out, "the folder of results", "make it so, or move it away")
     samples = load(recipe.data, "test")
-    rows = {
-        name: _evaluate(folder, recipe, samples, device, tau) for name, folder in models.items()
-    }
+    rows, predicted = {}, {}
+    for name, folder in models.items():
+        rows[name], predicted[name] = _evaluate(folder, recipe, samples, device, tau)
     report = {
         "dataset": samples.fingerprint(),
         "models": rows,
@@ -56,9 +66,7 @@ def run(
         "device": str(device),
         "versions": versions(),
     }
-    work.evaluation.mkdir(exist_ok=True)
-    write_json(work.evaluation / "report.json", report)
-    draw_curves(report, work.evaluation / "pck_curve.png")
+    _write(work, report, samples, predicted, models)
     return report
 
 
@@ -68,9 +76,10 @@ def _evaluate(
     samples: SampleSet,
     device: torch.device,
     tau: float | None,
-) -> dict[str, Any]:
-    """One model's row of the report."""
-    settings = folder.record()["identity"]["settings"]
+) -> tuple[dict[str, Any], Predicted]:
+    """One model's row of the report, and its joints of all test people."""
+    record = folder.record()
+    settings = record["identity"]["settings"]
     geometry = Geometry.model_validate(settings["geometry"])
     model = Model.model_validate(settings["training"]["model"])
     network = load_model(folder, samples.skeleton.num_joints, device)
@@ -80,16 +89,38 @@ def _evaluate(
         predicted.joints_NK2, samples.joints_NK2, samples.normaliser_N, samples.skeleton, tau
     )
     parameters, gmacs = count(model, samples.skeleton.num_joints, geometry.crop_px)
-    return (
-        shares(score, samples.skeleton)
-        | oks_row(recipe.data, samples, predicted)
-        | {
-            "people": len(samples),
-            "parameters": parameters,
-            "gmacs": gmacs,
-            "ms_per_image": latency_ms(network, geometry.crop_px, device),
-        }
-    )
+    row = {
+        **shares(score, samples.skeleton),
+        **oks_row(recipe.data, samples, predicted),
+        "people": len(samples),
+        "parameters": parameters,
+        "gmacs": gmacs,
+        "ms_per_image": latency_ms(network, geometry.crop_px, device),
+        "record": record,
+    }
+    return row, predicted
+
+
+def _write(
+    work: WorkDir,
+    report: dict[str, Any],
+    samples: SampleSet,
+    predicted: dict[str, Predicted],
+    models: dict[str, ModelDir],
+) -> None:
+    """All files; the page last, for it alone may be left out."""
+    out = work.evaluation
+    write_json(out / "report.json", report)
+    write_predictions(out / "predictions", report, samples, predicted)
+    draw_curves(report, out / "pck_curve.png")
+    histories = {name: read_history(model.metrics) for name, model in models.items()}
+    try:
+        page = render(report, samples, predicted, histories)
+    except ModuleNotFoundError as error:  # an environment set up before there was a page
+        log.warning("report.html is left out: %s; `pip install -c constraints.txt -e .`", error)
+        return
+    with atomic(out / "report.html") as temporary:
+        temporary.write_text(page, "utf-8")
 
 
 def _bill(work: WorkDir, recipe: Recipe, models: dict[str, ModelDir]) -> dict[str, Any] | None:
@@ -100,7 +131,8 @@ def _bill(work: WorkDir, recipe: Recipe, models: dict[str, ModelDir]) -> dict[st
     layout = stored_layout(files)
     students = (folder.record()["identity"]["settings"]["training"] for folder in models.values())
     epochs = [student["epochs"] for student in students if student.get("alpha", 0) > 0]
-    passes = 2 if read_manifest(files).get("mirror_averaged") else 1  # a view
+    manifest = read_manifest(files)
+    passes = 2 if manifest.get("mirror_averaged") else 1  # a view
     return {
         "views": layout.views,
         "samples": layout.samples,
@@ -109,4 +141,5 @@ def _bill(work: WorkDir, recipe: Recipe, models: dict[str, ModelDir]) -> dict[st
         "teacher_passes": passes * layout.views * layout.samples,
         "teacher_passes_online": passes * layout.samples * sum(epochs),
         "distilled_students": len(epochs),
+        "manifest": manifest,
     }

@@ -25,7 +25,7 @@ from ..pipeline.drawing import Teaching
 from ..pipeline.drawing import draw as draw_teaching
 from ..pipeline.ranges import show_ranges
 from ..pipeline.recipe import Recipe
-from ..pipeline.report import align
+from ..pipeline.report.scores import align
 from ..pipeline.store import (
     Coverage,
     Files,

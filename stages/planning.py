@@ -14,7 +14,7 @@ from ..data.readers import load
 from ..pipeline.pilot import Pilot
 from ..pipeline.planning import Plan, Row, keep_views, make_plan, refuse_too_much
 from ..pipeline.recipe import Recipe, apply_overrides
-from ..pipeline.report import align
+from ..pipeline.report.scores import align
 from ..pipeline.sizes import format_bytes, format_duration
 from ..pipeline.store import make_manifest, store_files
 from ..pipeline.workdir import WorkDir, sha256

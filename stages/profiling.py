@@ -23,7 +23,7 @@ from ..pipeline.deploy.deployable import Deployable
 from ..pipeline.memory import peak_bytes
 from ..pipeline.models.cost import count
 from ..pipeline.recipe import Recipe
-from ..pipeline.report import align
+from ..pipeline.report.scores import align
 from ..pipeline.sizes import format_bytes
 from ..pipeline.timing import interleaved
 from ..pipeline.trained import Trained, find_model, load_trained

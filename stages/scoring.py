@@ -13,7 +13,7 @@ from typing import Any
 from ..data.ground_truth import GroundTruth, read_ground_truth
 from ..data.predictions import Predictions, read_predictions
 from ..pipeline.metrics import pck
-from ..pipeline.report import align, percent, shares
+from ..pipeline.report.scores import align, percent, shares
 from ..pipeline.workdir import check_output, sha256, write_json
 
 

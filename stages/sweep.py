@@ -16,6 +16,7 @@ import torch
 from ..pipeline.cluster import Workers, make_student_job, train_on_cluster
 from ..pipeline.comparison import draw, markdown, summarise
 from ..pipeline.recipe import Recipe, Sweep
+from ..pipeline.report.scores import percent
 from ..pipeline.sweeping import Variant, train_and_score, variants
 from ..pipeline.workdir import WorkDir, atomic, versions, write_json
 
@@ -49,7 +50,7 @@ def run(
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for variant, row in _train(work, recipe, device, name, sweep, wanted, workers):
         rows[variant] = row
-        outcome = row.get("error") or f"PCK {100 * row['mean']:.1f}"
+        outcome = row.get("error") or f"PCK {percent(row['mean'])}"
         log.info("%d of %d: %s, %s: %s", len(rows), len(wanted), *variant, outcome)
     runs = [rows[variant.point, variant.run] for variant in wanted]
     found = {

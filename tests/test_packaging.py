@@ -104,5 +104,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert all(name.startswith("fpd/") for name in ours)
     assert {f"fpd/{path.relative_to(ROOT).as_posix()}" for path in SOURCES} <= ours
     assert {"fpd/pipeline/recipes/demo.toml", "fpd/pipeline/recipes/lsp.toml"} <= ours
+    templates = {path.name for path in (ROOT / "pipeline/report/templates").iterdir()}
+    assert {f"fpd/pipeline/report/templates/{name}" for name in templates} <= ours
+    assert len(templates) == 3
     assert not any("tests" in name or "benchmarks" in name for name in ours)
     assert any(name.endswith("LICENSE") for name in names)

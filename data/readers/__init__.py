@@ -83,13 +83,13 @@ class Data(Settings):
     validation: float = Field(
         0.05, ge=0, lt=1, description="share of the training people held out to choose weights"
     )
-    unlabelled: Path | None = Field(
+    unlabelled: Path | None = added(
         None, description="folder of images, as of `folder`: students with a teacher train on them"
     )
     spoil: Spoil = added(Spoil(), description="for experiments: training labels made worse")
     figures: Figures = Figures()
-    coco: Coco = Coco()
-    folder: Folder = Folder()
+    coco: Coco = added(Coco())
+    folder: Folder = added(Folder())
 
     @model_validator(mode="after")
     def _what_the_reader_needs(self) -> Data:

@@ -76,7 +76,10 @@ def test_the_best_has_the_highest_mean() -> None:
     assert best({"points": summarise(RUNS[-1:])}) is None
 
 
-@pytest.mark.parametrize("sweep", [SWEEP, {"points": summarise(RUNS[-1:])}])
+ODD = {"points": summarise([run("costs $5 or $", 0, 0.4), run(r"$\frac$", 0, 0.4)])}
+
+
+@pytest.mark.parametrize("sweep", [SWEEP, {"points": summarise(RUNS[-1:])}, ODD])
 def test_the_picture_is_a_picture(tmp_path: Path, sweep: dict[str, Any]) -> None:
     draw(sweep, tmp_path / "sweep.png")
     image = cv2.imread(str(tmp_path / "sweep.png"))

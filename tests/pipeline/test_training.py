@@ -33,7 +33,7 @@ from fpd.pipeline.training.checkpoint import save_weights
 from fpd.pipeline.training.feed import EpochBatches, fresh_views
 from fpd.pipeline.training.loop import Diverged
 from fpd.pipeline.training.objective import Objective
-from fpd.pipeline.training.train import load_model
+from fpd.pipeline.training.train import check_validation, load_model
 from fpd.pipeline.workdir import ModelDir, WorkDir, read_json, sha256, write_json
 from fpd.stages import heatmaps, student, teacher
 
@@ -527,8 +527,11 @@ def test_a_network_that_learns_is_not(
     assert not any("epoch 8" in text for text in collapse_warnings(caplog))
 
 
-def test_nothing_to_learn_is_no_collapse(tmp_path: Path, toy_recipe: Recipe) -> None:
-    """Not a label in the epoch: the loss of an answer of zero is zero."""
+def test_nothing_to_learn_is_no_collapse(
+    tmp_path: Path, toy_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a label that reaches its crop in the epoch: the loss of an answer of zero is zero."""
+    monkeypatch.setattr("fpd.pipeline.training.train.check_labels", lambda *_: None)
     recipe = changed(toy_recipe, "data.figures.missing_labels=0.999999", "data.validation=0")
     assert np.isnan(load(recipe.data, "train").joints_NK2).all()
     work = WorkDir(tmp_path)
@@ -540,8 +543,10 @@ def test_people_without_labels_to_score_are_refused_before_training(
     tmp_path: Path, toy_recipe: Recipe
 ) -> None:
     recipe = changed(toy_recipe, "data.figures.missing_labels=0.999999")
-    with pytest.raises(ValueError, match="no labelled joint to score"):
+    with pytest.raises(ValueError, match="none of 18 training people has a labelled joint"):
         train_teacher(WorkDir(tmp_path), recipe)
+    with pytest.raises(ValueError, match="no labelled joint to score"):
+        check_validation(load(recipe.data, "validation"), recipe.teacher)
     assert not WorkDir(tmp_path).teacher.state.exists()
 
 

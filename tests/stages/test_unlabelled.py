@@ -13,7 +13,7 @@ from PIL import Image
 
 from fpd.data.readers import load
 from fpd.pipeline.recipe import Recipe, apply_overrides
-from fpd.pipeline.report import table
+from fpd.pipeline.report.scores import table
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import evaluate, heatmaps, student, teacher
 

@@ -1,15 +1,11 @@
-"""What people see of an evaluation: the right numbers in straight columns, and a picture."""
+"""The table of an evaluation: the right numbers in straight columns."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
-from fpd.pipeline.report import align, draw_curves, table
+from fpd.pipeline.report.scores import align, table
 
 
 def row(mean: float, **changes: Any) -> dict[str, Any]:
@@ -98,24 +94,3 @@ def test_a_share_of_nothing_is_shown_as_such() -> None:
     models = {"student": row(0.5, groups={"head": math.nan, "ankle": 0.5})}
     report = {"store": None, "testing": ONE_PASS, "models": models}
     assert table(report).splitlines()[2].split()[1:3] == ["nan", "50.0"]
-
-
-def test_curves_are_a_picture(tmp_path: Path) -> None:
-    path = tmp_path / "pck_curve.png"
-    draw_curves(REPORT, path)
-    image = cv2.imread(str(path))
-    assert image.shape == (600, 900, 3)
-    # Matplotlib's first two line colours, for the two models (BGR).
-    for colour in ([0xB4, 0x77, 0x1F], [0x0E, 0x7F, 0xFF]):
-        assert (image == np.array(colour, np.uint8)).all(-1).sum() > 100
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_curves_replace_an_older_picture_and_follow_the_numbers(tmp_path: Path) -> None:
-    path = tmp_path / "curve.png"
-    draw_curves(REPORT, path)
-    before = path.read_bytes()
-    draw_curves(REPORT, path)
-    assert path.read_bytes() == before
-    draw_curves({"models": {"teacher": row(0.1)}}, path)
-    assert path.read_bytes() != before

@@ -1,14 +1,12 @@
-"""What people see of an evaluation: a table in the terminal, curves in a picture."""
+"""An evaluation in numbers: JSON, and the table in the terminal."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
-from ..data.skeletons import Skeleton
-from .metrics import Pck, group_means
-from .workdir import atomic
+from ...data.skeletons import Skeleton
+from ..metrics import Pck, group_means
 
 
 def shares(pck: Pck, skeleton: Skeleton) -> dict[str, Any]:
@@ -99,24 +97,3 @@ def align(rows: list[list[str]]) -> str:
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
         for row in rows
     )
-
-
-def draw_curves(report: dict[str, Any], path: Path) -> None:
-    """PCK over its threshold, one line a model, as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    scored = {name: row for name, row in report["models"].items() if row["mean"] is not None}
-    for name, row in scored.items():
-        shares = [100 * share for share in row["curve"]["pck"]]
-        axes.plot(row["curve"]["thresholds"], shares, label=f"{name}: {100 * row['mean']:.1f}")
-    axes.set_xlabel("threshold, in the person's unit of length")
-    axes.set_ylabel("joints found, %")
-    axes.set_ylim(0, 100)
-    axes.set_xlim(left=0)
-    axes.grid(alpha=0.3)
-    if scored:
-        axes.legend(title=row["metric"])
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png")

@@ -1,0 +1,69 @@
+"""Files beside the page: every model's predictions going out, training histories coming in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...data.samples import SampleSet
+from ..inference import Predicted
+from ..workdir import atomic
+
+MAX_HISTORY_BYTES = 1 << 26
+
+
+def write_predictions(
+    folder: Path,
+    report: Mapping[str, Any],
+    samples: SampleSet,
+    predicted: Mapping[str, Predicted],
+) -> None:
+    """A JSON file a model, in an existing folder: see docs/report.md for its keys.
+
+    `fpd evaluate --predictions FILE --zero-based` reads them, too.
+    """
+    for name, found in predicted.items():
+        result = report["models"][name].get("record", {}).get("result", {})
+        content = {
+            "model": name,
+            "weights_sha256": result.get("weights_sha256"),
+            "dataset": report["dataset"],
+            "testing": report["testing"],
+            "joint_names": list(samples.skeleton.joints),
+            "ids": list(samples.ids),
+            "joints": _lists(found.joints_NK2),
+            "peaks": _lists(found.peaks_NK),
+        }
+        with atomic(folder / f"{name}.json") as temporary:
+            temporary.write_text(json.dumps(content, allow_nan=False) + "\n", "utf-8")
+
+
+def _lists(values: NDArray[np.float64]) -> Any:
+    """Nested lists, as JSON can hold them: None for NaN and inf."""
+    found = values.astype(object)
+    found[~np.isfinite(values)] = None
+    return found.tolist()
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`, an epoch each; those that can be read, none if none can."""
+    try:
+        if path.stat().st_size > MAX_HISTORY_BYTES:
+            return []
+        lines = path.read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
