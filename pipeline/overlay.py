@@ -64,7 +64,9 @@ def draw_people(
         _draw_person(
             canvas, keypoints_K3, max(THINNEST_PX, round(side / BOX_SIDES_A_STROKE)), skeleton
         )
-    _, encoded = cv2.imencode(path.suffix, canvas, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    png = path.suffix.lower() == ".png"
+    quality = [] if png else [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    _, encoded = cv2.imencode(path.suffix, canvas, quality)
     with atomic(path) as temporary:
         temporary.write_bytes(encoded.tobytes())
 

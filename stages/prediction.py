@@ -41,7 +41,7 @@ from ..data.skeletons import Skeleton
 from ..data.views import cut
 from ..pipeline.inference import predict
 from ..pipeline.overlay import draw_people, drawing_name
-from ..pipeline.recipe import Recipe
+from ..pipeline.recipe import Loader, Recipe
 from ..pipeline.stopping import Interrupted, Stop, stop_requested
 from ..pipeline.trained import Trained, find_model, load_trained
 from ..pipeline.training.feed import in_batches
@@ -130,7 +130,9 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device, name: str, wanted: 
     _check_out(wanted.out, paths)
     trained = load_trained(find_model(work, name), recipe, device)
     photos = Photos(paths, as_stored=wanted.as_stored)
-    tools = Tools(trained, trained.recipe(recipe), device, photos, wanted)
+    # Read here: a reading process that meets a broken image may never let go of this one.
+    here = recipe.model_copy(update={"loader": Loader(workers=0)})
+    tools = Tools(trained, trained.recipe(here), device, photos, wanted)
     problems: list[str] = []
     results = _predict_all(tools, boxes_of, problems)
     if not results:
