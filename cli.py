@@ -9,7 +9,7 @@ import logging
 
 import click
 
-from .commands import data, evaluation, heatmaps, sweeping, training
+from .commands import data, deployment, evaluation, heatmaps, sweeping, training
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,6 +33,9 @@ for command in (
     heatmaps.merge_caches,
     heatmaps.verify_cache,
     evaluation.evaluate,
+    deployment.predict,
+    deployment.export,
+    deployment.profile,
     sweeping.sweep,
     training.demo,
 ):

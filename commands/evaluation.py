@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from .options import run_options, stage
+from .options import passes_options, passes_overrides, run_options, stage
 
 if TYPE_CHECKING:
     import torch
@@ -51,18 +51,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, min_open=True, max=10),
     help="Threshold of the means, in units of length.  [default: MPII 0.5, LSP 0.2]",
 )
-@click.option(
-    "--flip-test/--no-flip-test",
-    "flip",
-    default=None,
-    help="Average each answer with its mirrored twin.  [default: the recipe's testing.flip]",
-)
-@click.option(
-    "--scales",
-    metavar="FACTORS",
-    help="Average over crops of the box times each of 0.9,1,1.1, say.  [default: the recipe's "
-    "testing.scales]",
-)
+@passes_options
 @click.option(
     "--zero-based/--one-based",
     default=None,
@@ -100,7 +89,7 @@ def evaluate(
             raise click.ClickException(
                 "--json, --zero-based/--one-based, --sigmas and --category go with --predictions"
             )
-        options["overrides"] += _as_overrides(flip, scales)
+        options["overrides"] += passes_overrides(flip, scales)
         with stage(options, writes=False) as (work, recipe, device):
             evaluate_models(work, recipe, device, tau)
     elif predictions is None or ground_truth is None:
@@ -126,12 +115,6 @@ def evaluate_models(
     report = evaluate.run(work, recipe, device, tau)
     click.echo("\n".join([table(report), *oks.lines(report["models"])]))
     click.echo(f"written to {work.evaluation}")
-
-
-def _as_overrides(flip: bool | None, scales: str | None) -> tuple[str, ...]:
-    """The options that are settings of the recipe, too, as `--set` has them."""
-    chosen = () if flip is None else (f"testing.flip={str(flip).lower()}",)
-    return chosen if scales is None else (*chosen, f"testing.scales=[{scales}]")
 
 
 def _refuse_given(options: dict[str, Any]) -> None:

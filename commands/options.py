@@ -63,6 +63,29 @@ def run_options(command: Command) -> Command:
     return command
 
 
+def passes_options(command: Command) -> Command:
+    """How a model is asked: settings of the recipe, too (`passes_overrides`)."""
+    flip = click.option(
+        "--flip-test/--no-flip-test",
+        "flip",
+        default=None,
+        help="Average each answer with its mirrored twin.  [default: the recipe's testing.flip]",
+    )
+    scales = click.option(
+        "--scales",
+        metavar="FACTORS",
+        help="Average over crops of the box times each of 0.9,1,1.1, say.  [default: the recipe's "
+        "testing.scales]",
+    )
+    return flip(scales(command))
+
+
+def passes_overrides(flip: bool | None, scales: str | None) -> tuple[str, ...]:
+    """The options of `passes_options` as `--set` has them."""
+    chosen = () if flip is None else (f"testing.flip={str(flip).lower()}",)
+    return chosen if scales is None else (*chosen, f"testing.scales=[{scales}]")
+
+
 def cluster_options(command: Command) -> Command:
     """The options of commands that a Dask cluster may share."""
     options = [

@@ -60,11 +60,12 @@ def decode(heatmaps_BKHW: Tensor) -> tuple[Tensor, Tensor]:
         value of the highest pixel.
     """
     heatmaps = heatmaps_BKHW.float()
-    width = heatmaps.shape[-1]
+    height, width = heatmaps.shape[-2:]
     peaks_BK, position = heatmaps.flatten(2).max(dim=-1)
     y, x = position // width, position % width
-    row_BKW = torch.take_along_dim(heatmaps, y[..., None, None], dim=2).squeeze(2)
-    column_BKH = torch.take_along_dim(heatmaps, x[..., None, None], dim=3).squeeze(3)
+    # `gather`, for `take_along_dim` fixes the batch size where the function is exported.
+    row_BKW = heatmaps.gather(2, y[..., None, None].expand(-1, -1, 1, width)).squeeze(2)
+    column_BKH = heatmaps.gather(3, x[..., None, None].expand(-1, -1, height, 1)).squeeze(3)
     return torch.stack([_vertex(row_BKW, x), _vertex(column_BKH, y)], dim=-1), peaks_BK
 
 
@@ -73,7 +74,7 @@ def _vertex(line_BKS: Tensor, top_BK: Tensor) -> Tensor:
     size = line_BKS.shape[-1]
     middle = top_BK.clamp(1, size - 2)
     offsets = torch.arange(-1, 2, device=line_BKS.device)
-    values = torch.take_along_dim(line_BKS, middle[..., None] + offsets, dim=-1)
+    values = line_BKS.gather(-1, middle[..., None] + offsets)
     # Values at or below zero have no logarithm; a floor far below any peak keeps the step finite.
     floor = line_BKS.amax(-1, keepdim=True).clamp_min(1e-12) * 1e-6
     before, at, after = torch.log(torch.maximum(values, floor)).unbind(-1)

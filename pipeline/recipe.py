@@ -371,7 +371,9 @@ class Recipe(Settings):
 
 
 DEFAULT_STUDENT = "student"
-RESERVED_NAMES = frozenset({"teacher", "evaluation", "heatmaps.zarr", "recipe.json", "sweeps"})
+RESERVED_NAMES = frozenset(
+    {"teacher", "evaluation", "heatmaps.zarr", "predictions", "recipe.json", "sweeps"}
+)
 
 
 def check_name(name: str) -> str:

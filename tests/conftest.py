@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+from torch.export import ExportedProgram
 
 from fpd.data.readers import load
 from fpd.data.samples import SampleSet
@@ -85,6 +86,32 @@ def toy_work(tmp_path_factory: pytest.TempPathFactory, toy_recipe: Recipe) -> Pa
     teacher.run(work, toy_recipe, CPU)
     heatmaps.run(work, toy_recipe, CPU)
     return work.root
+
+
+@pytest.fixture(scope="session")
+def toy_program(toy_work: Path, toy_recipe: Recipe) -> ExportedProgram:
+    """The toy teacher as PyTorch's exported program, which takes seconds to make."""
+    from fpd.pipeline.deploy.formats import export_program
+    from fpd.pipeline.trained import load_trained
+
+    return export_program(load_trained(WorkDir(toy_work).teacher, toy_recipe, CPU))
+
+
+@pytest.fixture(scope="session")
+def toy_onnx(
+    toy_work: Path,
+    toy_recipe: Recipe,
+    toy_program: ExportedProgram,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The toy teacher as an ONNX file, and its JSON beside it."""
+    from fpd.stages import exporting
+
+    out = tmp_path_factory.mktemp("exported") / "student.onnx"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(exporting, "export_program", lambda _: toy_program)
+        exporting.run(WorkDir(toy_work), toy_recipe, "teacher", out=out)
+    return out
 
 
 @pytest.fixture

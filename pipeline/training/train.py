@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,8 @@ def _write_record(out: ModelDir, run: Run) -> None:
             "best_epoch": progress.best_epoch,
             "validation_pck": None if progress.best_pck < 0 else progress.best_pck,
             "seconds": sum(row["seconds"] for row in progress.history),
+            # For users of the weights, who need no data set: what each heatmap is of.
+            "skeleton": asdict(run.validation.skeleton),
         },
         "device": str(run.device),
         "processes": run.group.size,

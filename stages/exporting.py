@@ -1,0 +1,225 @@
+"""Beside the stages: a finished model as one file that needs nothing of this package.
+
+    fpd export -w work/demo
+    fpd export -w work/demo --format torch-export -o student.pt2
+    fpd export -w work/demo --quantise static -o student-int8.onnx
+
+In: a model's folder; a few views of the data set to compare on (of drawn people, where the data set
+is not at hand), and all of its test people to score a quantised model. Out: the file, and a JSON
+beside it. docs/deploying.md has how to use them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..data.readers import load
+from ..data.readers.figures import figures
+from ..data.samples import SampleSet
+from ..data.views import PLAIN
+from ..pipeline.deploy.compare import HEATMAP_TOLERANCE, JOINT_TOLERANCE_PX, compare
+from ..pipeline.deploy.deployable import Answerer, Deployable, in_pytorch
+from ..pipeline.deploy.formats import (
+    describe,
+    export_program,
+    onnx_bytes,
+    onnx_packages,
+    open_onnx,
+    open_program,
+    program_bytes,
+)
+from ..pipeline.deploy.quantise import Method, quantise
+from ..pipeline.deploy.scoring import score
+from ..pipeline.recipe import Recipe
+from ..pipeline.timing import interleaved
+from ..pipeline.trained import Trained, find_model, load_trained
+from ..pipeline.training.feed import fresh_views
+from ..pipeline.workdir import WorkDir, atomic, write_json
+
+Format = Literal["onnx", "torch-export"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
+
+COMPARED_VIEWS = 32
+CALIBRATION_CROPS = 256
+TIMED_BATCH = 32
+WARM_UP, ROUNDS, RUNS = 3, 6, 10
+
+
+def run(
+    work: WorkDir,
+    recipe: Recipe,
+    name: str,
+    *,
+    kind: Format = "onnx",
+    out: Path | None = None,
+    method: Method | None = None,
+) -> dict[str, Any]:
+    """Export a model, on the CPU, and see that the file says what PyTorch says.
+
+    Args:
+        name: the model's folder.
+        out: the file; none given: in the model's folder, under its name.
+        method: quantise it, and score both.
+
+    Returns:
+        The content of the JSON beside the file, and "path".
+
+    Raises:
+        ValueError: there is no such model, a package is missing, or the exported model differs
+            from the original; nothing is written then.
+    """
+    if method is not None and kind != "onnx":
+        raise ValueError("--quantise is onnxruntime's: expected --format onnx with it")
+    if kind == "onnx":
+        onnx_packages()
+    folder = find_model(work, name)
+    out = out or folder.path / f"{name}{'-int8' if method else ''}{SUFFIXES[kind]}"
+    _check_out(out)
+    trained = load_trained(folder, recipe, torch.device("cpu"))
+    description = describe(trained)
+    content, compared = _exported(trained, trained.recipe(recipe), kind, description)
+    report = description | {"format": kind, "compared": compared, "bytes": len(content)}
+    if method is not None:
+        content, costs = _quantised(trained, trained.recipe(recipe), content, method, description)
+        report |= {"quantised": costs, "bytes": len(content)}
+    with atomic(out) as temporary:
+        temporary.write_bytes(content)
+    report["file_sha256"] = hashlib.sha256(content).hexdigest()
+    write_json(out.with_name(out.name + ".json"), report)
+    return report | {"path": str(out)}
+
+
+def _check_out(out: Path) -> None:
+    if out.is_dir() or not out.parent.is_dir():
+        raise ValueError(f"-o {out}: expected a file's name in a folder that is there")
+
+
+def _exported(
+    trained: Trained, recipe: Recipe, kind: Format, description: dict[str, Any]
+) -> tuple[bytes, dict[str, Any]]:
+    """The file's content, once it has said what PyTorch says; and how nearly."""
+    program = export_program(trained)
+    writers: dict[Format, Callable[..., bytes]] = {
+        "onnx": onnx_bytes,
+        "torch-export": program_bytes,
+    }
+    openers: dict[Format, Callable[[bytes], Answerer]] = {
+        "onnx": open_onnx,
+        "torch-export": open_program,
+    }
+    content = writers[kind](program, description)
+    crops_NSS3, people = _some_views(recipe)
+    expected = in_pytorch(Deployable(trained))
+    difference = compare(expected, openers[kind](content), crops_NSS3)
+    difference.check()
+    return content, asdict(difference) | {
+        "people": people,
+        "heatmap_tolerance": HEATMAP_TOLERANCE,
+        "joint_tolerance_px": JOINT_TOLERANCE_PX,
+    }
+
+
+def _some_views(recipe: Recipe) -> tuple[NDArray[np.uint8], str]:
+    """Views to compare on, augmented as in training, and whose: uint8 (N, S, S, 3)."""
+    try:
+        people = load(recipe.data, "train")
+    except ValueError:  # who ships a model need not have what it was trained on
+        people = figures("test", COMPARED_VIEWS)
+    views = fresh_views(recipe, people, 0)
+    keys = [(i % len(people), i) for i in range(COMPARED_VIEWS)]
+    return np.stack([views[key]["crop"] for key in keys]), people.name
+
+
+def _quantised(
+    trained: Trained,
+    recipe: Recipe,
+    content: bytes,
+    method: Method,
+    description: dict[str, Any],
+) -> tuple[bytes, dict[str, Any]]:
+    """The quantised file's content, and both files' size, PCK and time."""
+    test = load(recipe.data, "test")
+    crops_NSS3 = _plain_crops(recipe, load(recipe.data, "train"))
+    quantised = quantise(content, method, description | {"quantised": method}, crops_NSS3)
+    contents = {"float32": content, "int8": quantised}
+    answerers = {kind: open_onnx(file) for kind, file in contents.items()}
+    difference = compare(answerers["float32"], answerers["int8"], crops_NSS3[:COMPARED_VIEWS])
+    times = _times(answerers, crops_NSS3)
+    rows = {}
+    for kind, answer in answerers.items():
+        found = score(answer, recipe, test)
+        rows[kind] = {"bytes": len(contents[kind]), "pck": found.mean, "auc": found.auc}
+        rows[kind] |= times[kind]
+    return quantised, {
+        "method": method,
+        "calibration_crops": len(crops_NSS3) if method == "static" else 0,
+        "people": len(test),
+        "metric": found.metric,
+        "difference": asdict(difference),
+        "threads": torch.get_num_threads(),
+        "timed_batch": TIMED_BATCH,
+        **rows,
+    }
+
+
+def _plain_crops(recipe: Recipe, people: SampleSet) -> NDArray[np.uint8]:
+    """Crops of training people, spread over the set: uint8 (N, S, S, 3)."""
+    views = fresh_views(recipe, people, 0)
+    chosen = np.unique(np.linspace(0, len(people) - 1, CALIBRATION_CROPS).astype(int))
+    return np.stack([views[i, PLAIN]["crop"] for i in chosen.tolist()])
+
+
+def _times(answerers: dict[str, Answerer], crops_NSS3: NDArray[np.uint8]) -> dict[str, Any]:
+    """Milliseconds of each file at batch 1 and at a large one."""
+    batches = {"batch_1": crops_NSS3[:1], f"batch_{TIMED_BATCH}": crops_NSS3[:TIMED_BATCH]}
+    found: dict[str, Any] = {kind: {} for kind in answerers}
+    for label, crops in batches.items():
+        tasks = {kind: _asking(answer, crops) for kind, answer in answerers.items()}
+        spreads = interleaved(tasks, warm_up=WARM_UP, rounds=ROUNDS, runs=RUNS)
+        for kind, spread in spreads.items():
+            found[kind][label] = asdict(spread)
+    return found
+
+
+def _asking(answer: Answerer, crops_BSS3: NDArray[np.uint8]) -> Callable[[], object]:
+    return lambda: answer(crops_BSS3)
+
+
+def describe_export(report: dict[str, Any]) -> str:
+    """What was written and how near it is; of a quantised model, what it gained and cost."""
+    compared = report["compared"]
+    lines = [
+        f"against PyTorch on {compared['crops']} views of {compared['people']}: heatmaps differ by "
+        f"at most {compared['heatmap']:.2g}, joints by {compared['joint_px']:.2g} crop pixels"
+    ]
+    if "quantised" in report:
+        lines += _describe_costs(report["quantised"])
+    lines.append(f"written to {report['path']} ({report['bytes'] / 1e6:.2f} MB)")
+    return "\n".join(lines)
+
+
+def _describe_costs(costs: dict[str, Any]) -> list[str]:
+    difference = costs["difference"]
+    large = f"batch_{costs['timed_batch']}"
+    lines = [
+        f"int8 ({costs['method']}): heatmaps differ by at most {difference['heatmap']:.2g}, joints "
+        f"by {difference['joint_px_mean']:.2g} crop pixels in the mean",
+        f"{costs['metric']} on {costs['people']} people, milliseconds with {costs['threads']} "
+        f"thread(s) at batch 1 and a crop of {costs['timed_batch']}:",
+    ]
+    for kind in ("float32", "int8"):
+        row = costs[kind]
+        lines.append(
+            f"  {kind:8}{100 * row['pck']:6.1f} %  {row['bytes'] / 1e6:6.2f} MB  "
+            f"{row['batch_1']['median_ms']:7.2f} ms  "
+            f"{row[large]['median_ms'] / costs['timed_batch']:7.2f} ms"
+        )
+    return lines
