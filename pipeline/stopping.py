@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing.util  # whose own end of children must be registered before ours
 import signal
 import threading
 import time
@@ -16,6 +18,9 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FORWARDED_S = 5.0
 """A launcher passes on, at once, the signal that its processes may have had from elsewhere (a
 terminal's Ctrl-C, a scheduler): under one, a second signal within this time is the first again."""
+
+
+LOOK_AGAIN_S = 0.1
 
 
 class Interrupted(Exception):
@@ -79,3 +84,16 @@ def outlive_first_signal() -> None:
         signal.signal(number, signal.SIG_DFL)
 
     signal.signal(signal.SIGTERM, let_pass)
+
+
+@atexit.register
+def _end_readers() -> None:
+    """End the readers that an error left alive, as often as it takes.
+
+    Python would end its children with one SIGTERM, which they let pass, and wait for ever. (What is
+    registered later is called earlier: this comes before Python's own.)
+    """
+    for child in multiprocessing.active_children():
+        while child.daemon and child.is_alive():
+            child.terminate()
+            child.join(LOOK_AGAIN_S)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -337,3 +339,29 @@ def test_a_readers_error_reaches_the_training_process(
         next(iter(loader))
     del loader
     gc.collect()
+
+
+BROKEN = """
+import torch
+from fpd.pipeline.recipe import Loader
+from fpd.pipeline.training.feed import make_loader
+
+class Broken:
+    def __getitem__(self, key):
+        raise ValueError("an image that breaks late")
+
+batches = iter(make_loader(Broken(), [[(0, 0)], [(1, 0)]], Loader(workers=2), torch.device("cpu")))
+try:
+    next(batches)
+except ValueError as error:
+    kept = error  # as a traceback keeps the loader
+    print("told")
+"""
+
+
+def test_a_command_that_an_image_ends_does_end() -> None:
+    """Its readers let a first SIGTERM pass, which is all that Python sends before it waits."""
+    run = subprocess.run(
+        [sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert run.stdout == "told\n"
