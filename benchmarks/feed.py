@@ -60,7 +60,7 @@ from fpd.data.skeletons import LSP
 from fpd.data.targets import mirror, render
 from fpd.data.views import Geometry, Views, cut
 from fpd.pipeline.inputs import normalise
-from fpd.pipeline.recipe import Loader
+from fpd.pipeline.sections import Loader
 from fpd.pipeline.store import Shard, StoreReader, StoreWriter, decode, files_at
 from fpd.pipeline.training.feed import DistillationViews, make_loader
 

@@ -151,7 +151,7 @@ def measure(name: str, root: Path) -> None:
     from fpd.data.augmentation import Augmentation
     from fpd.data.readers import Data, read
     from fpd.data.views import Geometry, Views
-    from fpd.pipeline.recipe import Loader
+    from fpd.pipeline.sections import Loader
     from fpd.pipeline.training.feed import make_loader
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -36,7 +36,8 @@ from torch import Tensor, nn
 from fpd.data.readers import load
 from fpd.pipeline.caching import fill
 from fpd.pipeline.models.cost import count
-from fpd.pipeline.recipe import Recipe, Student, apply_overrides
+from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.pipeline.sections import Student
 from fpd.pipeline.store import StoreReader, StoreWriter, files_at, make_manifest
 from fpd.pipeline.teaching import asker
 from fpd.pipeline.training.feed import DistillationViews, fresh_views, stored_views

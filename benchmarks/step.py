@@ -33,7 +33,7 @@ from fpd.pipeline.inputs import normalise
 from fpd.pipeline.losses import distillation_loss
 from fpd.pipeline.models import Model
 from fpd.pipeline.models.cost import count
-from fpd.pipeline.recipe import Student, Targets
+from fpd.pipeline.sections import Student, Targets
 from fpd.pipeline.store import encode
 from fpd.pipeline.teaching import asker
 from fpd.pipeline.training.checkpoint import TrainingState

@@ -31,7 +31,8 @@ from fpd.data.readers import load
 from fpd.data.samples import SampleSet
 from fpd.data.views import Views
 from fpd.pipeline.inference import score
-from fpd.pipeline.recipe import Recipe, Student
+from fpd.pipeline.recipe import Recipe
+from fpd.pipeline.sections import Student
 from fpd.pipeline.store import decode, encode
 from fpd.pipeline.store.code import FAINT_PEAK
 from fpd.pipeline.teaching import asker

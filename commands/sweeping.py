@@ -10,7 +10,8 @@ import click
 from .options import cluster_options, run_options, stage
 
 if TYPE_CHECKING:
-    from ..pipeline.recipe import Recipe, Sweep
+    from ..pipeline.recipe import Recipe
+    from ..pipeline.sections import Sweep
 
 
 @click.command()

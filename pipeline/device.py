@@ -7,7 +7,7 @@ import os
 import cv2
 import torch
 
-from .recipe import Loader
+from .sections import Loader
 
 MOST_WORKERS = 8
 

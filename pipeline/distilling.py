@@ -11,7 +11,8 @@ import torch
 
 from ..data.readers import load_training
 from ..data.samples import SampleSet
-from .recipe import Recipe, Student
+from .recipe import Recipe
+from .sections import Student
 from .store import (
     StoreReader,
     check_canaries,

@@ -21,7 +21,8 @@ from ..data.samples import SampleSet
 from ..data.targets import decode
 from ..data.views import PLAIN, View, Views
 from .metrics import Pck, pck
-from .recipe import PLAIN_SCALE, Passes, Recipe
+from .recipe import Recipe
+from .sections import PLAIN_SCALE, Passes
 from .stopping import Interrupted, Stop
 from .teaching import asker
 from .training.feed import Key, in_batches, make_loader

@@ -21,8 +21,9 @@ from .distilling import train_student
 from .inference import predict
 from .metrics import pck_where_labelled
 from .models.cost import count
-from .recipe import Recipe, Sweep, merge
+from .recipe import Recipe, merge
 from .report.scores import shares
+from .sections import Sweep
 from .training.train import load_model
 from .workdir import ModelDir, WorkDir, read_json, write_json
 

@@ -41,7 +41,8 @@ from ..data.skeletons import Skeleton
 from ..data.views import cut
 from ..pipeline.inference import predict
 from ..pipeline.overlay import draw_people, drawing_name
-from ..pipeline.recipe import Loader, Recipe
+from ..pipeline.recipe import Recipe
+from ..pipeline.sections import Loader
 from ..pipeline.stopping import Interrupted, Stop, stop_requested
 from ..pipeline.trained import Trained, find_model, load_trained
 from ..pipeline.training.feed import in_batches

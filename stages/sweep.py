@@ -15,8 +15,9 @@ import torch
 
 from ..pipeline.cluster import Workers, make_student_job, train_on_cluster
 from ..pipeline.comparison import draw, markdown, summarise
-from ..pipeline.recipe import Recipe, Sweep
+from ..pipeline.recipe import Recipe
 from ..pipeline.report.scores import percent
+from ..pipeline.sections import Sweep
 from ..pipeline.sweeping import Variant, train_and_score, variants
 from ..pipeline.workdir import WorkDir, atomic, versions, write_json
 

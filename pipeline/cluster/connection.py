@@ -23,7 +23,7 @@ import torch
 
 from ..caching import STOPPED
 from ..device import choose_device, usable_cores
-from ..recipe import Cluster
+from ..sections import Cluster
 from ..sizes import parse_bytes
 from ..stopping import Interrupted, Stop
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 from tqdm import tqdm
 
 from ..caching import STOPPED
-from ..recipe import Cluster
+from ..sections import Cluster
 from ..sizes import format_duration
 from ..stopping import Interrupted, Stop, stop_requested
 from ..store import Layout

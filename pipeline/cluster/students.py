@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from ..recipe import Recipe, Sweep
+from ..recipe import Recipe
+from ..sections import Sweep
 from ..stopping import Interrupted, Stop, stop_requested
 from ..store import files_at
 from ..sweeping import Variant, train_and_score

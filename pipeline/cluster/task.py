@@ -22,7 +22,8 @@ from ...data.samples import SampleSet
 from ..caching import ask_shards, next_shard
 from ..compare import differences
 from ..device import choose_device, loader_workers
-from ..recipe import Loader, Recipe
+from ..recipe import Recipe
+from ..sections import Loader
 from ..store import (
     Files,
     Layout,

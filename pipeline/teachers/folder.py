@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...data.views import Geometry
 from ..models import parse_model
-from ..recipe import Targets
+from ..sections import Targets
 from ..training.checkpoint import load_weights
 from ..workdir import ModelDir, sha256
 from .joints import skeleton_of

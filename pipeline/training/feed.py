@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from ...data.samples import SampleSet
 from ...data.views import View, Views
 from ..device import loader_workers
-from ..recipe import Loader, Recipe
+from ..recipe import Recipe
+from ..sections import Loader
 from ..stopping import outlive_first_signal
 from ..store import StoreReader
 from .group import ALONE, Group

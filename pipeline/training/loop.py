@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from ...data.samples import SampleSet
 from ..inference import score
 from ..metrics import Pck
-from ..recipe import Recipe, Training
+from ..recipe import Recipe
+from ..sections import Training
 from ..stopping import Interrupted, Stop, stop_requested
 from ..workdir import ModelDir
 from .checkpoint import Identity, TrainingState, save_weights

@@ -9,7 +9,8 @@ import torch
 from tqdm import tqdm
 
 from ..device import loader_workers, usable_cores
-from ..recipe import Recipe, Training
+from ..recipe import Recipe
+from ..sections import Training
 from .checkpoint import Progress
 
 log = logging.getLogger("fpd")

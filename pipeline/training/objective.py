@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...data.targets import mirror, render
 from ..losses import Loss, distillation_loss, supervised_loss
-from ..recipe import Student, Targets
+from ..sections import Student, Targets
 from ..store import decode
 
 Batch = Mapping[str, Tensor]

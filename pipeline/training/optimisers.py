@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.optim import AdamW, Optimizer, RMSprop, lr_scheduler
 
-from ..recipe import Training
+from ..sections import Training
 
 # One-cycle: the share of steps that the rate climbs. PyTorch's default is 0.3; short schedules
 # gain from reaching the peak early.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..inputs import normalise
-from ..recipe import Training
+from ..sections import Training
 from .checkpoint import TrainingState
 from .group import without_exchange
 from .objective import Batch, Objective

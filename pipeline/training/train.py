@@ -17,7 +17,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ...data.samples import SampleSet
 from ..metrics import pck
 from ..models import parse_model
-from ..recipe import Recipe, Student, Training
+from ..recipe import Recipe
+from ..sections import Student, Training
 from ..workdir import ModelDir, sha256, versions, write_json
 from .checkpoint import Identity, TrainingState, check_identity, load_weights
 from .feed import EpochBatches, make_loader

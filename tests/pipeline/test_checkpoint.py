@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fpd.pipeline.models import Model
-from fpd.pipeline.recipe import Training
+from fpd.pipeline.sections import Training
 from fpd.pipeline.training.checkpoint import (
     Progress,
     TrainingState,

@@ -21,7 +21,8 @@ from distributed import Client, LocalCluster
 from fpd.data.samples import SampleSet
 from fpd.pipeline.cluster import Workers, choose_workers, connection, driver, make_job, task
 from fpd.pipeline.cluster.task import Job, ShardFailed, make
-from fpd.pipeline.recipe import Cluster, Recipe, apply_overrides
+from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.pipeline.sections import Cluster
 from fpd.pipeline.stopping import Interrupted, Stop
 from fpd.pipeline.store import Layout, files_at, make_manifest, read_manifest, stored_layout
 from fpd.pipeline.store.manifest import write_manifest

@@ -17,7 +17,7 @@ from fpd.pipeline.device import (
     loader_workers,
     usable_cores,
 )
-from fpd.pipeline.recipe import Loader
+from fpd.pipeline.sections import Loader
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

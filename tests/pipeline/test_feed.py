@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from fpd.data.readers.figures import figures
 from fpd.data.samples import SampleSet
 from fpd.data.views import Views
-from fpd.pipeline.recipe import Loader, Recipe, apply_overrides
+from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.pipeline.sections import Loader
 from fpd.pipeline.store import CachedHeatmaps, StoreReader, files_at, stored_layout
 from fpd.pipeline.training.feed import (
     FRESH_VIEWS,
@@ -343,7 +344,7 @@ def test_a_readers_error_reaches_the_training_process(
 
 BROKEN = """
 import torch
-from fpd.pipeline.recipe import Loader
+from fpd.pipeline.sections import Loader
 from fpd.pipeline.training.feed import make_loader
 
 class Broken:

@@ -14,7 +14,8 @@ from fpd.data.samples import SampleSet
 from fpd.data.skeletons import LSP
 from fpd.pipeline.inference import average_scales, predict, score
 from fpd.pipeline.models import Model
-from fpd.pipeline.recipe import Passes, Recipe, apply_overrides
+from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.pipeline.sections import Passes
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,8 @@ from torch.utils.data import default_collate
 from fpd.data.samples import SampleSet
 from fpd.data.targets import mirror
 from fpd.pipeline.models import Model
-from fpd.pipeline.recipe import Recipe, Student, Targets
+from fpd.pipeline.recipe import Recipe
+from fpd.pipeline.sections import Student, Targets
 from fpd.pipeline.store import StoreReader, encode, files_at, read_heatmaps, stored_layout
 from fpd.pipeline.store.code import basis
 from fpd.pipeline.training.feed import DistillationViews, stored_views

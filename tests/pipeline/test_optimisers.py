@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fpd.pipeline.recipe import Training
+from fpd.pipeline.sections import Training
 from fpd.pipeline.training.optimisers import make_optimiser, make_schedule
 
 RATE = 0.02

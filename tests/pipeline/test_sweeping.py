@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fpd.data.samples import SampleSet
-from fpd.pipeline.recipe import Recipe, Sweep, apply_overrides, load_recipe, parse_sweep
+from fpd.pipeline.recipe import Recipe, apply_overrides, load_recipe, parse_sweep
+from fpd.pipeline.sections import Sweep
 from fpd.pipeline.sweeping import variants
 from fpd.pipeline.workdir import WorkDir
 

@@ -25,7 +25,8 @@ from fpd.data.readers import load
 from fpd.data.samples import SampleSet
 from fpd.pipeline.inference import Predicted
 from fpd.pipeline.inference import predict as predict_set
-from fpd.pipeline.recipe import Passes, Recipe
+from fpd.pipeline.recipe import Recipe
+from fpd.pipeline.sections import Passes
 from fpd.pipeline.trained import find_model, load_trained
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages.prediction import BOX_MARGIN

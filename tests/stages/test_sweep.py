@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 from fpd.cli import main
 from fpd.data.readers import load
 from fpd.pipeline.cluster import choose_workers
-from fpd.pipeline.recipe import Recipe, Sweep
+from fpd.pipeline.recipe import Recipe
+from fpd.pipeline.sections import Sweep
 from fpd.pipeline.workdir import ModelDir, WorkDir
 from fpd.stages import student, sweep
 
