@@ -93,6 +93,8 @@ def _end_readers() -> None:
     Python would end its children with one SIGTERM, which they let pass, and wait for ever. (What is
     registered later is called earlier: this comes before Python's own.)
     """
+    # PyTorch's handler would raise an error here for each reader that the signal ends.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():
         while child.daemon and child.is_alive():
             child.terminate()
