@@ -16,12 +16,13 @@ from typing import Any
 import torch
 
 from ..data.readers import load
+from ..data.samples import SampleSet
 from ..pipeline.caching import fill
 from ..pipeline.cluster import Workers, check_reachable, fill_on_cluster, make_job
 from ..pipeline.planning import check_space
 from ..pipeline.recipe import Recipe
 from ..pipeline.store import Coverage, Files, StoreWriter, make_manifest, store_files
-from ..pipeline.teachers import check_teacher, open_faculty, remarks
+from ..pipeline.teachers import Faculty, check_teacher, open_faculty, remarks
 from ..pipeline.workdir import WorkDir
 
 log = logging.getLogger("fpd")
@@ -81,12 +82,7 @@ def run(
         ]
         if missing:
             log.info("caching %d of %d shards", len(missing), len(writer.layout.tasks()))
-            if workers is None:
-                fill(writer, missing, faculty.ask(device), recipe, samples, device)
-            else:
-                writer.end_audit()
-                job = make_job(work, recipe, files, manifest, workers)
-                fill_on_cluster(workers, recipe.cluster, job, writer.layout, missing)
+            _make(work, recipe, samples, device, faculty, writer, missing, workers)
         found = writer.finish()
         _check_seen(files, missing, found)
     return {
@@ -100,6 +96,25 @@ def run(
         // (recipe.store.views * len(samples)),
         "measured": found.measured(),
     }
+
+
+def _make(
+    work: WorkDir,
+    recipe: Recipe,
+    samples: SampleSet,
+    device: torch.device,
+    faculty: Faculty,
+    writer: StoreWriter,
+    missing: list[tuple[int, int]],
+    workers: Workers | None,
+) -> None:
+    """Have shards made: by this process, or by a cluster's workers."""
+    if workers is None:
+        fill(writer, missing, faculty.ask(device), recipe, samples, device)
+        return
+    writer.end_audit()
+    job = make_job(work, recipe, writer.files, writer.manifest, workers)
+    fill_on_cluster(workers, recipe.cluster, job, writer.layout, missing)
 
 
 def _check_seen(files: Files, made: list[tuple[int, int]], found: Coverage) -> None:

@@ -12,13 +12,11 @@ from uuid import uuid4
 from ..recipe import Recipe
 from ..sections import Sweep
 from ..stopping import Interrupted, Stop, stop_requested
-from ..store import files_at
 from ..sweeping import Variant, train_and_score
-from ..teachers import parse
 from ..workdir import WorkDir
 from .connection import LOOK_EVERY_S, Workers, connected
 from .driver import describe
-from .task import worker_device
+from .task import absolute_settings, worker_device
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -48,13 +46,7 @@ def make_student_job(
     work: WorkDir, recipe: Recipe, name: str, sweep: Sweep, workers: Workers
 ) -> StudentJob:
     """The job of a command."""
-    settings = recipe.model_dump(mode="json")
-    settings["data"] = recipe.data.absolute().model_dump(mode="json")
-    location = recipe.store.location
-    if location is not None and files_at(location).is_local:
-        settings["store"]["location"] = str(Path(location).absolute())
-    if recipe.store.teachers:
-        settings["store"]["teachers"] = [parse(name).absolute for name in recipe.store.teachers]
+    settings = absolute_settings(recipe)
     # A loader's processes, forked in a worker of several threads, were seen to hang.
     settings["loader"]["workers"] = 0
     return StudentJob(

@@ -13,6 +13,7 @@ import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
@@ -73,13 +74,9 @@ class Job:
 def make_job(
     work: WorkDir, recipe: Recipe, files: Files, manifest: Manifest, workers: Workers
 ) -> Job:
-    """The job of a command, its paths absolute: workers have working directories of their own."""
-    settings = recipe.model_dump(mode="json")
-    settings["data"] = recipe.data.absolute().model_dump(mode="json")
-    if recipe.store.teachers:
-        settings["store"]["teachers"] = [parse(name).absolute for name in recipe.store.teachers]
+    """The job of a command."""
     return Job(
-        recipe=json.dumps(settings),
+        recipe=json.dumps(absolute_settings(recipe)),
         manifest=json.dumps(manifest),
         store=str(Path(str(files)).absolute()) if files.is_local else str(files),
         teacher=str(work.teacher.path.absolute()),
@@ -87,6 +84,18 @@ def make_job(
         share_gpus=workers.start_here,
         work=work.named(recipe),
     )
+
+
+def absolute_settings(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's tree, its paths absolute: workers have working directories of their own."""
+    settings = recipe.model_dump(mode="json")
+    settings["data"] = recipe.data.absolute().model_dump(mode="json")
+    location = recipe.store.location
+    if location is not None and files_at(location).is_local:
+        settings["store"]["location"] = str(Path(location).absolute())
+    if recipe.store.teachers:
+        settings["store"]["teachers"] = [parse(name).absolute for name in recipe.store.teachers]
+    return settings
 
 
 def make(job: Job, view: int, shard: int) -> Receipt:

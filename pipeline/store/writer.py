@@ -85,7 +85,7 @@ class StoreWriter:
         Raises:
             ValueError: what is there was made for something else.
         """
-        self.files = files
+        self.files, self.manifest = files, manifest
         if not files.exists():
             _create(files, manifest, layout_of(manifest, views))
         found = read_manifest(files)
