@@ -41,10 +41,10 @@ class Training(Settings):
     learning_rate: float = Field(1e-3, gt=0, description="its peak, where it has a schedule")
     weight_decay: float = Field(0.01, ge=0, description="AdamW only")
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
-    loss: Literal["mse", "bce"] = added(
+    loss: Literal["mse", "bce", "distribution"] = added(
         "mse",
-        description="squared error (eq. 3), or binary cross-entropy, which needs model.output = "
-        "sigmoid",
+        description="squared error (eq. 3); binary cross-entropy, which needs model.output = "
+        "sigmoid; or divergence of the maps' spatial softmaxes",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the forward pass; auto: bfloat16 on CUDA. Losses are float32"
