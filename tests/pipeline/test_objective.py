@@ -233,6 +233,16 @@ def test_cross_entropy_compares_probabilities(batch: dict[str, Tensor]) -> None:
     assert 0 < both[1].item() < both[0].item()  # the mean is a better answer than any
 
 
+def test_labels_may_be_compared_as_distributions(batch: dict[str, Tensor]) -> None:
+    """Whatever a map's level; and an answer of nothing, a uniform one, is the worse."""
+    by_labels = Objective(Targets(sigma_px=SIGMA), 8, None, None, "distribution")
+    labels, weights = by_labels.render(batch, torch.device("cpu"))
+    right = by_labels([labels + 0.3], batch)
+    assert right[0].item() == pytest.approx(0, abs=1e-5)
+    assert right[1].item() > 1
+    assert 0 < weights.sum() < weights.numel()
+
+
 @pytest.mark.parametrize("setting", ["loss", "teacher_loss"])
 def test_cross_entropy_of_anything_else_is_refused(setting: str) -> None:
     with pytest.raises(ValueError, match=r"expected model\.output = sigmoid"):
