@@ -18,10 +18,13 @@ from ..pipeline.comparison import draw, markdown, summarise
 from ..pipeline.recipe import Recipe
 from ..pipeline.report.scores import percent
 from ..pipeline.sections import Sweep
+from ..pipeline.stopping import Interrupted, stop_requested
 from ..pipeline.sweeping import Variant, train_and_score, variants
 from ..pipeline.workdir import WorkDir, atomic, versions, write_json
 
 log = logging.getLogger("fpd")
+
+STOPPED = "the sweep stopped; what is trained and scored is kept, the same command goes on"
 
 
 def run(
@@ -81,9 +84,12 @@ def _train(
 ) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
     """(point, run) and row of each student, as it becomes ready."""
     if workers is None:
-        for variant in wanted:
-            row = train_and_score(work, recipe, name, sweep, variant, device)
-            yield (variant.point, variant.run), row
+        with stop_requested() as stop:  # training has its own; this is for scoring
+            for variant in wanted:
+                row = train_and_score(work, recipe, name, sweep, variant, device)
+                yield (variant.point, variant.run), row
+                if stop.is_set():
+                    raise Interrupted(STOPPED, stop.signal)
         return
     job = make_student_job(work, recipe, name, sweep, workers)
     for variant, row in train_on_cluster(workers, job, recipe, wanted):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fpd.data.readers import load
 from fpd.pipeline.cluster import choose_workers
 from fpd.pipeline.recipe import Recipe
 from fpd.pipeline.sections import Sweep
+from fpd.pipeline.stopping import Interrupted
 from fpd.pipeline.workdir import ModelDir, WorkDir
 from fpd.stages import student, sweep
 
@@ -84,6 +86,26 @@ def test_a_failure_is_apart_and_tried_again(
     again = sweep.run(work, toy_recipe, CPU, "f", Sweep(points=points, seeds=1))
     assert "error" not in again["runs"][0]
     assert not (path / "failed.json").exists()
+
+
+def test_ctrl_c_while_scoring_stops_after_that_student(
+    work: WorkDir, toy_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fpd.pipeline import sweeping
+
+    load = sweeping.load_model
+
+    def interrupted(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return load(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sweeping, "load_model", interrupted)
+        with pytest.raises(Interrupted, match="the same command goes on"):
+            sweep.run(work, toy_recipe, CPU, "s", GRID)
+    assert len(list(work.sweep("s").rglob("score.json"))) == 1
+    assert not (work.sweep("s") / "sweep.json").exists()
+    assert len(sweep.run(work, toy_recipe, CPU, "s", GRID)["runs"]) == 4
 
 
 def test_cross_validation_leaves_a_part_out_and_scores_it(
