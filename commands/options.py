@@ -157,6 +157,10 @@ def stage(
             f"{error.filename or options['work']}: {error.strerror}; what is complete is kept, and "
             "the same command goes on once that is mended"
         ) from None
+    except KeyboardInterrupt:  # where nothing waits for it, as in an evaluation
+        if first:
+            click.echo("stopped; what is complete is kept, run the same command again", err=True)
+        raise SystemExit(INTERRUPTED_EXIT) from None
     except Interrupted as error:
         if first:
             click.echo(str(error), err=True)

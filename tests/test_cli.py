@@ -177,6 +177,19 @@ def test_flip_and_multi_scale_tests_are_options(work: Path) -> None:
     assert_refused(fpd("evaluate", "-w", work, "--scales", "0.9,1.1"), "testing.scales", "among")
 
 
+def test_ctrl_c_in_an_evaluation_is_a_sentence(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (work / "evaluation" / "report.json").read_bytes()
+
+    def interrupted(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("fpd.stages.evaluate.predict", interrupted)
+    result = fpd("evaluate", "-w", work)
+    assert result.exit_code == 130
+    assert "stopped; what is complete is kept, run the same command again" in result.output
+    assert (work / "evaluation" / "report.json").read_bytes() == before
+
+
 def test_a_files_predictions_are_asked_once() -> None:
     options = ("--predictions", "p.mat", "--ground-truth", "g.mat")
     assert_refused(fpd("evaluate", *options, "--flip-test"), "--flip-test")
