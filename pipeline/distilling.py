@@ -133,12 +133,17 @@ def _what_decides_targets(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def start_path(work: WorkDir, name: str) -> Path:
+    """What `student.init_from` names: a model of the work directory, by name, or a path."""
+    beside = work.root / name
+    return beside if "/" not in name and beside.is_dir() else Path(name)
+
+
 def _weights_file(work: WorkDir, name: str | None) -> Path | None:
-    """The weights to start from: those of a model of the work directory, by name, or a path's."""
+    """The weights to start from."""
     if name is None:
         return None
-    beside = work.root / name
-    path = beside if "/" not in name and beside.is_dir() else Path(name)
+    path = start_path(work, name)
     file = path / "weights.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise ValueError(

@@ -105,7 +105,7 @@ class WorkDir:
         self.create()
         begun = any(entry.is_dir() for entry in self.root.iterdir())
         if not begun or not self.kept_recipe.is_file():
-            write_json(self.kept_recipe, recipe.model_dump(mode="json"))
+            write_json(self.kept_recipe, recipe.model_dump(mode="json"), sort_keys=False)
 
     def keep_setting(self, recipe: Recipe, section: str, key: str) -> None:
         """Give the directory's own recipe, where there is one, a setting of a command's."""
@@ -116,7 +116,7 @@ class WorkDir:
         if kept.get(section, {}).get(key) != value:
             rest = {k: v for k, v in kept.get(section, {}).items() if k != key}
             kept[section] = rest if value is None else rest | {key: value}
-            write_json(self.kept_recipe, kept)
+            write_json(self.kept_recipe, kept, sort_keys=False)
 
     def create(self) -> None:
         """Make the folder.
@@ -197,10 +197,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all, the same bytes for the same value."""
+def write_json(path: Path, value: dict[str, Any], *, sort_keys: bool = True) -> None:
+    """Write a JSON file whole or not at all, the same bytes for the same value.
+
+    Args:
+        sort_keys: False where their order means something, as a sweep's points' does.
+    """
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=sort_keys) + "\n", "utf-8")
 
 
 def check_output(json_path: Path | None, inputs: tuple[Path, ...]) -> None:

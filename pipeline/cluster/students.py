@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from ..distilling import start_path
 from ..recipe import Recipe
 from ..sections import Sweep
 from ..stopping import Interrupted, Stop, stop_requested
@@ -20,6 +21,8 @@ from .task import absolute_settings, worker_device
 
 if TYPE_CHECKING:
     from distributed import Client, Future
+
+INIT_FROM = "student.init_from"
 
 STOPPED = "the sweep stopped; the same command goes on from the students' last checkpoints"
 
@@ -49,6 +52,9 @@ def make_student_job(
     settings = absolute_settings(recipe)
     # A loader's processes, forked in a worker of several threads, were seen to hang.
     settings["loader"]["workers"] = 0
+    start = recipe.student.init_from
+    if start is not None:
+        settings["student"]["init_from"] = str(start_path(work, start).absolute())
     return StudentJob(
         json.dumps(settings),
         sweep.model_dump_json(),
@@ -78,15 +84,26 @@ def train_on_cluster(
         Interrupted: after a signal.
         ValueError: there is no cluster.
     """
+    work = WorkDir(Path(job.work))
     with stop_requested() as stop, connected(workers, recipe.cluster, stop) as client:
         begun = {
             future.key: (future, variant)
             for variant in variants
-            for future in [_submit(client, job, recipe, variant)]
+            for future in [_submit(client, job, recipe, from_anywhere(work, variant))]
         }
         for future in _as_ready(client, [future for future, _ in begun.values()], stop):
             _, variant = begun.pop(future.key)
             yield variant, _row(future, variant)
+
+
+def from_anywhere(work: WorkDir, variant: Variant) -> Variant:
+    """The same, its path absolute: workers have working directories of their own."""
+    settings = json.loads(variant.settings)
+    start = settings.get(INIT_FROM)
+    if start is None:
+        return variant
+    absolute = {INIT_FROM: str(start_path(work, start).absolute())}
+    return replace(variant, settings=json.dumps(settings | absolute))
 
 
 def _submit(client: Client, job: StudentJob, recipe: Recipe, variant: Variant) -> Future[Any]:

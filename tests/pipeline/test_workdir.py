@@ -40,6 +40,19 @@ def test_the_recipe_of_the_first_stage_is_kept(tmp_path: Path) -> None:
     assert command(work, None, ()) == first
 
 
+def test_a_kept_sweep_keeps_the_order_of_its_points(tmp_path: Path) -> None:
+    work, mine = WorkDir(tmp_path / "work"), tmp_path / "mine.toml"
+    points = ["second", "alone", "first"]
+    lines = [f'{name} = {{ "student.alpha" = 0.5 }}' for name in points]
+    mine.write_text("\n".join(['extends = "demo"', "[sweeps.some.points]", *lines]))
+    command(work, str(mine), ())
+    begin(work)
+    assert list(command(work, None, ()).sweeps["some"].points) == points
+    work.keep_setting(command(work, None, ("store.views=3",)), "store", "views")
+    kept = command(work, None, ())
+    assert (kept.store.views, list(kept.sweeps["some"].points)) == (3, points)
+
+
 def test_overrides_of_later_commands_hold_for_one_command(tmp_path: Path) -> None:
     work = WorkDir(tmp_path)
     first = command(work, None, ("student.alpha=0.25",))

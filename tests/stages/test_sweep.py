@@ -14,10 +14,12 @@ from click.testing import CliRunner, Result
 
 from fpd.cli import main
 from fpd.data.readers import load
-from fpd.pipeline.cluster import choose_workers
-from fpd.pipeline.recipe import Recipe
+from fpd.pipeline.cluster import choose_workers, make_student_job
+from fpd.pipeline.cluster.students import from_anywhere
+from fpd.pipeline.recipe import Recipe, apply_overrides
 from fpd.pipeline.sections import Sweep
 from fpd.pipeline.stopping import Interrupted
+from fpd.pipeline.sweeping import train_and_score, variants
 from fpd.pipeline.workdir import ModelDir, WorkDir
 from fpd.stages import student, sweep
 
@@ -141,6 +143,33 @@ def test_a_cluster_finds_the_same(work: WorkDir, toy_recipe: Recipe) -> None:
         assert {k: v for k, v in one.items() if k not in varying} == {
             k: v for k, v in other.items() if k not in varying
         }
+
+
+def test_weights_to_start_from_are_found_from_another_directory(
+    work: WorkDir, toy_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(work.root)
+    work = WorkDir(Path())
+    start = Sweep(points={"on": {"student.init_from": "./teacher", "student.alpha": 0}}, seeds=1)
+    job = make_student_job(work, toy_recipe, "some", start, choose_workers(2, None, None, "cpu"))
+    (variant,) = [from_anywhere(work, variant) for variant in variants(start)]
+    by_recipe = json.loads(
+        make_student_job(
+            *(
+                work,
+                apply_overrides(
+                    toy_recipe.model_dump(mode="json"), ("student.init_from=./teacher",)
+                ),
+                "some",
+                start,
+            ),
+            choose_workers(2, None, None, "cpu"),
+        ).recipe
+    )
+    monkeypatch.chdir("/")
+    there, recipe = WorkDir(Path(job.work)), Recipe.model_validate_json(job.recipe)
+    assert "error" not in train_and_score(there, recipe, "some", start, variant, CPU)
+    assert by_recipe["student"]["init_from"] == str(Path(job.work) / "teacher")
 
 
 def test_the_command(work: WorkDir) -> None:
