@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional
 
-Loss = Literal["mse", "bce", "distribution", "mse+distribution"]
+Loss = Literal["mse", "bce", "distribution"]
 
 SHARPNESS = 10.0
 """What heatmaps of peak 1 are multiplied by before they become distributions: a joint's pixel then
@@ -32,37 +32,25 @@ def heatmap_loss(
         kind: "mse": squared error, summed over the map's pixels. "bce": binary cross-entropy,
             summed likewise, of heatmaps in 0..1; the target counts up to 1. "distribution":
             Kullback-Leibler divergence of the maps' spatial softmaxes, the target's from the
-            heatmap's, at `SHARPNESS`; how high a map lies is then free. "mse+distribution": the sum
-            of both, which says where and how high.
+            heatmap's, at `SHARPNESS`.
 
     Returns:
         float32 scalar.
     """
     heatmaps = heatmaps_BKHW.float()
-    errors_BK = [_ERRORS[term](heatmaps, target_BKHW) for term in kind.split("+")]
-    error_BK = sum(errors_BK[1:], start=errors_BK[0])
+    if kind == "mse":
+        error_BK = (heatmaps - target_BKHW).square().sum(dim=(-2, -1))
+    elif kind == "bce":
+        target = target_BKHW.clamp(0, 1)
+        error_BK = functional.binary_cross_entropy(heatmaps, target, reduction="none").sum((-2, -1))
+    else:
+        found, wanted = _log_softmax(heatmaps), _log_softmax(target_BKHW)
+        error_BK = (wanted.exp() * (wanted - found)).sum(-1)
     return (error_BK if weights_BK is None else error_BK * weights_BK).mean()
-
-
-def _squared_error(heatmaps_BKHW: Tensor, target_BKHW: Tensor) -> Tensor:
-    return (heatmaps_BKHW - target_BKHW).square().sum(dim=(-2, -1))
-
-
-def _cross_entropy(heatmaps_BKHW: Tensor, target_BKHW: Tensor) -> Tensor:
-    target = target_BKHW.clamp(0, 1)
-    return functional.binary_cross_entropy(heatmaps_BKHW, target, reduction="none").sum((-2, -1))
-
-
-def _divergence(heatmaps_BKHW: Tensor, target_BKHW: Tensor) -> Tensor:
-    found, wanted = _log_softmax(heatmaps_BKHW), _log_softmax(target_BKHW)
-    return (wanted.exp() * (wanted - found)).sum(-1)
 
 
 def _log_softmax(heatmaps_BKHW: Tensor) -> Tensor:
     return functional.log_softmax(SHARPNESS * heatmaps_BKHW.flatten(-2), dim=-1)
-
-
-_ERRORS = {"mse": _squared_error, "bce": _cross_entropy, "distribution": _divergence}
 
 
 def supervised_loss(

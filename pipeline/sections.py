@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ..data.settings import Settings, added
-from .losses import Loss
 from .models import AnyModel, Model
 from .sizes import parse_bytes
 
@@ -42,11 +41,10 @@ class Training(Settings):
     learning_rate: float = Field(1e-3, gt=0, description="its peak, where it has a schedule")
     weight_decay: float = Field(0.01, ge=0, description="AdamW only")
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
-    loss: Loss = added(
+    loss: Literal["mse", "bce", "distribution"] = added(
         "mse",
         description="squared error (eq. 3); binary cross-entropy, which needs model.output = "
-        "sigmoid; divergence of the maps' spatial softmaxes, which leaves open how high a map "
-        "lies; or the sum of the first and the last",
+        "sigmoid; or divergence of the maps' spatial softmaxes",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the forward pass; auto: bfloat16 on CUDA. Losses are float32"
@@ -100,10 +98,10 @@ class Student(Training):
         le=1,
         description="a map whose peak is below is scaled as if it were this high",
     )
-    teacher_loss: Loss | None = added(
+    teacher_loss: Literal["mse", "bce", "distribution"] | None = added(
         None,
-        description="how heatmaps are compared with the teacher's maps, as `loss` is; none given: "
-        "as with labels",
+        description="how heatmaps are compared with the teacher's maps: squared error, binary "
+        "cross-entropy, or divergence of their spatial softmaxes; none given: as with labels",
     )
     mask_teacher: bool = added(
         False,

@@ -163,18 +163,6 @@ def test_divergence_of_distributions_by_hand() -> None:
     assert same.item() == pytest.approx(0, abs=1e-6)
 
 
-def test_sum_of_both_says_where_and_how_high() -> None:
-    maps, target = torch.rand(2, 1, 2, 4, 4)
-    weights = torch.tensor([[0.25, 1.0]])
-    both, squared, divergence = (
-        heatmap_loss(maps, target, weights, kind)
-        for kind in ("mse+distribution", "mse", "distribution")
-    )
-    assert both.item() == pytest.approx((squared + divergence).item(), rel=1e-6)
-    level = heatmap_loss(target + 0.5, target, None, "mse+distribution")
-    assert level.item() == pytest.approx(16 * 0.5**2, rel=1e-5)
-
-
 @settings(deadline=None, max_examples=10)
 @given(cases)
 def test_each_term_has_its_kind_and_weights(case: Case) -> None:
