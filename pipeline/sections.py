@@ -44,7 +44,8 @@ class Training(Settings):
     loss: Literal["mse", "bce", "distribution"] = added(
         "mse",
         description="squared error (eq. 3); binary cross-entropy, which needs model.output = "
-        "sigmoid; or divergence of the maps' spatial softmaxes",
+        "sigmoid; or divergence of the maps' spatial softmaxes, which is blind to how high a map "
+        "lies: that is set when the network is asked",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the forward pass; auto: bfloat16 on CUDA. Losses are float32"
@@ -75,6 +76,11 @@ class Training(Settings):
         description="under torchrun: batch statistics of all processes' views, so that the number "
         "of processes changes nothing; false is faster and does where each process has 16 or more",
     )
+
+    @property
+    def level_is_free(self) -> bool:
+        """Whether nothing says how high a map lies as a whole; see `levelling`."""
+        return self.loss == "distribution"
 
     @model_validator(mode="after")
     def _probabilities_where_needed(self) -> Training:
@@ -122,6 +128,12 @@ class Student(Training):
         "and validates on that part",
     )
 
+    @property
+    def level_is_free(self) -> bool:
+        by_labels = {self.loss} if self.alpha < 1 else set()
+        by_teacher = {self.teacher_loss or self.loss} if self.alpha > 0 else set()
+        return by_labels | by_teacher == {"distribution"}
+
     @field_validator("fold")
     @classmethod
     def _fold_is_one_of_n(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -134,6 +146,12 @@ class Student(Training):
         if self.teacher_loss == "bce" and self.model.output != "sigmoid":
             raise ValueError(NEEDS_SIGMOID.format("teacher_loss"))
         return self
+
+
+def parse_training(tree: dict[str, Any]) -> Training:
+    """What a record has of how its network was trained."""
+    kind = Student if "alpha" in tree else Training
+    return kind.model_validate(tree)
 
 
 class Store(Settings):

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ...data.views import Geometry
-from ..models import parse_model
 from ..sections import Targets
-from ..training.checkpoint import load_weights
+from ..training.train import load_model
 from ..workdir import ModelDir, sha256
 from .joints import skeleton_of
 from .spec import TeacherSpec
@@ -47,8 +46,7 @@ def load(path: Path) -> FolderTeacher:
     geometry = Geometry.model_validate(settings["geometry"])
     targets = Targets.model_validate(settings["targets"])
     skeleton = skeleton_of(_joints(folder))
-    network = parse_model(settings["training"]["model"]).build(skeleton.num_joints)
-    load_weights(network, folder.weights)
+    network = load_model(folder, skeleton.num_joints, torch.device("cpu"))
     spec = TeacherSpec(
         input=(geometry.crop_px, geometry.crop_px),
         joints=skeleton.joints,
@@ -57,7 +55,7 @@ def load(path: Path) -> FolderTeacher:
         peak=1 / (2 * math.pi * targets.sigma_px**2) if targets.area_normalised else 1.0,
         sigma_px=targets.sigma_px,
     )
-    return FolderTeacher(network.eval().requires_grad_(False), spec, sha256(folder.weights))
+    return FolderTeacher(network.requires_grad_(False), spec, sha256(folder.weights))
 
 
 def _settings(folder: ModelDir) -> dict[str, dict[str, dict[str, object]]]:

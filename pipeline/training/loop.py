@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from ...data.samples import SampleSet
 from ..inference import score
+from ..levelling import levelled
 from ..metrics import Pck
 from ..recipe import Recipe
 from ..sections import Training
@@ -158,7 +159,7 @@ class Run:
             if self.group.is_first:
                 save_weights(self.state.trained, self.out)
         self.tell.epoch(row)
-        self.monitor.epoch(progress.history, scored, self.state.trained)
+        self.monitor.epoch(progress.history, scored, self._asked())
         self.tell.warn_if_collapsed(progress.sums, progress.epoch + 1)
         self.tell.warn_if_starved(row)
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
@@ -183,11 +184,18 @@ class Run:
 
     def _score(self, stop: Stop) -> Pck:
         self.group.same_buffers(self.state.trained)
-        arguments = (self.state.trained, self.recipe, self.validation, self.device)
         try:
-            return score(*arguments, self.group, stop)
+            return score(
+                *(self._asked(), self.recipe, self.validation, self.device), self.group, stop
+            )
         except Interrupted as asked:  # the epoch's steps are done; the next run scores it
             self._stop(asked.signal)
+
+    def _asked(self) -> nn.Module:
+        """The network as it is asked: what `load_model` makes of its weights."""
+        return levelled(
+            *(self.state.trained, self.training, self.recipe.geometry, self.recipe.targets)
+        )
 
     def _rate(self) -> float:
         return float(self.state.optimiser.param_groups[0]["lr"])

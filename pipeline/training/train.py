@@ -15,10 +15,11 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ...data.samples import SampleSet
+from ...data.views import Geometry
+from ..levelling import levelled
 from ..metrics import pck
-from ..models import parse_model
 from ..recipe import Recipe
-from ..sections import Student, Training
+from ..sections import Student, Targets, Training, parse_training
 from ..workdir import ModelDir, sha256, versions, write_json
 from .checkpoint import Identity, TrainingState, check_identity, load_weights
 from .feed import EpochBatches, make_loader
@@ -191,10 +192,13 @@ def load_model(folder: ModelDir, num_joints: int, device: torch.device) -> nn.Mo
     Raises:
         ValueError: its weights are missing or damaged.
     """
-    settings = folder.record()["identity"]["settings"]["training"]["model"]
-    network = parse_model(settings).build(num_joints)
+    settings = folder.record()["identity"]["settings"]
+    training = parse_training(settings["training"])
+    network = training.model.build(num_joints)
     load_weights(network, folder.weights)
-    return _place(network, device).eval()
+    geometry = Geometry.model_validate(settings["geometry"])
+    targets = Targets.model_validate(settings["targets"])
+    return _place(levelled(network, training, geometry, targets), device).eval()
 
 
 def _initial_state(
