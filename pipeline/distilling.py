@@ -134,9 +134,9 @@ def _what_decides_targets(recipe: Recipe) -> dict[str, Any]:
 
 
 def start_path(work: WorkDir, name: str) -> Path:
-    """What `student.init_from` names: a model of the work directory, by name, or a path."""
-    beside = work.root / name
-    return beside if "/" not in name and beside.is_dir() else Path(name)
+    """What `student.init_from` names: a model's folder below the work directory, or a path."""
+    below = work.root / name
+    return below if below.is_dir() else Path(name)
 
 
 def _weights_file(work: WorkDir, name: str | None) -> Path | None:
@@ -147,7 +147,7 @@ def _weights_file(work: WorkDir, name: str | None) -> Path | None:
     file = path / "weights.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise ValueError(
-            f"--init-from {name}: expected a weights file, a model's folder, or the name "
-            f"of one in {work.root}"
+            f"--init-from {name}: expected a weights file, or a model's folder, by its path or by "
+            f"that below {work.root}"
         )
     return file

@@ -118,8 +118,8 @@ class Student(Training):
     )
     init_from: str | None = added(
         None,
-        description="start from these weights: the name of another student of the work directory, "
-        "a model's folder, or a .safetensors file",
+        description="start from these weights: a model's folder, by its path or by that below the "
+        "work directory (another student's name, say), or a .safetensors file",
     )
 
     fold: tuple[int, int] | None = added(

@@ -714,10 +714,11 @@ def test_a_student_starts_from_the_weights_it_is_given(
     learnt = [key for key in given if "running" not in key and "num_batches" not in key]
     assert all(torch.equal(found[key], given[key]) for key in learnt)
     assert record["identity"]["inputs"]["init_from"] == sha256(work.teacher.weights)
-    by_name = changed(recipe, "student.init_from=teacher")
-    assert student.run(work, by_name, CPU, name="by-name")["result"] | {"seconds": 0} == (
-        record["result"] | {"seconds": 0}
-    )
+    shutil.copytree(work.teacher.path, work.root / "kept" / "best")
+    for number, below in enumerate(("teacher", "kept/best")):
+        by_name = changed(recipe, f"student.init_from={below}")
+        again = student.run(work, by_name, CPU, name=f"by-name-{number}")
+        assert again["result"] | {"seconds": 0} == record["result"] | {"seconds": 0}
     fresh = student.run(work, recipe, CPU, name="fresh")
     assert fresh["result"]["weights_sha256"] != record["result"]["weights_sha256"]
 
