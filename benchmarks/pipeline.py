@@ -41,7 +41,7 @@ from fpd.pipeline.sections import Student
 from fpd.pipeline.store import StoreReader, StoreWriter, files_at, make_manifest
 from fpd.pipeline.teaching import asker
 from fpd.pipeline.training.feed import DistillationViews, fresh_views, stored_views
-from fpd.pipeline.training.objective import Batch, Objective
+from fpd.pipeline.training.objective import Batch, Losses, Objective
 from fpd.pipeline.training.train import train_model
 from fpd.pipeline.workdir import ModelDir
 
@@ -60,7 +60,7 @@ class Asking(Online):
         super().__init__(student, heatmap_px)
         self.ask = asker(teacher, CPU, tuple(range(joints)))  # any pairing costs the same
 
-    def __call__(self, stages: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+    def __call__(self, stages: list[Tensor], batch: Batch) -> Losses:
         with torch.no_grad():
             said = self.ask(batch["crop"])
         return super().__call__(stages, {**batch, "teacher": said})

@@ -37,7 +37,7 @@ from fpd.pipeline.sections import Student, Targets
 from fpd.pipeline.store import encode
 from fpd.pipeline.teaching import asker
 from fpd.pipeline.training.checkpoint import TrainingState
-from fpd.pipeline.training.objective import Batch, Objective, amplitude_factors
+from fpd.pipeline.training.objective import Batch, Losses, Objective, amplitude_factors
 from fpd.pipeline.training.optimisers import make_optimiser, make_schedule
 from fpd.pipeline.training.step import autocast, train_step
 
@@ -78,13 +78,13 @@ class Online:
         self.student = student
         self.labels = Objective(TARGETS, heatmap_px)
 
-    def __call__(self, stages: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+    def __call__(self, stages: list[Tensor], batch: Batch) -> Losses:
         labels, weights = self.labels.render(batch, stages[-1].device)
         maps = batch["teacher"]
         scale = amplitude_factors(maps.detach().amax((-2, -1)), self.student)
         target = maps * scale[..., None, None]
-        loss = distillation_loss(stages, labels, weights, target, self.student.alpha)
-        return loss, loss.detach()
+        loss = distillation_loss(stages, labels, weights, target, self.student.alpha).loss
+        return Losses(loss, loss.detach())
 
 
 class Bench:

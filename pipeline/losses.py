@@ -6,7 +6,7 @@ Shape letters: B batch, K joints, H and W heatmap height and width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 from torch.nn import functional
@@ -54,11 +54,19 @@ def _log_softmax(heatmaps_BKHW: Tensor) -> Tensor:
 
 
 def supervised_loss(
-    stages: Sequence[Tensor], labels_BKHW: Tensor, weights_BK: Tensor, kind: Loss = "mse"
+    stages: Sequence[Tensor], target_BKHW: Tensor, weights_BK: Tensor | None, kind: Loss = "mse"
 ) -> Tensor:
-    """Eq. 3, summed over the network's stages: labels alone, masked where there is none."""
-    losses = [heatmap_loss(heatmaps, labels_BKHW, weights_BK, kind) for heatmaps in stages]
+    """What all of a network's stages cost: eq. 3 or 4 at each, summed."""
+    losses = [heatmap_loss(heatmaps, target_BKHW, weights_BK, kind) for heatmaps in stages]
     return sum(losses[1:], start=losses[0])
+
+
+class Terms(NamedTuple):
+    """A distilled student's loss, and what it is mixed of; float32 scalars."""
+
+    loss: Tensor
+    labels: Tensor
+    teacher: Tensor
 
 
 def distillation_loss(
@@ -70,7 +78,7 @@ def distillation_loss(
     teacher_weights_BK: Tensor | None = None,
     kind: Loss = "mse",
     teacher_kind: Loss = "mse",
-) -> Tensor:
+) -> Terms:
     """Eq. 5 at every stage, summed: alpha x teacher (eq. 4) + (1 - alpha) x labels (eq. 3).
 
     The label term alone is masked by what is labelled: the teacher also teaches the joints that
@@ -80,9 +88,6 @@ def distillation_loss(
         alpha: the teacher's part, in 0..1 (the paper: 0.5).
         kind, teacher_kind: of the label term, and of the teacher's; see `heatmap_loss`.
     """
-    losses = [
-        alpha * heatmap_loss(heatmaps, teacher_BKHW, teacher_weights_BK, teacher_kind)
-        + (1 - alpha) * heatmap_loss(heatmaps, labels_BKHW, weights_BK, kind)
-        for heatmaps in stages
-    ]
-    return sum(losses[1:], start=losses[0])
+    labels = supervised_loss(stages, labels_BKHW, weights_BK, kind)
+    teacher = supervised_loss(stages, teacher_BKHW, teacher_weights_BK, teacher_kind)
+    return Terms(alpha * teacher + (1 - alpha) * labels, labels, teacher)

@@ -25,7 +25,7 @@ from .feed import EpochBatches
 from .group import ALONE, Group
 from .messages import Messenger
 from .monitor import Monitor
-from .objective import Batch, Objective
+from .objective import Batch, Losses, Objective
 from .step import train_step
 
 CHECKPOINT_EVERY_S = 300.0
@@ -111,7 +111,7 @@ class Run:
                     saved_at = time.monotonic()
 
     def _step(self, batch: Batch) -> Tensor:
-        """One optimiser step. Returns (loss, zero_loss, 1) x views, float32, on the device."""
+        """One optimiser step; see `train_step`."""
         share = len(batch["crop"]) / self.batches.size(self.state.progress.step)
         return train_step(
             self.state,
@@ -127,9 +127,10 @@ class Run:
         """Add the losses of the last steps, of all processes, to the epoch's sums."""
         progress = self.state.progress
         late = progress.step > self.batches.steps // 2
-        for loss, zero_loss, images in self.group.sum(torch.stack(losses)).tolist():
+        for *noted, images in self.group.sum(torch.stack(losses)).tolist():
+            loss, zero_loss = noted[:2]
             self._check_finite(loss)
-            progress.add(loss=loss, zero_loss=zero_loss, images=images)
+            progress.add(**dict(zip(Losses._fields, noted, strict=True)), images=images)
             if late:
                 progress.add(late_loss=loss, late_zero_loss=zero_loss)
         losses.clear()
@@ -175,6 +176,7 @@ class Run:
             "epoch": progress.epoch + 1,
             "loss": sums["loss"] / images,
             "zero_loss": sums["zero_loss"] / images,
+            **self._parts(sums),
             "learning_rate": self._rate(),
             "seconds": seconds,
             "images_per_s": images / seconds,
@@ -190,6 +192,12 @@ class Run:
             )
         except Interrupted as asked:  # the epoch's steps are done; the next run scores it
             self._stop(asked.signal)
+
+    def _parts(self, sums: dict[str, float]) -> dict[str, float]:
+        """The two losses that a distilled student's is mixed of."""
+        alpha = getattr(self.training, "alpha", 0.0)
+        names = ("labels_loss", "teacher_loss") if alpha > 0 else ()
+        return {name: sums[name] / sums["images"] for name in names}
 
     def _asked(self) -> nn.Module:
         """The network as it is asked: what `load_model` makes of its weights."""

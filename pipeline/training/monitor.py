@@ -40,6 +40,8 @@ FAINT = 0.1
 SCALARS = {
     "loss": "loss/training",
     "zero_loss": "loss/of_a_collapsed_network",
+    "labels_loss": "loss/to_labels",
+    "teacher_loss": "loss/to_teacher",
     "validation_pck": "validation_pck/mean",
     "learning_rate": "optimiser/learning_rate",
     "images_per_s": "speed/images_per_s",

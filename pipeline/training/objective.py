@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,22 @@ from ..sections import Student, Targets
 from ..store import decode
 
 Batch = Mapping[str, Tensor]
+
+
+class Losses(NamedTuple):
+    """What a batch costs; float32 scalars.
+
+    Attributes:
+        zero_loss: of an answer that knows nothing. A loss that stays there is a network that has
+            collapsed.
+        labels_loss, teacher_loss: the two that a distilled student's loss is mixed of, both in
+            full; None where there is nothing to mix.
+    """
+
+    loss: Tensor
+    zero_loss: Tensor
+    labels_loss: Tensor | None = None
+    teacher_loss: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -40,25 +57,26 @@ class Objective:
     loss: Loss = "mse"
     taught: tuple[bool, ...] | None = None
 
-    def __call__(self, stages: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss of a network's heatmaps, and that of an answer that knows nothing.
-
-        Returns:
-            float32 scalars (loss, zero_loss); a loss that stays at zero_loss is a network that has
-            collapsed.
-        """
+    def __call__(self, stages: Sequence[Tensor], batch: Batch) -> Losses:
+        """The loss of a network's heatmaps, float32 (B, K, H, W) of each stage."""
         device = stages[-1].device
         labels, weights = self.render(batch, device)
         nothing = [self._nothing(labels)] * len(stages)
         if self.student is None or self.student.alpha == 0:
-            return (
+            return Losses(
                 supervised_loss(stages, labels, weights, self.loss),
                 supervised_loss(nothing, labels, weights, self.loss),
             )
         maps, teacher_weights = self._teacher(self.student, batch, weights)
         asked = (labels, weights, maps, self.student.alpha, teacher_weights)
         kinds = self.loss, self.student.teacher_loss or self.loss
-        return distillation_loss(stages, *asked, *kinds), distillation_loss(nothing, *asked, *kinds)
+        found = distillation_loss(stages, *asked, *kinds)
+        return Losses(
+            found.loss,
+            distillation_loss(nothing, *asked, *kinds).loss,
+            found.labels.detach(),
+            found.teacher.detach(),
+        )
 
     def _nothing(self, labels: Tensor) -> Tensor:
         """The answer, the same for all, that a network without a clue gives: zero everywhere.

@@ -11,7 +11,7 @@ from ..inputs import normalise
 from ..sections import Training
 from .checkpoint import TrainingState
 from .group import without_exchange
-from .objective import Batch, Objective
+from .objective import Batch, Losses, Objective
 
 
 def train_step(
@@ -31,20 +31,21 @@ def train_step(
             the share: 1 where all shares are of one size.
 
     Returns:
-        (loss, zero_loss, 1) x views of this share, float32 (3,), on the device.
+        (`Losses`, 0 for those that are None, and 1) x views of this share, float32 (5,), on the
+        device.
     """
     state.optimiser.zero_grad(set_to_none=True)
     views = len(batch["crop"])
     parts = split(batch, min(training.accumulate, views))
-    total = torch.zeros(3, device=device)
+    total = torch.zeros(5, device=device)
     for number, part in enumerate(parts, 1):
         with nullcontext() if number == len(parts) else without_exchange(network):
             crop = normalise(part["crop"], device)
             with autocast(training, device):
                 stages = network(crop)
-            loss, zero_loss = objective(stages, part)
-            (loss * (weight * len(crop) / views)).backward()  # type: ignore[no-untyped-call]
-        total += torch.stack([loss.detach(), zero_loss, torch.ones_like(zero_loss)]) * len(crop)
+            losses = objective(stages, part)
+            (losses.loss * (weight * len(crop) / views)).backward()  # type: ignore[no-untyped-call]
+        total += _noted(losses) * len(crop)
     if training.clip_norm is not None:
         nn.utils.clip_grad_norm_(state.network.parameters(), training.clip_norm)
     state.optimiser.step()
@@ -52,6 +53,11 @@ def train_step(
     if state.averaged is not None:
         state.averaged.update_parameters(state.network)
     return total
+
+
+def _noted(losses: Losses) -> Tensor:
+    one = torch.ones_like(losses.zero_loss)
+    return torch.stack([0 * one if loss is None else loss.detach() for loss in (*losses, one)])
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:

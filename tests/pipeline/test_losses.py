@@ -82,7 +82,10 @@ def test_supervised_is_eq_3_at_every_stage(case: Case) -> None:
 def test_distillation_is_eq_5_at_every_stage(case: Case, alpha: float) -> None:
     stages, labels, weights, teacher = case.tensors()
     expected = alpha * case.distilled() + (1 - alpha) * case.supervised()
-    found = distillation_loss(stages, labels, weights, teacher, alpha)
+    terms = distillation_loss(stages, labels, weights, teacher, alpha)
+    assert terms.labels.item() == pytest.approx(case.supervised(), rel=1e-5, abs=1e-9)
+    assert terms.teacher.item() == pytest.approx(case.distilled(), rel=1e-5, abs=1e-9)
+    found = distillation_loss(stages, labels, weights, teacher, alpha).loss
     assert found.item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
@@ -90,16 +93,16 @@ def test_stages_add_up() -> None:
     stages, labels, weights, teacher = Case(1, stages=3).tensors()
     parts = [supervised_loss([stage], labels, weights).item() for stage in stages]
     assert supervised_loss(stages, labels, weights).item() == pytest.approx(sum(parts), rel=1e-6)
-    parts = [distillation_loss([s], labels, weights, teacher, 0.3).item() for s in stages]
-    whole = distillation_loss(stages, labels, weights, teacher, 0.3).item()
+    parts = [distillation_loss([s], labels, weights, teacher, 0.3).loss.item() for s in stages]
+    whole = distillation_loss(stages, labels, weights, teacher, 0.3).loss.item()
     assert whole == pytest.approx(sum(parts), rel=1e-6)
 
 
 def test_alpha_0_is_labels_alone_and_alpha_1_the_teacher_alone() -> None:
     case = Case(2)
     stages, labels, weights, teacher = case.tensors()
-    none = distillation_loss(stages, labels, weights, teacher, 0.0).item()
-    full = distillation_loss(stages, labels, weights, teacher, 1.0).item()
+    none = distillation_loss(stages, labels, weights, teacher, 0.0).loss.item()
+    full = distillation_loss(stages, labels, weights, teacher, 1.0).loss.item()
     assert none == pytest.approx(supervised_loss(stages, labels, weights).item(), rel=1e-6)
     assert full == pytest.approx(case.distilled(), rel=1e-5)
 
@@ -109,7 +112,7 @@ def test_weights_mask_the_labels_and_not_the_teacher() -> None:
     nothing = torch.zeros(labels.shape[:2])
     stages[0].requires_grad_()
     assert supervised_loss(stages, labels, nothing).item() == 0
-    distillation_loss(stages, labels, nothing, teacher, 0.5).backward()
+    distillation_loss(stages, labels, nothing, teacher, 0.5).loss.backward()
     # The gradient of 0.5 * mean over B * K joints of squared error: (m - t) / (B * K).
     expected = (stages[0].detach() - teacher) / nothing.numel()
     torch.testing.assert_close(stages[0].grad, expected)
@@ -133,7 +136,7 @@ def test_half_precision_heatmaps_are_compared_in_float32(
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(64 * 299.75**2, rel=1e-6)
     teacher = torch.full((1, 1, 8, 8), 0.5, dtype=target_dtype)
-    found = distillation_loss([heatmaps], labels, torch.ones(1, 1), teacher, 0.5)
+    found = distillation_loss([heatmaps], labels, torch.ones(1, 1), teacher, 0.5).loss
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(32 * (299.5**2 + 299.75**2), rel=1e-6)
 
@@ -176,5 +179,5 @@ def test_each_term_has_its_kind_and_weights(case: Case) -> None:
     )
     found = distillation_loss(
         stages, labels, weights, teacher, 0.3, sure, kind="bce", teacher_kind="distribution"
-    )
+    ).loss
     assert found.item() == pytest.approx(float(expected), rel=1e-5)

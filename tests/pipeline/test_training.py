@@ -86,6 +86,15 @@ def test_metrics_are_one_line_an_epoch(toy_work: Path) -> None:
     assert found[1]["learning_rate"] < found[0]["learning_rate"]  # one-cycle, past its peak
 
 
+def test_a_distilled_students_two_losses_are_apart(work: WorkDir, toy_recipe: Recipe) -> None:
+    student.run(work, toy_recipe, CPU)
+    alpha = toy_recipe.student.alpha
+    for row in rows(work.student("student")):
+        mixed = alpha * row["teacher_loss"] + (1 - alpha) * row["labels_loss"]
+        assert row["loss"] == pytest.approx(mixed, rel=1e-5)
+        assert row["teacher_loss"] != pytest.approx(row["labels_loss"], rel=1e-3)
+
+
 def test_the_record_says_what_was_trained(toy_work: Path, toy_samples: SampleSet) -> None:
     folder = WorkDir(toy_work).teacher
     record = folder.record()
@@ -460,9 +469,9 @@ def test_no_loss_that_is_no_number_is_saved(
     calls: list[int] = []
 
     def spoilt(self: Objective, stages: Any, batch: Any) -> Any:
-        loss, zero_loss = call(self, stages, batch)
+        found = call(self, stages, batch)
         calls.append(1)
-        return (loss * value if len(calls) == at else loss), zero_loss
+        return found._replace(loss=found.loss * value) if len(calls) == at else found
 
     monkeypatch.setattr(Objective, "__call__", spoilt)
     work = WorkDir(tmp_path)
