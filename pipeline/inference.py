@@ -24,7 +24,7 @@ from .metrics import Pck, pck
 from .recipe import Recipe
 from .sections import PLAIN_SCALE, Passes
 from .stopping import Interrupted, Stop
-from .teaching import asker
+from .teaching import Ask, asker
 from .training.feed import Key, in_batches, make_loader
 from .training.group import ALONE, Group
 
@@ -42,10 +42,24 @@ class Predicted:
     Attributes:
         joints_NK2: float64 (x, y), pixels of the original images.
         peaks_NK: float64, height of each heatmap's highest pixel: how sure the network is.
+        silent: joints (by number) that it has no answer for: they are NaN, and do not count.
     """
 
     joints_NK2: NDArray[np.float64]
     peaks_NK: NDArray[np.float64]
+    silent: tuple[int, ...] = ()
+
+    def without(self, silent: tuple[int, ...]) -> Predicted:
+        """The same, with no answer for some joints."""
+        joints_NK2, peaks_NK = self.joints_NK2.copy(), self.peaks_NK.copy()
+        joints_NK2[:, silent], peaks_NK[:, silent] = np.nan, 0
+        return Predicted(joints_NK2, peaks_NK, silent)
+
+    def labels(self, labelled_NK2: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Those labels that its answers can be held against; the others NaN."""
+        labels_NK2 = labelled_NK2.copy()
+        labels_NK2[:, self.silent] = np.nan
+        return labels_NK2
 
 
 def predict(
@@ -57,7 +71,7 @@ def predict(
     stop: Stop | None = None,
     testing: Passes = PLAIN_TEST,
 ) -> Predicted:
-    """Joints of each person.
+    """Joints of each person, by a network, which is left in the mode it is found in.
 
     Args:
         group: the processes that share the work; each gets the whole result.
@@ -67,16 +81,31 @@ def predict(
     Raises:
         Interrupted: in all processes, where `stop` was set in any.
     """
-    people = group.share(range(len(samples)))
-    found = torch.zeros(*samples.joints_NK2.shape[:2], 3, dtype=torch.float64)
+    ask = asker(network, device, samples.skeleton.mirror if testing.flip else None)
     training = network.training
     network.eval()
+    found = predict_by(ask, recipe, samples, device, group, stop, testing.scales)
+    network.train(training)
+    return found
+
+
+def predict_by(
+    ask: Ask,
+    recipe: Recipe,
+    samples: SampleSet,
+    device: torch.device,
+    group: Group = ALONE,
+    stop: Stop | None = None,
+    scales: Sequence[float] = PLAIN_TEST.scales,
+) -> Predicted:
+    """Joints of each person, by whatever maps crops to heatmaps; as `predict`."""
+    people = group.share(range(len(samples)))
+    found = torch.zeros(*samples.joints_NK2.shape[:2], 3, dtype=torch.float64)
     with torch.inference_mode():
-        for index, answer in _answers(network, recipe, samples, people, device, testing):
+        for index, answer in _answers(ask, recipe, samples, people, device, scales):
             found[index] = answer
             if stop is not None and stop.is_set():
                 break
-    network.train(training)
     number = int(group.highest([0 if stop is None else stop.signal])[0])
     if number:
         raise Interrupted("scoring stopped", number)
@@ -98,16 +127,14 @@ def score(
 
 
 def _answers(
-    network: nn.Module,
+    ask: Ask,
     recipe: Recipe,
     samples: SampleSet,
     people: Sequence[int],
     device: torch.device,
-    testing: Passes,
+    scales: Sequence[float],
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batch by batch: indices of people, and float64 (B, K, 3) of x, y in the image, and peak."""
-    scales = testing.scales
-    ask = asker(network, device, samples.skeleton.mirror if testing.flip else None)
     keys = [
         [(i, s) for i in part for s in range(len(scales))] for part in in_batches(people, BATCH)
     ]

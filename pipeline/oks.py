@@ -60,6 +60,9 @@ def oks_row(data: Data, samples: SampleSet, predicted: Predicted) -> dict[str, A
         )
     if not available():
         return _without(INSTALL)
+    if predicted.silent:
+        unknown = [samples.skeleton.joints[k] for k in predicted.silent]
+        return _without(f"it has no {', '.join(unknown)}, and OKS is of all joints")
     path, _ = coco.location(data.root, "test", data.coco)
     dataset = coco.read(path)
     category, _ = coco.choose(path, dataset, data.coco)

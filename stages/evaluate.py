@@ -16,7 +16,7 @@ import torch
 from ..data.readers import load
 from ..data.samples import SampleSet
 from ..data.views import Geometry
-from ..pipeline.inference import Predicted, predict
+from ..pipeline.inference import Predicted, predict, predict_by
 from ..pipeline.metrics import pck_where_labelled
 from ..pipeline.models import parse_model
 from ..pipeline.models.cost import count, latency_ms
@@ -24,9 +24,11 @@ from ..pipeline.oks import oks_row
 from ..pipeline.recipe import Recipe
 from ..pipeline.report.charts import draw_curves
 from ..pipeline.report.files import read_history, write_predictions
+from ..pipeline.report.gallery import STORE_TEACHER, TEACHER
 from ..pipeline.report.page import render
 from ..pipeline.report.scores import shares
 from ..pipeline.store import read_manifest, shard_bytes, store_files, stored_layout
+from ..pipeline.teachers import named_are_there, open_named
 from ..pipeline.training.train import load_model
 from ..pipeline.workdir import ModelDir, WorkDir, atomic, make_writable, versions, write_json
 
@@ -58,6 +60,11 @@ def run(
     rows, predicted = {}, {}
     for name, folder in models.items():
         rows[name], predicted[name] = _evaluate(folder, recipe, samples, device, tau)
+    if recipe.store.teachers:
+        elsewhere = _evaluate_teachers(recipe, samples, device, tau)
+        if elsewhere is not None:
+            name = TEACHER if TEACHER not in models else STORE_TEACHER
+            rows[name], predicted[name] = elsewhere
     report = {
         "dataset": samples.fingerprint(),
         "models": rows,
@@ -85,20 +92,62 @@ def _evaluate(
     network = load_model(folder, samples.skeleton.num_joints, device)
     recipe = recipe.model_copy(update={"geometry": geometry})
     predicted = predict(network, recipe, samples, device, testing=recipe.testing)
-    score = pck_where_labelled(
-        predicted.joints_NK2, samples.joints_NK2, samples.normaliser_N, samples.skeleton, tau
-    )
     parameters, gmacs = count(model, samples.skeleton.num_joints, geometry.crop_px)
     row = {
-        **shares(score, samples.skeleton),
-        **oks_row(recipe.data, samples, predicted),
-        "people": len(samples),
+        **_scores(recipe, samples, predicted, tau),
         "parameters": parameters,
         "gmacs": gmacs,
         "ms_per_image": latency_ms(network, geometry.crop_px, device),
         "record": record,
     }
     return row, predicted
+
+
+def _evaluate_teachers(
+    recipe: Recipe, samples: SampleSet, device: torch.device, tau: float | None
+) -> tuple[dict[str, Any], Predicted] | None:
+    """The row of the teachers that the recipe names, as one, if they are there.
+
+    Asked as the store asks them, but mirrored only where every model is. Joints that none of them
+    knows have no answer, and do not count.
+    """
+    names = ", ".join(recipe.store.teachers)
+    if not named_are_there(recipe):
+        log.warning("no row of the teacher(s) %s: expected them there, found none", names)
+        return None
+    try:
+        teachers = open_named(recipe, samples.skeleton, averaged=recipe.testing.flip)
+    except ValueError as error:  # a package that is missing here, say
+        log.warning("no row of the teacher(s) %s: %s", names, error)
+        return None
+    scales = recipe.testing.scales
+    predicted = predict_by(teachers.ask(device), recipe, samples, device, scales=scales)
+    joints, taught = samples.skeleton.joints, teachers.taught
+    predicted = predicted.without(tuple(k for k, name in enumerate(joints) if name not in taught))
+    row = {
+        **_scores(recipe, samples, predicted, tau),
+        "parameters": teachers.parameters,
+        "gmacs": None,
+        "ms_per_image": None,
+        "teacher": teachers.entry,
+        "unknown": [joints[k] for k in predicted.silent],
+    }
+    return row, predicted
+
+
+def _scores(
+    recipe: Recipe, samples: SampleSet, predicted: Predicted, tau: float | None
+) -> dict[str, Any]:
+    """A row's scores, and of how many people they are."""
+    labels_NK2 = predicted.labels(samples.joints_NK2)
+    score = pck_where_labelled(
+        predicted.joints_NK2, labels_NK2, samples.normaliser_N, samples.skeleton, tau
+    )
+    return {
+        **shares(score, samples.skeleton),
+        **oks_row(recipe.data, samples, predicted),
+        "people": len(samples),
+    }
 
 
 def _write(

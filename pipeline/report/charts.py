@@ -8,6 +8,7 @@ colour, line style and marker, which the page's legends explain.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,7 +130,8 @@ def bars(rows: Rows) -> str:
 
     def draw(axes: Any) -> None:
         for place, (name, look) in enumerate(looks(list(rows)).items()):
-            shares = [100 * (rows[name]["per_joint"][joint] or 0) for joint in joints]
+            found = [rows[name]["per_joint"][joint] for joint in joints]
+            shares = [math.nan if share is None else 100 * share for share in found]
             y = [number * step + place for number in range(len(joints))]
             colour = SERIES[look.colour]
             axes.barh(y, shares, height=0.9, color=colour, alpha=0.75)
@@ -167,7 +169,7 @@ def plane(rows: Rows, others: Sequence[Published]) -> str:
     def draw(axes: Any) -> None:
         for name, look in looks(list(rows)).items():
             row, colour = rows[name], SERIES[look.colour]
-            if row["mean"] is None:
+            if row["mean"] is None or row["gmacs"] is None:
                 continue
             point = {"color": colour, "markersize": 9, "markeredgecolor": PAPER}
             axes.plot(row["gmacs"], 100 * row["mean"], look.marker, **point)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..oks import STATISTICS
 from .gallery import TEACHER, Gallery
-from .scores import percent
+from .scores import percent, shown
 
 MISSING = "not recorded"
 LONGEST_HISTORY = 60
@@ -55,11 +55,12 @@ def models_table(rows: Rows) -> Table:
 def _cells(row: Mapping[str, Any]) -> list[Cell]:
     shares = [*row["groups"].values(), row["mean"], row["mean_unweighted"], row["auc"]]
     seconds = at(row, "record.result.seconds")
+    million = None if row["parameters"] is None else row["parameters"] / 1e6
     return [
         *(Cell(percent(share), share) for share in shares),
-        Cell(f"{row['parameters'] / 1e6:.2f}", row["parameters"]),
-        Cell(f"{row['gmacs']:.3f}", row["gmacs"]),
-        Cell(f"{row['ms_per_image']:.1f}", row["ms_per_image"]),
+        Cell(shown(million, "{:.2f}"), million),
+        Cell(shown(row["gmacs"], "{:.3f}"), row["gmacs"]),
+        Cell(shown(row["ms_per_image"], "{:.1f}"), row["ms_per_image"]),
         Cell(duration(seconds), seconds) if _is_number(seconds) else Cell("-"),
     ]
 
@@ -148,7 +149,24 @@ def _training_table(histories: Histories, names: Sequence[str], key: str, captio
 
 def model_facts(rows: Rows) -> dict[str, list[tuple[str, str]]]:
     """What was trained on what, by model: (name of a fact, fact)."""
-    return {name: _facts(name, row.get("record", {})) for name, row in rows.items()}
+    return {
+        name: _teacher_facts(row["teacher"])
+        if "teacher" in row
+        else _facts(name, row.get("record", {}))
+        for name, row in rows.items()
+    }
+
+
+def _teacher_facts(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Of teachers who were trained elsewhere: what the store's manifest would say of them."""
+    facts = [("joints that it knows", ", ".join(entry["taught"]))]
+    for part in entry["sources"]:
+        facts += [
+            ("kind", part["kind"]),
+            ("SHA-256", part["sha256"]),
+            ("takes and gives", _settings(part["spec"], ("joints",))),
+        ]
+    return facts
 
 
 def _facts(name: str, record: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -287,7 +305,10 @@ def _remarks_on(
     name: str, row: Mapping[str, Any], history: Sequence[Any], report: Mapping[str, Any]
 ) -> list[str]:
     found = []
-    if not history:
+    if "teacher" in row:
+        if row["unknown"]:
+            found.append(f"{name} has no {', '.join(row['unknown'])}: its means leave them out.")
+    elif not history:
         found.append(f"{name} has no readable metrics.jsonl: its training curves are missing.")
     elif all(epoch.get("validation_pck") is None for epoch in history):
         found.append(f"{name} was trained without validation people: its last epoch was kept.")

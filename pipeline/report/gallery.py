@@ -46,6 +46,10 @@ FAR = 1e6
 
 TEACHER = "teacher"
 
+STORE_TEACHER = "teacher@store"
+"""The row of teachers that the recipe names, beside a teacher of the work directory's own: no model
+can have this name."""
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -143,7 +147,10 @@ def measure(samples: SampleSet, predicted: Mapping[str, Predicted]) -> Measured:
     errors = {
         name: np.minimum(
             unit_errors(
-                found.joints_NK2, samples.joints_NK2, samples.normaliser_N, samples.skeleton
+                found.joints_NK2,
+                found.labels(samples.joints_NK2),
+                samples.normaliser_N,
+                samples.skeleton,
             ),
             FAR,
         )

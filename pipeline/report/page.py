@@ -76,10 +76,14 @@ def render(
         rule={"each": EACH, "disagreeing": DISAGREEING, "per_joint": PER_JOINT},
         crop_px=CROP_PX,
         facts=model_facts(rows),
-        records={name: json.dumps(row.get("record"), indent=2) for name, row in rows.items()},
+        records={name: _record(row) for name, row in rows.items()},
         listed=lambda key: ", ".join(f"{name} {percent(row[key])}" for name, row in rows.items()),
         remarks=remarks(report, histories, people),
     )
+
+
+def _record(row: Mapping[str, Any]) -> str:
+    return json.dumps(row.get("teacher", row.get("record")), indent=2)
 
 
 def _template(name: str) -> str:

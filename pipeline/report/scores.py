@@ -51,7 +51,16 @@ def table(report: dict[str, Any]) -> str:
     ]
     rows = [[name, *_cells(row)] for name, row in models.items()]
     heading = f"{first['metric']} in percent, {first['people']} people{_passes(report['testing'])}"
-    return "\n".join([heading, align([header, *rows]), *_bill(report["store"])])
+    return "\n".join([heading, align([header, *rows]), *_unknown(models), *_bill(report["store"])])
+
+
+def _unknown(models: dict[str, dict[str, Any]]) -> list[str]:
+    """Which models' scores are of fewer joints than the others'."""
+    return [
+        f"{name} is scored on the joints that it knows: it has no {', '.join(row['unknown'])}"
+        for name, row in models.items()
+        if row.get("unknown")
+    ]
 
 
 def _passes(testing: dict[str, Any]) -> str:
@@ -82,12 +91,18 @@ def percent(share: float | None) -> str:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     found = [*row["groups"].values(), row["mean"], row["mean_unweighted"], row["auc"]]
+    million = None if row["parameters"] is None else row["parameters"] / 1e6
     return [
         *map(percent, found),
-        f"{row['parameters'] / 1e6:.2f} M",
-        f"{row['gmacs']:.3f}",
-        f"{row['ms_per_image']:.1f}",
+        shown(million, "{:.2f} M"),
+        shown(row["gmacs"], "{:.3f}"),
+        shown(row["ms_per_image"], "{:.1f}"),
     ]
+
+
+def shown(number: float | None, form: str) -> str:
+    """A number for a table; None is a dash."""
+    return "-" if number is None else form.format(number)
 
 
 def align(rows: list[list[str]]) -> str:

@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from ...data.skeletons import Skeleton
 from ..recipe import Recipe
@@ -72,16 +73,35 @@ class OwnTeacher:
 
 @dataclass(frozen=True)
 class NamedTeachers:
-    """Those that the recipe names, loaded at once."""
+    """Those that the recipe names, loaded at once.
+
+    Attributes:
+        averaged: whether their answers are averaged with their mirrored twins.
+    """
 
     sources: tuple[Source, ...]
     teachers: tuple[Teacher, ...]
     recipe: Recipe
     skeleton: Skeleton
+    averaged: bool
+
+    @property
+    def taught(self) -> tuple[str, ...]:
+        """The skeleton's joints that at least one of them knows."""
+        specs = [teacher.spec for teacher in self.teachers]
+        return taught_joints(specs, self.skeleton, averaged=self.averaged)
+
+    @property
+    def parameters(self) -> int | None:
+        """Of all their networks; None where one of them shows none."""
+        networks = [getattr(teacher, "network", teacher) for teacher in self.teachers]
+        modules = [network for network in networks if isinstance(network, nn.Module)]
+        if len(modules) < len(networks):
+            return None
+        return sum(weight.numel() for module in modules for weight in module.parameters())
 
     @cached_property
     def entry(self) -> Entry:
-        specs = [teacher.spec for teacher in self.teachers]
         parts = [
             {
                 "kind": source.kind,
@@ -90,9 +110,7 @@ class NamedTeachers:
             }
             for source, teacher in zip(self.sources, self.teachers, strict=True)
         ]
-        averaged = self.recipe.mirror_averaged
-        taught = taught_joints(specs, self.skeleton, averaged=averaged)
-        whole = {"sources": parts, "taught": list(taught)}
+        whole = {"sources": parts, "taught": list(self.taught)}
         text = json.dumps(whole, sort_keys=True).encode()
         return {"sha256": hashlib.sha256(text).hexdigest(), **whole}
 
@@ -106,7 +124,7 @@ class NamedTeachers:
             self.skeleton,
             self.recipe.geometry,
             device,
-            averaged=self.recipe.mirror_averaged,
+            averaged=self.averaged,
         )
 
 
@@ -135,17 +153,33 @@ def open_faculty(own: ModelDir, recipe: Recipe, skeleton: Skeleton) -> Faculty:
     """
     if not recipe.store.teachers:
         return OwnTeacher(own, recipe, skeleton)
+    return open_named(recipe, skeleton, averaged=recipe.mirror_averaged)
+
+
+def open_named(recipe: Recipe, skeleton: Skeleton, *, averaged: bool) -> NamedTeachers:
+    """The teachers that a recipe names.
+
+    Raises:
+        ValueError: one of them cannot be loaded.
+    """
     sources = tuple(parse(name) for name in recipe.store.teachers)
-    return NamedTeachers(sources, tuple(load(source) for source in sources), recipe, skeleton)
+    teachers = tuple(load(source) for source in sources)
+    return NamedTeachers(sources, teachers, recipe, skeleton, averaged)
 
 
 def find_faculty(own: ModelDir, recipe: Recipe, skeleton: Skeleton) -> Faculty | None:
     """The same, or None where some of it is not there: a store can be used without its teacher."""
     if recipe.store.teachers:
-        there = all(parse(name).is_there for name in recipe.store.teachers)
+        there = named_are_there(recipe)
     else:
         there = own.finished and own.weights.is_file()
     return open_faculty(own, recipe, skeleton) if there else None
+
+
+def named_are_there(recipe: Recipe) -> bool:
+    """Whether the recipe names teachers, and all of them can be looked for where it says."""
+    names = recipe.store.teachers
+    return bool(names) and all(parse(name).is_there for name in names)
 
 
 def expected_entry(

@@ -160,9 +160,73 @@ def test_from_the_cache_to_the_scores(
     scored = fpd("evaluate", "-w", place.root)
     assert scored.exit_code == 0, scored.output
     report = json.loads((place.evaluation / "report.json").read_text())
-    assert list(report["models"]) == ["student"]
+    assert list(report["models"]) == ["student", "teacher"]
+    row = report["models"]["teacher"]
+    assert row["teacher"]["sources"] == entry["sources"] and row["unknown"] == [
+        name for name in LSP.joints if name in untaught
+    ]
+    assert {name for name, share in row["per_joint"].items() if share is None} == set(untaught)
+    assert row["counts"]["neck"] == (0 if "neck" in untaught else 8)
+    assert ("is scored on the joints that it knows" in scored.output) == bool(untaught)
+    assert (place.evaluation / "report.html").is_file()
     assert report["store"]["teacher_passes"] == 2 * len(names) * 18  # mirrored, too
     assert not place.teacher.path.exists()
+
+
+def test_teachers_score_what_they_score_as_models(work: WorkDir) -> None:
+    """Beside a work directory's own teacher, under another name; mirrored where models are."""
+    named = ("--set", f'store.teachers=["{work.teacher.path}"]')
+    for options in ((), ("--flip-test",)):
+        scored = fpd("evaluate", "-w", work.root, *named, *options)
+        assert scored.exit_code == 0, scored.output
+        rows = json.loads((work.evaluation / "report.json").read_text())["models"]
+        own, there = rows["teacher"], rows["teacher@store"]
+        for key in ("mean", "auc", "per_joint", "counts", "people", "parameters"):
+            assert there[key] == pytest.approx(own[key]), key
+        assert there["gmacs"] is None and "record" not in there
+        page = (work.evaluation / "report.html").read_text("utf-8")
+        assert "teacher@store" in page and "None" not in page
+
+
+def test_a_joint_nobody_knows_is_neither_right_nor_wrong(place: WorkDir, toy_work: Path) -> None:
+    shutil.copytree(toy_work / "teacher", place.teacher.path)
+    write_json(place.kept_recipe, json.loads(place.kept_recipe.read_text()) | {"store": {}})
+    knows = "spec = TeacherSpec(input=(32, 32), joints=('neck',), stride_px=2)"
+    answers = "return crops.mean(1, keepdim=True)[:, :, ::2, ::2].sigmoid()"
+    Path("only_neck.py").write_text(
+        "from fpd.pipeline.teachers import TeacherSpec\n"
+        f"class Neck:\n    {knows}\n    digest = 'x'\n"
+        f"    def __call__(self, crops):\n        {answers}\n"
+    )
+    named = ("--set", 'store.teachers=["only_neck:Neck"]')
+    scored = fpd("evaluate", "-w", place.root, *named)
+    assert scored.exit_code == 0, scored.output
+    row = json.loads((place.evaluation / "report.json").read_text())["models"]["teacher@store"]
+    assert row["mean"] == row["mean_unweighted"] == row["per_joint"]["neck"]
+    assert row["joints"] == row["counts"]["neck"] > 0 and row["not_finite"] == 0
+    assert row["parameters"] is None
+    said = json.loads((place.evaluation / "predictions" / "teacher@store.json").read_text())
+    assert [xy != [None, None] for xy in said["joints"][0]] == [n == "neck" for n in LSP.joints]
+
+
+def test_teachers_that_are_gone_have_no_row(
+    cached: WorkDir, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert fpd("run", "student", "-w", cached.root).exit_code == 0
+    for content, why in ((b"x", "model.pt2"), (None, "found none")):
+        Path("model.pt2").unlink()
+        if content is not None:
+            Path("model.pt2").write_bytes(content)
+        with caplog.at_level("WARNING", "fpd"):
+            scored = fpd("evaluate", "-w", cached.root)
+        assert scored.exit_code == 0, scored.output
+        assert (
+            f"no row of the teacher(s) model.pt2: {'expected' * (content is None)}" in caplog.text
+        )
+        assert why in caplog.text
+        assert list(json.loads((cached.evaluation / "report.json").read_text())["models"]) == [
+            "student"
+        ]
 
 
 # One kind stands for all: python's is made at once
