@@ -117,12 +117,13 @@ def _evaluate_teachers(
         return None
     try:
         teachers = open_named(recipe, samples.skeleton, averaged=recipe.testing.flip)
-    except ValueError as error:  # a package that is missing here, say
+        taught = teachers.taught
+    except ValueError as error:  # a package that is missing here, or none of the joints known
         log.warning("no row of the teacher(s) %s: %s", names, error)
         return None
     scales = recipe.testing.scales
     predicted = predict_by(teachers.ask(device), recipe, samples, device, scales=scales)
-    joints, taught = samples.skeleton.joints, teachers.taught
+    joints = samples.skeleton.joints
     predicted = predicted.without(tuple(k for k, name in enumerate(joints) if name not in taught))
     row = {
         **_scores(recipe, samples, predicted, tau),
