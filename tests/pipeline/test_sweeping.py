@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from fpd.data.samples import SampleSet
-from fpd.pipeline.recipe import Recipe, apply_overrides, load_recipe, parse_sweep
+from fpd.pipeline.recipe import (
+    Recipe,
+    apply_overrides,
+    load_recipe,
+    parse_sweep,
+    shipped_recipes,
+)
 from fpd.pipeline.sections import Sweep
 from fpd.pipeline.sweeping import variants
 from fpd.pipeline.workdir import WorkDir
@@ -134,6 +140,18 @@ def test_a_recipe_extends_a_shipped_one(tmp_path: Path) -> None:
     path.write_text('extends = "nothing"\n')
     with pytest.raises(ValueError, match="expected extends to name another shipped recipe"):
         load_recipe(str(path))
+
+
+EXPERIMENTS = str(Path(__file__).parents[2] / "docs" / "experiments.toml")
+
+
+@pytest.mark.parametrize("name", [*shipped_recipes(), EXPERIMENTS])
+def test_every_student_of_a_recipes_sweeps_can_be_set_up(name: str) -> None:
+    recipe = load_recipe(name)
+    for sweep in recipe.sweeps.values():
+        for variant in variants(sweep):
+            student = variant.recipe(recipe, sweep.folds).student
+            assert student.seed == variant.seed
 
 
 # Folds
