@@ -147,7 +147,7 @@ EXPERIMENTS = str(Path(__file__).parents[2] / "docs" / "experiments.toml")
 
 @pytest.mark.parametrize("name", [*shipped_recipes(), EXPERIMENTS])
 def test_every_student_of_a_recipes_sweeps_can_be_set_up(name: str) -> None:
-    recipe = load_recipe(name)
+    recipe = load_recipe(name, ("data.root=datasets",))
     for sweep in recipe.sweeps.values():
         for variant in variants(sweep):
             student = variant.recipe(recipe, sweep.folds).student
