@@ -72,7 +72,9 @@ def predict(
         out = out or work.root / "predictions" / name
         wanted = prediction.Wanted(images, out, _numbers(box), boxes, draw, as_stored)
         done = prediction.run(work, recipe, device, name, wanted)
-        click.echo(f"predicted {done.people} people on {done.images} images: written to {out}")
+        people = "1 person" if done.people == 1 else f"{done.people} people"
+        images = "1 image" if done.images == 1 else f"{done.images} images"
+        click.echo(f"predicted {people} on {images}: written to {out}")
         if done.unboxed or done.unmatched:
             click.echo(
                 f"without a box in {boxes}, and left out: {done.unboxed} images; boxes on images "

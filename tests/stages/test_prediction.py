@@ -130,7 +130,9 @@ def test_one_box_and_the_whole_image(
 ) -> None:
     box = ",".join(map(str, box_of(people, 3)))
     image = photos / "003.png"
-    assert fpd(image, "-w", model, "--box", box).exit_code == 0
+    result = fpd(image, "-w", model, "--box", box)
+    assert result.exit_code == 0
+    assert "predicted 1 person on 1 image: " in result.output
     row = results(model / "predictions" / "student")[0]
     np.testing.assert_allclose(keypoints(row)[:, :2], expected.joints_NK2[3], atol=2e-3)
     assert row["bbox"] == pytest.approx(box_of(people, 3))
