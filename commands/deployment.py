@@ -73,8 +73,8 @@ def predict(
         wanted = prediction.Wanted(images, out, _numbers(box), boxes, draw, as_stored)
         done = prediction.run(work, recipe, device, name, wanted)
         people = "1 person" if done.people == 1 else f"{done.people} people"
-        images = "1 image" if done.images == 1 else f"{done.images} images"
-        click.echo(f"predicted {people} on {images}: written to {out}")
+        places = "1 image" if done.images == 1 else f"{done.images} images"
+        click.echo(f"predicted {people} on {places}: written to {out}")
         if done.unboxed or done.unmatched:
             click.echo(
                 f"without a box in {boxes}, and left out: {done.unboxed} images; boxes on images "
