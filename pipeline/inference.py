@@ -84,9 +84,10 @@ def predict(
     ask = asker(network, device, samples.skeleton.mirror if testing.flip else None)
     training = network.training
     network.eval()
-    found = predict_by(ask, recipe, samples, device, group, stop, testing.scales)
-    network.train(training)
-    return found
+    try:
+        return predict_by(ask, recipe, samples, device, group, stop, testing.scales)
+    finally:
+        network.train(training)
 
 
 def predict_by(

@@ -19,9 +19,10 @@ import os
 import platform
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import cv2
@@ -219,6 +220,11 @@ def check_output(json_path: Path | None, inputs: tuple[Path, ...]) -> None:
         raise ValueError(f"{json_path}: expected a folder {json_path.parent}, found none")
     if json_path.exists() and any(p.exists() and json_path.samefile(p) for p in inputs):
         raise ValueError(f"{json_path} is one of the files to read: name another with --json")
+    if json_path.exists() and not S_ISREG(json_path.lstat().st_mode):
+        raise ValueError(
+            f"{json_path}: expected a new file or a plain one to replace, found another kind: name "
+            "another with --json"
+        )
 
 
 @contextmanager
@@ -232,7 +238,8 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong before is what matters
+            temporary.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

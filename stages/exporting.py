@@ -42,7 +42,7 @@ from ..pipeline.recipe import Recipe
 from ..pipeline.timing import interleaved
 from ..pipeline.trained import Trained, find_model, load_trained
 from ..pipeline.training.feed import fresh_views
-from ..pipeline.workdir import WorkDir, atomic, write_json
+from ..pipeline.workdir import WorkDir, atomic, sync, write_json
 
 Format = Literal["onnx", "torch-export"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -82,7 +82,7 @@ def run(
         onnx_packages()
     folder = find_model(work, name)
     out = out or folder.path / f"{name}{'-int8' if method else ''}{SUFFIXES[kind]}"
-    _check_out(out)
+    _check_out(out, SUFFIXES[kind])
     trained = load_trained(folder, recipe, torch.device("cpu"))
     description = describe(trained)
     content, compared = _exported(trained, trained.recipe(recipe), kind, description)
@@ -90,16 +90,22 @@ def run(
     if method is not None:
         content, costs = _quantised(trained, trained.recipe(recipe), content, method, description)
         report |= {"quantised": costs, "bytes": len(content)}
+    report["file_sha256"] = hashlib.sha256(content).hexdigest()
     with atomic(out) as temporary:
         temporary.write_bytes(content)
-    report["file_sha256"] = hashlib.sha256(content).hexdigest()
-    write_json(out.with_name(out.name + ".json"), report)
+        sync(
+            temporary
+        )  # a disk that is full says so here: neither file has another run's beside it
+        write_json(out.with_name(out.name + ".json"), report)
     return report | {"path": str(out)}
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, suffix: str) -> None:
+    """Refuse what cannot be written, and names that may be a work directory's own files."""
     if out.is_dir() or not out.parent.is_dir():
         raise ValueError(f"-o {out}: expected a file's name in a folder that is there")
+    if out.suffix != suffix:
+        raise ValueError(f"-o {out}: expected a name that ends in {suffix}")
 
 
 def _exported(

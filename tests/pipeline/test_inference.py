@@ -92,6 +92,10 @@ def test_another_answer_scores_less(toy_recipe: Recipe, toy_samples: SampleSet) 
     assert found.mean == pytest.approx(known[1::2].sum() / known.sum(), abs=0.03)
 
 
+def refuse(*_: object) -> None:
+    raise ValueError("no such map")
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_network_is_left_as_it_was(
     toy_recipe: Recipe, toy_samples: SampleSet, training: bool
@@ -103,6 +107,10 @@ def test_the_network_is_left_as_it_was(
     after = network.state_dict()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
     assert all(p.grad is None and p.requires_grad for p in network.parameters())
+    network.register_forward_hook(refuse)
+    with pytest.raises(ValueError, match="no such map"):
+        predict(network, toy_recipe, toy_samples, CPU)
+    assert all(module.training == training for module in network.modules())
 
 
 def test_people_do_not_change_each_others_joints(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from fpd.pipeline.workdir import (
     ModelDir,
     WorkDir,
     atomic,
+    check_output,
     read_json,
     sha256,
     versions,
@@ -231,3 +234,27 @@ def test_versions_name_what_decides_pixels_and_numbers() -> None:
     found = versions()
     assert {"python", "fpd", "torch", "numpy", "cv2", "zarr"} <= set(found)
     assert all(text[0].isdigit() for text in found.values())
+
+
+def test_what_is_no_plain_file_is_not_replaced(tmp_path: Path) -> None:
+    """Such as /dev/null, which root's rename would replace for everybody."""
+    pipe, link, plain = (tmp_path / name for name in ("pipe", "link", "plain.json"))
+    os.mkfifo(pipe)
+    plain.write_text("{}")
+    link.symlink_to(plain)
+    for path in (pipe, link):
+        with pytest.raises(ValueError, match="a new file or a plain one"):
+            check_output(path, ())
+    check_output(plain, ())
+    check_output(tmp_path / "new.json", ())
+
+
+def test_what_went_wrong_is_said_where_nothing_can_be_cleaned_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(ValueError, match="the reason"), atomic(tmp_path / "x"):
+        raise ValueError("the reason")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import sys
@@ -221,7 +222,28 @@ def test_what_a_user_may_get_wrong(
     assert_refused(fpd("-w", toy_work), "no finished model 'student'", "finished: teacher")
     assert_refused(fpd(*teacher, "-o", tmp_path), "expected a file's name")
     assert_refused(fpd(*teacher, "-o", tmp_path / "no" / "a.onnx"), "expected a file's name")
+    for name in ("weights.safetensors", "record", "a.pt2"):
+        assert_refused(fpd(*teacher, "-o", tmp_path / name), "expected a name that ends in .onnx")
     wrong = ("--format", "torch-export", "--quantise", "static")
     assert_refused(fpd(*teacher, *wrong), "expected --format onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert_refused(fpd(*teacher), "ONNX needs onnxruntime", "pip install 'fpd[onnx]'")
+
+
+def test_a_full_disk_leaves_the_earlier_file_and_its_json(
+    toy_work: Path, toy_recipe: Recipe, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, work = tmp_path / "a.onnx", WorkDir(toy_work)
+    exporting.run(work, toy_recipe, "teacher", out=out)
+    (tmp_path / "a.onnx").write_bytes(b"of an earlier run")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for step in ("sync", "write_json"):
+        with monkeypatch.context() as patched:
+            patched.setattr(exporting, step, full)
+            with pytest.raises(OSError, match="No space left"):
+                exporting.run(work, toy_recipe, "teacher", out=out)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
