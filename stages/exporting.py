@@ -93,9 +93,8 @@ def run(
     report["file_sha256"] = hashlib.sha256(content).hexdigest()
     with atomic(out) as temporary:
         temporary.write_bytes(content)
-        sync(
-            temporary
-        )  # a disk that is full says so here: neither file has another run's beside it
+        # A disk that is full says so here, before either file has another run's beside it.
+        sync(temporary)
         write_json(out.with_name(out.name + ".json"), report)
     return report | {"path": str(out)}
 
