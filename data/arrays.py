@@ -19,6 +19,8 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
+from .files import read_bytes
+
 MAX_FILE_BYTES = 1 << 26
 MAX_INFLATED_BYTES = 1 << 28
 # Nested structs are mostly headers: MPII's 12 MB of labels inflate to some hundred.
@@ -130,14 +132,7 @@ def listing(found: dict[str, Stored]) -> str:
 
 
 def _content(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
-    if len(content) > MAX_FILE_BYTES:
-        raise ValueError(f"{path}: expected at most {MAX_FILE_BYTES >> 20} MiB")
-    return content
+    return read_bytes(path, MAX_FILE_BYTES, f"a {path.suffix} file")
 
 
 def _understood(path: Path, parse: Callable[[], T]) -> T:

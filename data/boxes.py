@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+
+from .files import parse_json, read_bytes
 
 MAX_FILE_BYTES = 1 << 28
 MAX_BOXES = 1_000_000
@@ -64,43 +64,36 @@ def read_boxes(path: Path) -> list[Box]:
     Raises:
         ValueError: it cannot be read, is of none of the forms, or a box is not four finite numbers.
     """
-    text = _read_text(path)
-    rows = _csv_rows(path, text) if path.suffix.lower() == ".csv" else _json_rows(path, text)
+    rows = read_csv(path) if path.suffix.lower() == ".csv" else _json_rows(path)
     boxes = [_box(path, number, row) for number, row in enumerate(rows, 1)]
     if not 1 <= len(boxes) <= MAX_BOXES:
         raise ValueError(f"{path}: expected 1 to {MAX_BOXES} boxes, found {len(boxes)}")
     return boxes
 
 
-def _read_text(path: Path) -> str:
+def read_csv(path: Path) -> list[dict[str, Any]]:
+    """The lines of a CSV file of boxes, by the names in its first: `CSV_COLUMNS`, and others.
+
+    Raises:
+        ValueError: it cannot be read, is no CSV in UTF-8, or lacks one of the columns.
+    """
+    content = read_bytes(path, MAX_FILE_BYTES, "boxes")
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as boxes ({error.strerror})") from None
-    if len(content) > MAX_FILE_BYTES:
-        raise ValueError(f"{path}: expected at most {MAX_FILE_BYTES >> 20} MiB of boxes")
-    return content.decode("utf-8-sig", errors="replace")
-
-
-def _csv_rows(path: Path, text: str) -> Iterable[dict[str, Any]]:
-    reader = csv.DictReader(io.StringIO(text))
-    if not set(CSV_COLUMNS) <= set(reader.fieldnames or ()):
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig")), skipinitialspace=True)
+        named = list(reader.fieldnames or ())
+        rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as CSV: {error}") from None
+    if not set(CSV_COLUMNS) <= set(named):
         raise ValueError(
             f"{path}: expected a first line with {','.join(CSV_COLUMNS)}, found "
-            f"{','.join(reader.fieldnames or ())[:100]!r}"
+            f"{','.join(named)[:100]!r}"
         )
-    try:
-        return list(reader)
-    except csv.Error as error:
-        raise ValueError(f"{path} cannot be read as CSV: {error}") from None
+    return rows
 
 
-def _json_rows(path: Path, text: str) -> Iterable[dict[str, Any]]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from None
+def _json_rows(path: Path) -> list[dict[str, Any]]:
+    content = parse_json(path, read_bytes(path, MAX_FILE_BYTES, "boxes"), "JSON")
     names: dict[Any, Any] = {}
     if isinstance(content, dict):
         images, content = content.get("images", []), content.get("annotations")

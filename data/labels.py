@@ -6,7 +6,6 @@ Shape letters: N people.
 from __future__ import annotations
 
 import gc
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import describe
+from .files import parse_json, read_bytes
 
 # COCO's person_keypoints_train2017.json, the largest in the field, has 238 MB.
 MAX_JSON_BYTES = 1 << 29
@@ -35,15 +35,9 @@ def read_json(path: Path, missing: str) -> Any:
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing: {missing}")
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_JSON_BYTES + 1)
-        if len(content) > MAX_JSON_BYTES:
-            raise ValueError(f"expected at most {MAX_JSON_BYTES >> 20} MiB")
-        with no_collection():
-            return json.loads(content)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as labels: {error}") from None
+    content = read_bytes(path, MAX_JSON_BYTES, "labels")
+    with no_collection():
+        return parse_json(path, content, "labels")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..data.augmentation import Augmentation
+from ..data.files import read_bytes
 from ..data.readers import Data
 from ..data.settings import Settings, added
 from ..data.views import Geometry
@@ -209,9 +210,7 @@ def _recipe_text(name_or_path: str) -> str:
             f"no recipe {name_or_path!r}: expected a TOML file or one of "
             f"{', '.join(shipped_recipes())}"
         )
-    if path.stat().st_size > MAX_RECIPE_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_RECIPE_BYTES} bytes: not a recipe")
-    return path.read_text("utf-8", errors="replace")
+    return read_bytes(path, MAX_RECIPE_BYTES, "a recipe").decode("utf-8", errors="replace")
 
 
 def parse_sweep(

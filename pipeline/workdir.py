@@ -32,6 +32,7 @@ import torch
 import zarr
 
 from .. import __version__
+from ..data.files import read_bytes
 from .recipe import Recipe, apply_overrides, check_name, load_recipe
 
 DEFAULT_RECIPE = "demo"
@@ -183,13 +184,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read one of our own JSON files.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: it cannot be read, or is damaged.
     """
+    content = read_bytes(path, MAX_JSON_BYTES, "one of fpd's own files")
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"larger than {MAX_JSON_BYTES} bytes")
-        value = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged ({error}): remove it and run its stage again"
         ) from None

@@ -11,15 +11,13 @@ who fills it.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..boxes import read_csv
 from ..checks import MIN_BOX_PX
 from ..images import ImageFolder
 from ..labels import MAX_PEOPLE, column, numbered_ids, people_list, read_json, shared
@@ -29,7 +27,6 @@ from ..skeletons import Skeleton
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 BOXES = ("boxes.json", "boxes.csv")
 BOX_MARGIN = 1.25
-MAX_CSV_BYTES = 1 << 27
 
 
 def folder(root: Path, skeleton: Skeleton) -> SampleSet:
@@ -67,24 +64,12 @@ Boxes = tuple[list[str], NDArray[np.float64], NDArray[np.float64]]
 
 
 def _boxed(path: Path) -> Boxes:
-    rows = _csv(path) if path.suffix == ".csv" else read_json(path, "")
+    rows = read_csv(path) if path.suffix == ".csv" else read_json(path, "")
     people = people_list(path, rows)
     names = [str(person.get("image", "")) for person in people]
     box_N4 = np.stack([column(path, people, key, ()) for key in "xywh"], axis=-1)
     centre_N2 = box_N4[:, :2] + box_N4[:, 2:] / 2 - 0.5
     return names, centre_N2, BOX_MARGIN * box_N4[:, 2:].max(-1)
-
-
-def _csv(path: Path) -> list[dict[str, Any]]:
-    if path.stat().st_size > MAX_CSV_BYTES:
-        raise ValueError(f"{path}: expected at most {MAX_CSV_BYTES >> 20} MiB")
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as boxes: {error}") from None
-    if not rows or not {"image", *"xywh"} <= set(rows[0]):
-        raise ValueError(f"{path}: expected columns image,x,y,w,h and a line each person")
-    return rows
 
 
 def _whole(root: Path) -> Boxes:

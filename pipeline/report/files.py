@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...data.files import read_bytes
 from ...data.samples import SampleSet
 from ..inference import Predicted
 from ..workdir import atomic
@@ -53,13 +54,11 @@ def _lists(values: NDArray[np.float64]) -> Any:
 def read_history(path: Path) -> list[dict[str, Any]]:
     """The rows of a `metrics.jsonl`, an epoch each; those that can be read, none if none can."""
     try:
-        if path.stat().st_size > MAX_HISTORY_BYTES:
-            return []
-        lines = path.read_text("utf-8", errors="replace").splitlines()
-    except OSError:
+        content = read_bytes(path, MAX_HISTORY_BYTES, "a history")
+    except ValueError:
         return []
     rows = []
-    for line in lines:
+    for line in content.decode("utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
+from ...data.files import read_bytes
 from ...data.settings import Settings
 from ..inputs import MEAN_RGB, STD_RGB
 
@@ -93,10 +94,9 @@ def read_spec(path: Path) -> TeacherSpec:
             f'expected the teacher\'s spec in {path}, found none: write {{"input": [256, 192], '
             '"joints": ["nose", ...]}; docs/teachers.md has every key'
         )
-    if path.stat().st_size > MAX_SPEC_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_SPEC_BYTES} bytes: not a teacher's spec")
+    content = read_bytes(path, MAX_SPEC_BYTES, "a teacher's spec")
     try:
-        return TeacherSpec.model_validate_json(path.read_bytes())
+        return TeacherSpec.model_validate_json(content)
     except ValidationError as error:
         raise ValueError(f"{path}: {explain(error)}") from None
 

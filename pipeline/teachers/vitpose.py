@@ -18,6 +18,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from ...data.files import parse_json, read_bytes
 from ..inputs import MEAN_RGB, STD_RGB
 from ..workdir import sha256
 from .joints import skeleton_of
@@ -178,12 +179,7 @@ def _joints(config: Any) -> tuple[str, ...]:
 def _read(path: Path, *, optional: bool = False) -> dict[str, Any]:
     if optional and not path.is_file():
         return {}
-    try:
-        if path.stat().st_size > MAX_SPEC_BYTES:
-            raise ValueError(f"larger than {MAX_SPEC_BYTES} bytes")
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from None
+    value = parse_json(path, read_bytes(path, MAX_SPEC_BYTES, "JSON"), "JSON")
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a JSON object")
     return value

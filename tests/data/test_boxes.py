@@ -48,6 +48,18 @@ def test_csv(tmp_path: Path) -> None:
     assert found == [Box("a.jpg", tuple(XYWH)), Box("b.jpg", (0, 0, 1, 1), score=0.5)]
 
 
+def test_csv_as_people_type_it(tmp_path: Path) -> None:
+    text = "image, x, y, w, h\r\na.jpg, 1.5, 2, 30, 40.25\r\n"
+    assert read_boxes(written(tmp_path, text, "boxes.CSV")) == [Box("a.jpg", tuple(XYWH))]
+
+
+def test_csv_of_another_encoding_is_refused(tmp_path: Path) -> None:
+    """Else its names would be of no image, and nobody would know why."""
+    (tmp_path / "b.csv").write_bytes("image,x,y,w,h\nä.jpg,1,2,3,4\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"b\.csv cannot be read as CSV: 'utf-8' codec"):
+        read_boxes(tmp_path / "b.csv")
+
+
 def test_cocos_file_names_are_numbers() -> None:
     assert keys_of("000000000785.jpg") == ("000000000785.jpg", 785)
     assert keys_of("photo7.jpg") == ("photo7.jpg",)
@@ -71,6 +83,8 @@ def test_cocos_file_names_are_numbers() -> None:
         ("image,x,y\na.jpg,1,2\n", "b.csv", "image,x,y,w,h, found 'image,x,y'"),
         ("image,x,y,w,h\na.jpg,1,2\n", "b.csv", "four finite numbers"),
         ("", "b.csv", "expected a first line"),
+        ("image;x;y;w;h\na.jpg;1;2;3;4\n", "b.csv", "found 'image;x;y;w;h'"),
+        ("x" * 200_000, "b.csv", "cannot be read as CSV: field larger than"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: str, name: str, part: str) -> None:

@@ -61,8 +61,9 @@ def test_boxes_are_people(root, suffix) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("boxes.csv", "image,x,y\na.jpg,1,2", "expected columns image,x,y,w,h"),
-        ("boxes.csv", "", "expected columns image,x,y,w,h"),
+        ("boxes.csv", "image,x,y\na.jpg,1,2", "expected a first line with image,x,y,w,h"),
+        ("boxes.csv", "", "expected a first line with image,x,y,w,h"),
+        ("boxes.csv", "image,x,y,w,h\n", "expected 1 to 1000000 people, found 0"),
         ("boxes.csv", "image,x,y,w,h\nb.jpg,1,2,nan,3", "expected 'w' of a single number"),
         ("boxes.csv", "image,x,y,w,h\nb.jpg,1,2,3", "expected 'h' of a single number"),
         ("boxes.json", "[{", "cannot be read as labels"),
