@@ -233,7 +233,7 @@ def test_files_that_do_not_fit_are_one_sentence(truth: Path, tmp_path: Path) -> 
     result = fpd("--predictions", tmp_path / "p.npy", "--ground-truth", truth)
     assert_refused(result, "N being 6, found none that fits among: 5 x 16 x 2")
     result = fpd("--predictions", tmp_path / "none.npy", "--ground-truth", truth)
-    assert_refused(result, "none.npy cannot be read (No such file or directory)")
+    assert_refused(result, "none.npy cannot be read as a .npy file (No such file or directory)")
     (tmp_path / "p.mat").write_bytes(b"nonsense")
     result = fpd("--predictions", tmp_path / "p.mat", "--ground-truth", truth)
     assert_refused(result, "p.mat cannot be read: ")
