@@ -78,7 +78,11 @@ class ImageFolder:
                     _check_end(path, file)
         except FileNotFoundError:
             raise ValueError(f"{path} is missing") from None
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        except UnidentifiedImageError:
+            raise ValueError(
+                f"{path} cannot be read as an image (no format that is known)"
+            ) from None
+        except (OSError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} cannot be read as an image ({error})") from None
         if width * height > MAX_PIXELS:
             raise ValueError(f"{path} has {width} x {height} pixels, more than {MAX_PIXELS}")

@@ -14,6 +14,7 @@ from ..data.samples import SampleSet
 from .recipe import Recipe
 from .sections import Student
 from .store import (
+    Files,
     StoreReader,
     check_canaries,
     check_complete,
@@ -96,9 +97,7 @@ def open_store(
         ValueError: it is absent, made for something else, incomplete, or of other pixels; the
             message names the command that mends it.
     """
-    files = store_files(work, recipe)
-    if not files.exists():
-        raise ValueError(f"{files} is missing: run `fpd cache-heatmaps -w {work.named(recipe)}`")
+    files = existing_store(work, recipe)
     found = read_manifest(files)
     # Where the teacher lies beside the store, the store must be of that teacher.
     expected = make_manifest(recipe, samples, expected_entry(work.teacher, recipe, found))
@@ -107,6 +106,18 @@ def open_store(
     check_complete(files, layout, work.named(recipe))
     check_canaries(files, layout, stored_views(recipe, samples), found, work.named(recipe))
     return StoreReader(files, layout, work.named(recipe)), found
+
+
+def existing_store(work: WorkDir, recipe: Recipe) -> Files:
+    """Where the recipe's store lies.
+
+    Raises:
+        ValueError: there is none.
+    """
+    files = store_files(work, recipe)
+    if not files.exists():
+        raise ValueError(f"{files} is missing: run `fpd cache-heatmaps -w {work.named(recipe)}`")
+    return files
 
 
 def _warn_if_untaught(

@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 
+from ..data.readers import load, load_training
 from ..pipeline.cluster import Workers, make_student_job, train_on_cluster
 from ..pipeline.comparison import draw, markdown, summarise
+from ..pipeline.distilling import existing_store
 from ..pipeline.recipe import Recipe
 from ..pipeline.report.scores import percent
 from ..pipeline.sections import Sweep
@@ -48,9 +50,11 @@ def run(
 
     Raises:
         Interrupted: after a signal; what is trained is kept.
-        ValueError: the sweep contradicts itself, or there is no cluster.
+        ValueError: the sweep contradicts itself or has a setting that cannot be, the data set or
+            the store is missing, or there is no cluster.
     """
     wanted = variants(sweep)
+    _refuse_what_none_can_use(work, recipe, sweep, wanted)
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for variant, row in _train(work, recipe, device, name, sweep, wanted, workers):
         rows[variant] = row
@@ -71,6 +75,22 @@ def run(
         temporary.write_text(markdown(found), "utf-8")
     draw(found, folder / "sweep.png")
     return found
+
+
+def _refuse_what_none_can_use(
+    work: WorkDir, recipe: Recipe, sweep: Sweep, wanted: list[Variant]
+) -> None:
+    """Say once, and before the first hour of training, what every student would stumble on."""
+    distils = False
+    for variant in wanted:
+        try:
+            distils |= variant.recipe(recipe, sweep.folds).student.alpha > 0
+        except ValueError as error:
+            raise ValueError(f"{variant.point}: {error}") from None
+    load_training(recipe.data, taught=distils)
+    load(recipe.data, "test")
+    if distils:
+        existing_store(work, recipe)
 
 
 def _train(

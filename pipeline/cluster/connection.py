@@ -176,7 +176,7 @@ def _joined(workers: Workers, settings: Cluster, stop: Stop | None) -> Iterator[
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(
             f"expected a Dask scheduler at {address}, found none ({_first_line(error)}): start one "
-            "with `dask scheduler`, or `fpd cache-heatmaps --workers N` for a cluster of its own"
+            "with `dask scheduler`, or have the command make a cluster of its own: --workers N"
         ) from None
     with client:
         _check_version(client, address)
