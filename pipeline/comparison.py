@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from .report.scores import align
-from .workdir import atomic
 
 HEADER = ["student", "runs", "PCK", "AUC", "validation", "params", "GMACs", "epochs", "s"]
 
@@ -126,5 +125,4 @@ def draw(sweep: dict[str, Any], path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("PCK, %: runs, mean, standard deviation")
     axes.grid(axis="x", alpha=0.3)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png")
+    figure.savefig(path, format="png")

@@ -205,14 +205,20 @@ def write_json(path: Path, value: dict[str, Any], *, sort_keys: bool = True) -> 
         sort_keys: False where their order means something, as a sweep's points' does.
     """
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=sort_keys) + "\n", "utf-8")
+        temporary.write_text(as_json(value, sort_keys=sort_keys), "utf-8")
+
+
+def as_json(value: dict[str, Any], *, sort_keys: bool = True) -> str:
+    """The text of one of our own JSON files."""
+    return json.dumps(value, indent=2, sort_keys=sort_keys) + "\n"
 
 
 def check_output(json_path: Path | None, inputs: tuple[Path, ...]) -> None:
     """Refuse, before the work rather than after it, what cannot or must not be written to.
 
     Raises:
-        ValueError: there is no such folder, or the file is one of the inputs.
+        ValueError: there is no such folder, nothing can be written to it, or the file is one of the
+            inputs.
     """
     if json_path is None:
         return
@@ -225,21 +231,49 @@ def check_output(json_path: Path | None, inputs: tuple[Path, ...]) -> None:
             f"{json_path}: expected a new file or a plain one to replace, found another kind: name "
             "another with --json"
         )
+    make_writable(json_path.parent, "the folder", "name a file in another with --json")
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, synced and renamed to `path` when the block succeeds."""
-    # Not by process id: on a shared disk, processes of two machines may have the same.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
+    """A temporary path to write to, synced and renamed to `path` when the block succeeds.
+
+    Raises:
+        OSError: it cannot be written; `filename` is `path`.
+    """
+    with together(path) as (temporary,):
         yield temporary
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+
+
+@contextmanager
+def together(*paths: Path) -> Iterator[list[Path]]:
+    """Temporary paths to write to; all are synced before the first is renamed.
+
+    So a disk that is full leaves files that belong together as they were, all of them.
+
+    Raises:
+        OSError: one cannot be written; `filename` is the path that it was meant for.
+    """
+    # Not by process id: on a shared disk, processes of two machines may have the same.
+    names = {p.with_name(f".{p.name}.{secrets.token_hex(8)}.tmp"): p for p in paths}
+    try:
+        yield list(names)
+        for temporary in names:
+            sync(temporary)
+        for temporary, path in names.items():
+            temporary.replace(path)
+        for folder in {path.parent for path in paths}:
+            sync(folder)
+    except OSError as error:
+        # People know the files' own names; writing to a full disk names none.
+        meant = {str(temporary): path for temporary, path in names.items()}.get(error.filename)
+        if meant is not None or error.filename is None:
+            error.filename = str(meant or paths[0])
+        raise
     finally:
-        with suppress(OSError):  # what went wrong before is what matters
-            temporary.unlink(missing_ok=True)
+        for temporary in names:
+            with suppress(OSError):  # what went wrong before is what matters
+                temporary.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -30,7 +30,7 @@ from ..pipeline.report.scores import shares
 from ..pipeline.store import read_manifest, shard_bytes, store_files, stored_layout
 from ..pipeline.teachers import named_are_there, open_named
 from ..pipeline.training.train import load_model
-from ..pipeline.workdir import ModelDir, WorkDir, atomic, make_writable, versions, write_json
+from ..pipeline.workdir import ModelDir, WorkDir, as_json, make_writable, together, versions
 
 log = logging.getLogger("fpd")
 
@@ -158,19 +158,22 @@ def _write(
     predicted: dict[str, Predicted],
     models: dict[str, ModelDir],
 ) -> None:
-    """All files; the page last, for it alone may be left out."""
+    """All files or none; the page alone may be left out."""
     out = work.evaluation
-    write_json(out / "report.json", report)
-    write_predictions(out / "predictions", report, samples, predicted)
-    draw_curves(report, out / "pck_curve.png")
     histories = {name: read_history(model.metrics) for name, model in models.items()}
+    names = [out / "predictions" / f"{name}.json" for name in predicted]
+    page = None
     try:
         page = render(report, samples, predicted, histories)
+        names.append(out / "report.html")
     except ModuleNotFoundError as error:  # an environment set up before there was a page
         log.warning("report.html is left out: %s; `pip install -c constraints.txt -e .`", error)
-        return
-    with atomic(out / "report.html") as temporary:
-        temporary.write_text(page, "utf-8")
+    with together(out / "report.json", out / "pck_curve.png", *names) as (scores, chart, *rest):
+        scores.write_text(as_json(report), "utf-8")
+        draw_curves(report, chart)
+        write_predictions(dict(zip(predicted, rest, strict=False)), report, samples, predicted)
+        if page is not None:
+            rest[-1].write_text(page, "utf-8")
 
 
 def _bill(work: WorkDir, recipe: Recipe, models: dict[str, ModelDir]) -> dict[str, Any] | None:

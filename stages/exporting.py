@@ -42,7 +42,7 @@ from ..pipeline.recipe import Recipe
 from ..pipeline.timing import interleaved
 from ..pipeline.trained import Trained, find_model, load_trained
 from ..pipeline.training.feed import fresh_views
-from ..pipeline.workdir import WorkDir, atomic, sync, write_json
+from ..pipeline.workdir import WorkDir, as_json, make_writable, together
 
 Format = Literal["onnx", "torch-export"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -91,11 +91,9 @@ def run(
         content, costs = _quantised(trained, trained.recipe(recipe), content, method, description)
         report |= {"quantised": costs, "bytes": len(content)}
     report["file_sha256"] = hashlib.sha256(content).hexdigest()
-    with atomic(out) as temporary:
-        temporary.write_bytes(content)
-        # A disk that is full says so here, before either file has another run's beside it.
-        sync(temporary)
-        write_json(out.with_name(out.name + ".json"), report)
+    with together(out, out.with_name(out.name + ".json")) as (file, beside):
+        file.write_bytes(content)
+        beside.write_text(as_json(report), "utf-8")
     return report | {"path": str(out)}
 
 
@@ -105,6 +103,7 @@ def _check_out(out: Path, suffix: str) -> None:
         raise ValueError(f"-o {out}: expected a file's name in a folder that is there")
     if out.suffix != suffix:
         raise ValueError(f"-o {out}: expected a name that ends in {suffix}")
+    make_writable(out.parent, "the folder", "name a file in another with -o")
 
 
 def _exported(

@@ -46,7 +46,7 @@ from ..pipeline.sections import Loader
 from ..pipeline.stopping import Interrupted, Stop, stop_requested
 from ..pipeline.trained import Trained, find_model, load_trained
 from ..pipeline.training.feed import in_batches
-from ..pipeline.workdir import WorkDir, atomic, write_json
+from ..pipeline.workdir import WorkDir, as_json, make_writable, together
 
 IMAGES_AT_ONCE = 64
 """Read, predicted and drawn together: what a stop, or a broken image, has to wait for."""
@@ -128,8 +128,9 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device, name: str, wanted: 
     """
     paths = find_photos(wanted.images)
     boxes_of, unmatched = _assign(wanted, paths)
+    folder = find_model(work, name)
     _check_out(wanted.out, paths)
-    trained = load_trained(find_model(work, name), recipe, device)
+    trained = load_trained(folder, recipe, device)
     photos = Photos(paths, as_stored=wanted.as_stored)
     # Read here: a reading process that meets a broken image may never let go of this one.
     here = recipe.model_copy(update={"loader": Loader(workers=0)})
@@ -147,7 +148,6 @@ def _predict_all(
 ) -> list[dict[str, Any]]:
     """Results of everyone, written whatever ends the work."""
     out = tools.wanted.out
-    out.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
     try:
         with stop_requested() as stop:
@@ -197,16 +197,17 @@ def _assign(wanted: Wanted, paths: Sequence[Path]) -> tuple[dict[int, list[Box |
 
 
 def _check_out(out: Path, paths: Iterable[Path]) -> None:
-    """Refuse to draw over the photographs themselves.
+    """Refuse to draw over the photographs themselves, or where nothing can be written.
 
     Raises:
-        ValueError: `out` is a folder of theirs.
+        ValueError: `out` is a folder of theirs, or cannot be one.
     """
     folders = {path.resolve().parent for path in paths}
     if out.resolve() in folders:
         raise ValueError(f"{out} is where the images lie, which drawings would replace: another -o")
     if out.exists() and not out.is_dir():
         raise ValueError(f"-o {out}: expected a folder, found a file")
+    make_writable(out, "the folder of predictions", "name another with -o")
 
 
 def _people(
@@ -344,13 +345,11 @@ def _draw(
 
 def _write(out: Path, results: list[dict[str, Any]], skeleton: Skeleton) -> None:
     rows = ",\n".join(json.dumps(row, sort_keys=True) for row in results)
-    with atomic(out / "predictions.json") as temporary:
-        temporary.write_text(f"[\n{rows}\n]\n", "utf-8")
-    write_json(
-        out / "joints.json",
-        {
-            "skeleton": skeleton.name,
-            "joints": list(skeleton.joints),
-            "limbs": [list(pair) for pair in skeleton.limbs],
-        },
-    )
+    names = {
+        "skeleton": skeleton.name,
+        "joints": list(skeleton.joints),
+        "limbs": [list(pair) for pair in skeleton.limbs],
+    }
+    with together(out / "predictions.json", out / "joints.json") as (predictions, joints):
+        predictions.write_text(f"[\n{rows}\n]\n", "utf-8")
+        joints.write_text(as_json(names), "utf-8")

@@ -22,7 +22,7 @@ from ..pipeline.report.scores import percent
 from ..pipeline.sections import Sweep
 from ..pipeline.stopping import Interrupted, stop_requested
 from ..pipeline.sweeping import Variant, train_and_score, variants
-from ..pipeline.workdir import WorkDir, atomic, versions, write_json
+from ..pipeline.workdir import WorkDir, as_json, together, versions
 
 log = logging.getLogger("fpd")
 
@@ -69,11 +69,11 @@ def run(
         "device": str(device),
         "versions": versions(),
     }
-    folder = work.sweep(name)
-    write_json(folder / "sweep.json", found)
-    with atomic(folder / "table.md") as temporary:
-        temporary.write_text(markdown(found), "utf-8")
-    draw(found, folder / "sweep.png")
+    names = [work.sweep(name) / file for file in ("sweep.json", "table.md", "sweep.png")]
+    with together(*names) as (numbers, text, picture):
+        numbers.write_text(as_json(found), "utf-8")
+        text.write_text(markdown(found), "utf-8")
+        draw(found, picture)
     return found
 
 

@@ -7,6 +7,7 @@ and its successor torchao is another package; onnxruntime quantises the file tha
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..sizes import format_bytes
 from .deployable import INPUT
 from .formats import onnx_packages, with_description
 
@@ -26,6 +28,9 @@ QUANTISED = ("Conv", "Add", "MaxPool", "Relu", "Resize")
 convolution to the next. (Batch normalisation that no convolution precedes stays float32.)"""
 
 CALIBRATION_BATCH = 32
+
+DISK_FACTOR = 4
+"""Room for the files in between, in sizes of the model: 2.3 were seen at most, of the demo's."""
 
 
 def quantise(
@@ -43,8 +48,12 @@ def quantise(
         method: "static": weights and activations, ranges by calibration; "dynamic": ranges are
             found anew with every crop.
         calibration_NSS3: uint8 crops (N, S, S, 3), for "static".
+
+    Raises:
+        ValueError: onnxruntime has no room for its files.
     """
     onnx, _ = onnx_packages()
+    _check_room(DISK_FACTOR * len(content))
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder, "float32.onnx"), Path(folder, "int8.onnx")
         prepared = _prepare(content, source)
@@ -55,6 +64,17 @@ def quantise(
             assert calibration_NSS3 is not None
             _static(source, target, kept, calibration_NSS3)
         return with_description(onnx.load(target), description)
+
+
+def _check_room(expected: int) -> None:
+    """Onnxruntime works in files; what a full disk leaves of them ends in errors of its parser."""
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < expected:
+        raise ValueError(
+            f"{folder}: expected {format_bytes(expected)} of room for temporary files, found "
+            f"{format_bytes(free)}: name another folder with TMPDIR=FOLDER before the command"
+        )
 
 
 def _prepare(content: bytes, path: Path) -> Any:

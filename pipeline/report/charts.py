@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..workdir import atomic
-
 INK, GRID, PAPER = "#fe0101", "#fe0102", "#fe0103"
 SERIES = tuple(f"#fe02{number:02x}" for number in range(6))
 """What is drawn in these is shown in the page's --ink, --grid, --paper and --s0 to --s5."""
@@ -223,8 +221,7 @@ def draw_curves(report: Mapping[str, Any], path: Path) -> None:
     if scored:
         for entry in axes.legend(title=row["metric"]).get_texts():
             entry.set_parse_math(False)  # "$" in a folder's name begins no formula
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png")
+    figure.savefig(path, format="png")
 
 
 def _has(row: Mapping[str, Any], key: str) -> bool:

@@ -13,18 +13,17 @@ from numpy.typing import NDArray
 from ...data.files import read_bytes
 from ...data.samples import SampleSet
 from ..inference import Predicted
-from ..workdir import atomic
 
 MAX_HISTORY_BYTES = 1 << 26
 
 
 def write_predictions(
-    folder: Path,
+    paths: Mapping[str, Path],
     report: Mapping[str, Any],
     samples: SampleSet,
     predicted: Mapping[str, Predicted],
 ) -> None:
-    """A JSON file a model, in an existing folder: see docs/report.md for its keys.
+    """A JSON file a model, at the path that goes by its name: docs/report.md has its keys.
 
     `fpd evaluate --predictions FILE --zero-based` reads them, too.
     """
@@ -40,8 +39,7 @@ def write_predictions(
             "joints": _lists(found.joints_NK2),
             "peaks": _lists(found.peaks_NK),
         }
-        with atomic(folder / f"{name}.json") as temporary:
-            temporary.write_text(json.dumps(content, allow_nan=False) + "\n", "utf-8")
+        paths[name].write_text(json.dumps(content, allow_nan=False) + "\n", "utf-8")
 
 
 def _lists(values: NDArray[np.float64]) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fpd.pipeline import workdir
 from fpd.pipeline.recipe import Recipe, load_recipe
 from fpd.pipeline.workdir import (
     ModelDir,
@@ -17,6 +18,7 @@ from fpd.pipeline.workdir import (
     check_output,
     read_json,
     sha256,
+    together,
     versions,
     write_json,
 )
@@ -158,6 +160,46 @@ def test_atomic_leaves_the_old_file_when_the_block_raises(
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("where", ["write", "sync"])
+def test_files_that_belong_together_stay_as_they_were_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    paths = (tmp_path / "a", tmp_path / "b")
+    for path in paths:
+        path.write_text("old")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    synced: list[Path] = []
+
+    def sync(path: Path) -> None:
+        synced.append(path)
+        if len(synced) == 2:
+            raise full
+
+    def write() -> None:
+        with together(*paths) as (first, second):
+            first.write_text("new")
+            second.write_text("new")
+            if where == "write":
+                raise full
+
+    monkeypatch.setattr(workdir, "sync", sync)
+    with pytest.raises(OSError, match="No space") as raised:
+        write()
+    assert raised.value.filename == str(paths[0])
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(paths, "old")
+
+
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "file"
+    with pytest.raises(FileNotFoundError) as raised:
+        write_json(path, {})
+    assert raised.value.filename == str(path)
+    elsewhere = tmp_path / "another"
+    with pytest.raises(FileNotFoundError) as raised, atomic(tmp_path / "file"):
+        elsewhere.read_text()
+    assert Path(raised.value.filename) == elsewhere
+
+
 def test_atomic_leaves_nothing_where_nothing_was(tmp_path: Path) -> None:
     def write() -> None:
         with atomic(tmp_path / "file") as temporary:
@@ -247,6 +289,12 @@ def test_what_is_no_plain_file_is_not_replaced(tmp_path: Path) -> None:
             check_output(path, ())
     check_output(plain, ())
     check_output(tmp_path / "new.json", ())
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="no /proc, where root cannot write")
+def test_a_folder_that_cannot_be_written_to_is_found_before_the_work() -> None:
+    with pytest.raises(ValueError, match=r"the folder /proc cannot be written to \(.+\): .*--json"):
+        check_output(Path("/proc/scores.json"), ())
 
 
 def test_what_went_wrong_is_said_where_nothing_can_be_cleaned_up(

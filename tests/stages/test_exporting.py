@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -23,6 +25,7 @@ from fpd.data.augmentation import Augmentation
 from fpd.data.readers import load
 from fpd.data.targets import decode
 from fpd.data.views import PLAIN, Views
+from fpd.pipeline import workdir
 from fpd.pipeline.deploy.deployable import Answer
 from fpd.pipeline.inference import score
 from fpd.pipeline.inputs import normalise
@@ -201,6 +204,16 @@ def test_dynamic_quantisation_has_integer_weights(toy_onnx: Path) -> None:
     assert 0 < np.abs(one.heatmaps - other.heatmaps).max() < 0.1 * np.abs(one.heatmaps).max() + 0.01
 
 
+def test_no_room_for_temporary_files_is_said_first(
+    toy_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fpd.pipeline.deploy.quantise import quantise
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(ValueError, match=r"room for temporary files, found 1\.0 kB: .* TMPDIR="):
+        quantise(toy_onnx.read_bytes(), "dynamic", {"name": "x"})
+
+
 def test_the_data_set_need_not_be_there(
     toy_work: Path, toy_recipe: Recipe, quick: None, tmp_path: Path
 ) -> None:
@@ -224,6 +237,8 @@ def test_what_a_user_may_get_wrong(
     assert_refused(fpd(*teacher, "-o", tmp_path / "no" / "a.onnx"), "expected a file's name")
     for name in ("weights.safetensors", "record", "a.pt2"):
         assert_refused(fpd(*teacher, "-o", tmp_path / name), "expected a name that ends in .onnx")
+    if Path("/proc/version").exists():  # a folder in which not even root can write
+        assert_refused(fpd(*teacher, "-o", "/proc/a.onnx"), "/proc cannot be written to", "with -o")
     wrong = ("--format", "torch-export", "--quantise", "static")
     assert_refused(fpd(*teacher, *wrong), "expected --format onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -241,9 +256,9 @@ def test_a_full_disk_leaves_the_earlier_file_and_its_json(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for step in ("sync", "write_json"):
+    for owner, step in ((workdir, "sync"), (Path, "write_text")):
         with monkeypatch.context() as patched:
-            patched.setattr(exporting, step, full)
+            patched.setattr(owner, step, full)
             with pytest.raises(OSError, match="No space left"):
                 exporting.run(work, toy_recipe, "teacher", out=out)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
