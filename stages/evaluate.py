@@ -19,7 +19,7 @@ from ..data.views import Geometry
 from ..pipeline.inference import Predicted, predict, predict_by
 from ..pipeline.metrics import pck_where_labelled
 from ..pipeline.models import parse_model
-from ..pipeline.models.cost import count, latency_ms
+from ..pipeline.models.cost import count, count_gmacs, latency_ms, median_ms
 from ..pipeline.oks import oks_row
 from ..pipeline.recipe import Recipe
 from ..pipeline.report.charts import draw_curves
@@ -125,11 +125,12 @@ def _evaluate_teachers(
     predicted = predict_by(teachers.ask(device), recipe, samples, device, scales=scales)
     joints = samples.skeleton.joints
     predicted = predicted.without(tuple(k for k, name in enumerate(joints) if name not in taught))
+    one_pass = teachers.one_pass(device)
     row = {
         **_scores(recipe, samples, predicted, tau),
         "parameters": teachers.parameters,
-        "gmacs": None,
-        "ms_per_image": None,
+        "gmacs": count_gmacs(one_pass) or None,  # PyTorch's; a function may compute elsewhere
+        "ms_per_image": median_ms(one_pass, device),
         "teacher": teachers.entry,
         "unknown": [joints[k] for k in predicted.silent],
     }

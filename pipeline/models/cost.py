@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -21,21 +22,33 @@ def count(
     """
     with torch.device("meta"):
         network = model.build(num_joints).eval()
-        counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
-            network(torch.empty(1, 3, crop_px, crop_px))
+        crop = torch.empty(1, 3, crop_px, crop_px)
+        gmacs = count_gmacs(lambda: network(crop))
+    return sum(p.numel() for p in network.parameters()), gmacs
+
+
+def count_gmacs(task: Callable[[], object]) -> float:
+    """1e9 multiply-accumulates of the convolutions and matrix products that PyTorch does."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        task()
     # The counter reports floating-point operations: two for each multiply-accumulate.
-    return sum(p.numel() for p in network.parameters()), counter.get_total_flops() / 2 / 1e9
+    return counter.get_total_flops() / 2 / 1e9
 
 
-def latency_ms(network: nn.Module, crop_px: int, device: torch.device, runs: int = 10) -> float:
-    """Median milliseconds of a forward pass at batch size 1, after three to warm up."""
+def latency_ms(network: nn.Module, crop_px: int, device: torch.device) -> float:
+    """Median milliseconds of a forward pass at batch size 1: see `median_ms`."""
     crop = torch.rand(1, 3, crop_px, crop_px, device=device)
+    return median_ms(lambda: network(crop), device)
+
+
+def median_ms(task: Callable[[], object], device: torch.device, runs: int = 10) -> float:
+    """Median milliseconds of a pass on a device, after three to warm up."""
     times = []
     with torch.no_grad():
         for _ in range(3 + runs):
             start = time.perf_counter()
-            network(crop)
+            task()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - start)
