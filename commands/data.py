@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from .options import stage
+from .options import recipe_options, stage
 
 
 @click.command("check-data")
-@click.option(
-    "-w",
-    "--work",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("work/demo"),
-    show_default=True,
-    help="Work directory whose recipe is meant, where there is one.",
-)
-@click.option(
-    "-r",
-    "--recipe",
-    metavar="NAME|FILE",
-    help="Recipe: shipped, or a TOML file.  [default: the work directory's, else demo]",
-)
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a setting, such as data.root=datasets. May be given several times.",
-)
+@recipe_options
 @click.option(
     "--workers",
     type=click.IntRange(0, 256),
@@ -45,23 +26,14 @@ from .options import stage
     metavar="FILE",
     help="Write what was found here.",
 )
-def check_data(
-    work: Path, recipe: str | None, overrides: tuple[str, ...], workers: int, json_path: Path | None
-) -> None:
+def check_data(workers: int, json_path: Path | None, **options: Any) -> None:
     """Decode every image, look at every label; list what cannot be used. Exit status 1 if any.
 
     \b
     fpd check-data -w work/lsp
     fpd check-data -r lsp --set data.root=datasets --json check.json
     """
-    options = {
-        "work": work,
-        "recipe": recipe,
-        "overrides": overrides,
-        "store": None,
-        "device": "cpu",
-    }
-    with stage(options, writes=False) as (_, settings, _):
+    with stage(options | {"store": None, "device": "cpu"}, writes=False) as (_, settings, _):
         from ..stages import checking
 
         report = checking.run(settings.data, workers, json_path)

@@ -22,62 +22,72 @@ INTERRUPTED_EXIT = 130  # what shells report of a process that Ctrl-C ended
 REQUEUE_EXIT = 75  # after SIGTERM: EX_TEMPFAIL of sysexits.h, "try again later"
 
 Command = Callable[..., None]
+Option = Callable[[Command], Command]
 
 
-def run_options(command: Command) -> Command:
-    """The options that every stage has."""
-    options = [
-        click.option(
-            "-w",
-            "--work",
-            type=click.Path(file_okay=False, path_type=Path),
-            default=Path("work/demo"),
-            show_default=True,
-            help="Work directory: all stages' files.",
-        ),
-        click.option(
-            "-r",
-            "--recipe",
-            metavar="NAME|FILE",
-            help="Recipe: shipped, or a TOML file.  [default: the work directory's, else demo]",
-        ),
-        click.option(
-            "--set",
-            "overrides",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Override a setting, such as student.alpha=0.9. May be given several times.",
-        ),
-        click.option(
-            "--store",
-            metavar="PATH|URL",
-            help="Where the heatmaps lie; s3://bucket/run.zarr, say.  [default: heatmaps.zarr in "
-            "the work directory]",
-        ),
-        click.option(
-            "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1."
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+def with_options(*options: Option) -> Option:
+    """A decorator that adds options to a command, in the order that its help has them."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
-def passes_options(command: Command) -> Command:
-    """How a model is asked: settings of the recipe, too (`passes_overrides`)."""
-    flip = click.option(
+recipe_options = with_options(
+    click.option(
+        "-w",
+        "--work",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("work/demo"),
+        show_default=True,
+        help="Work directory: its recipe, all stages' files.",
+    ),
+    click.option(
+        "-r",
+        "--recipe",
+        metavar="NAME|FILE",
+        help="Recipe: shipped, or a TOML file.  [default: the work directory's, else demo]",
+    ),
+    click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a setting, such as student.alpha=0.9. May be given several times.",
+    ),
+)
+"""Which recipe is meant."""
+
+run_options = with_options(
+    recipe_options,
+    click.option(
+        "--store",
+        metavar="PATH|URL",
+        help="Where the heatmaps lie; s3://bucket/run.zarr, say.  [default: heatmaps.zarr in "
+        "the work directory]",
+    ),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1."),
+)
+"""The options that every stage has."""
+
+passes_options = with_options(
+    click.option(
         "--flip-test/--no-flip-test",
         "flip",
         default=None,
         help="Average each answer with its mirrored twin.  [default: the recipe's testing.flip]",
-    )
-    scales = click.option(
+    ),
+    click.option(
         "--scales",
         metavar="FACTORS",
-        help="Average over crops of the box times each of 0.9,1,1.1, say.  [default: the recipe's "
-        "testing.scales]",
-    )
-    return flip(scales(command))
+        help="Average over crops of the box times each of 0.9,1,1.1, say.  [default: the "
+        "recipe's testing.scales]",
+    ),
+)
+"""How a model is asked: settings of the recipe, too (`passes_overrides`)."""
 
 
 def passes_overrides(flip: bool | None, scales: str | None) -> tuple[str, ...]:
@@ -86,34 +96,30 @@ def passes_overrides(flip: bool | None, scales: str | None) -> tuple[str, ...]:
     return chosen if scales is None else (*chosen, f"testing.scales=[{scales}]")
 
 
-def cluster_options(command: Command) -> Command:
-    """The options of commands that a Dask cluster may share."""
-    options = [
-        click.option(
-            "--workers",
-            "count",
-            type=click.IntRange(min=0),
-            metavar="N",
-            help="Share the work among N processes of a Dask cluster of its own, spread over this "
-            "machine's GPUs; 0: one a GPU, or one a core where there is none.  [default: none, "
-            "this process does it]",
-        ),
-        click.option(
-            "--scheduler",
-            metavar="ADDRESS",
-            help="Share it among the workers of a running Dask cluster: tcp://host:8786, say. "
-            "--device is theirs.",
-        ),
-        click.option(
-            "--scheduler-file",
-            type=click.Path(dir_okay=False, path_type=Path),
-            metavar="FILE",
-            help="The same, by the file that `dask scheduler --scheduler-file` writes.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+cluster_options = with_options(
+    click.option(
+        "--workers",
+        "count",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Share the work among N processes of a Dask cluster of its own, spread over this "
+        "machine's GPUs; 0: one a GPU, or one a core where there is none.  [default: none, "
+        "this process does it]",
+    ),
+    click.option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Share it among the workers of a running Dask cluster: tcp://host:8786, say. "
+        "--device is theirs.",
+    ),
+    click.option(
+        "--scheduler-file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="The same, by the file that `dask scheduler --scheduler-file` writes.",
+    ),
+)
+"""The options of commands that a Dask cluster may share."""
 
 
 @contextmanager
