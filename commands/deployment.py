@@ -63,6 +63,7 @@ def predict(
     fpd predict photo.jpg -w work/lsp --box 40,20,120,260
     fpd predict photos/ -w work/lsp --boxes boxes.json -o predictions
     """
+    from ..pipeline.sizes import counted
     from ..stages import prediction
 
     options["overrides"] += passes_overrides(flip, scales)
@@ -72,21 +73,18 @@ def predict(
         out = out or work.root / "predictions" / name
         wanted = prediction.Wanted(images, out, _numbers(box), boxes, draw, as_stored)
         done = prediction.run(work, recipe, device, name, wanted)
-        people = "1 person" if done.people == 1 else f"{done.people} people"
-        places = "1 image" if done.images == 1 else f"{done.images} images"
-        click.echo(f"predicted {people} on {places}: written to {out}")
+        people, found = counted(done.people, "person", "people"), counted(done.images, "image")
+        click.echo(f"predicted {people} on {found}: written to {out}")
         if done.unboxed or done.unmatched:
             click.echo(
-                f"without a box in {boxes}, and left out: {done.unboxed} images; boxes on images "
-                f"that were not named: {done.unmatched}"
+                f"without a box in {boxes}, and left out: {counted(done.unboxed, 'image')}; boxes "
+                f"on images that were not named: {done.unmatched}"
             )
         for problem in done.problems:
             click.echo(problem, err=True)
         if done.problems:
-            raise ValueError(
-                f"{len(done.problems)} images or boxes, named above, could not be used; "
-                f"{out} has the others"
-            )
+            unusable = counted(len(done.problems), "image or box", "images or boxes")
+            raise ValueError(f"{unusable}, named above, could not be used; {out} has the others")
 
 
 @click.command()

@@ -119,13 +119,13 @@ def merge_caches(sources: tuple[str, ...], **options: Any) -> None:
     \b
     fpd merge-caches work/a/heatmaps.zarr s3://bucket/b.zarr -w work/joined
     """
-    from ..pipeline.sizes import format_bytes
+    from ..pipeline.sizes import counted, format_bytes
     from ..stages import merging
 
     with stage(options, writes=False) as (work, recipe, _):
         joined = merging.run(work, recipe, sources)
         click.echo(
-            f"merged: {joined['copied']} shards copied, {joined['present']} of "
+            f"merged: {counted(joined['copied'], 'shard')} copied, {joined['present']} of "
             f"{joined['shards']} are there, {format_bytes(joined['bytes'])} in {joined['location']}"
         )
         if joined["present"] < joined["shards"]:
@@ -192,7 +192,7 @@ def make_heatmaps(
 ) -> None:
     """Fill the store and print what it took."""
     from ..pipeline.ranges import parse_ranges
-    from ..pipeline.sizes import format_bytes
+    from ..pipeline.sizes import counted, format_bytes
     from ..stages import heatmaps
 
     chosen = None if only_views is None else parse_ranges(only_views, below=recipe.store.views)
@@ -201,7 +201,8 @@ def make_heatmaps(
     )
     measured = store["measured"]
     click.echo(
-        f"heatmaps: {store['views']} views of {store['samples']} people, "
+        f"heatmaps: {counted(store['views'], 'view')} of "
+        f"{counted(store['samples'], 'person', 'people')}, "
         f"{format_bytes(store['bytes'])} ({store['bytes_per_view']:.0f} bytes a view; raw float16: "
         f"{format_bytes(store['float16_bytes'])}, "
         f"{store['float16_bytes'] / store['bytes']:.0f} x); "

@@ -51,6 +51,7 @@ def sweep(
     """
     from ..pipeline.cluster import choose_workers
     from ..pipeline.comparison import best, table
+    from ..pipeline.sizes import counted
     from ..stages import sweep as stage_sweep
 
     wanted = options["device"]
@@ -67,8 +68,8 @@ def sweep(
         failed = sum("error" in run for run in found["runs"])
         if failed:
             raise ValueError(
-                f"{failed} of {len(found['runs'])} students failed, as said above; the same "
-                "command tries them again"
+                f"{failed} of {counted(len(found['runs']), 'student')} failed, as said above; the "
+                "same command tries again"
             )
 
 

@@ -1,4 +1,4 @@
-"""Sizes and durations as people write them."""
+"""Counts, sizes and durations as people write them."""
 
 from __future__ import annotations
 
@@ -60,3 +60,12 @@ def format_duration(seconds: float) -> str:
         if whole:
             return f"{whole:,} {large}" + (f" {rest} {small}" if rest else "")
     return f"{seconds:.0f} s"
+
+
+def counted(count: int, one: str, more: str | None = None) -> str:
+    """A count with its noun: `1 view`, `22,246 people`.
+
+    Args:
+        more: the plural; none given: an s behind the singular.
+    """
+    return f"{count:,} {one if count == 1 else more or one + 's'}"

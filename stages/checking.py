@@ -21,6 +21,7 @@ from ..data.checks import problems
 from ..data.readers import Data, Split, read
 from ..data.samples import SampleSet
 from ..pipeline.report.scores import align
+from ..pipeline.sizes import counted
 from ..pipeline.workdir import check_output, write_json
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -152,7 +153,7 @@ def describe(report: dict[str, Any]) -> str:
         for name, row in report["splits"].items()
     ]
     faults = report["problems"]
-    verdict = f"{len(faults)} problem(s):" if faults else "nothing is wrong with it"
+    verdict = f"{counted(len(faults), 'problem')}:" if faults else "nothing is wrong with it"
     return "\n".join([align([header, *rows]), verdict, *faults])
 
 

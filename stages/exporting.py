@@ -39,6 +39,7 @@ from ..pipeline.deploy.formats import (
 from ..pipeline.deploy.quantise import Method, quantise
 from ..pipeline.deploy.scoring import score
 from ..pipeline.recipe import Recipe
+from ..pipeline.sizes import counted
 from ..pipeline.timing import interleaved
 from ..pipeline.trained import Trained, find_model, load_trained
 from ..pipeline.training.feed import fresh_views
@@ -201,8 +202,9 @@ def describe_export(report: dict[str, Any]) -> str:
     """What was written and how near it is; of a quantised model, what it gained and cost."""
     compared = report["compared"]
     lines = [
-        f"against PyTorch on {compared['crops']} views of {compared['people']}: heatmaps differ by "
-        f"at most {compared['heatmap']:.2g}, joints by {compared['joint_px']:.2g} crop pixels"
+        f"against PyTorch on {counted(compared['crops'], 'view')} of {compared['people']}: "
+        f"heatmaps differ by at most {compared['heatmap']:.2g}, joints by "
+        f"{compared['joint_px']:.2g} crop pixels"
     ]
     if "quantised" in report:
         lines += _describe_costs(report["quantised"])
@@ -216,8 +218,8 @@ def _describe_costs(costs: dict[str, Any]) -> list[str]:
     lines = [
         f"int8 ({costs['method']}): heatmaps differ by at most {difference['heatmap']:.2g}, joints "
         f"by {difference['joint_px_mean']:.2g} crop pixels in the mean",
-        f"{costs['metric']} on {costs['people']} people, milliseconds with {costs['threads']} "
-        f"thread(s) at batch 1 and a crop of {costs['timed_batch']}:",
+        f"{costs['metric']} on {counted(costs['people'], 'person', 'people')}, milliseconds with "
+        f"{counted(costs['threads'], 'thread')} at batch 1 and a crop of {costs['timed_batch']}:",
     ]
     for kind in ("float32", "int8"):
         row = costs[kind]

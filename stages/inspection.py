@@ -26,6 +26,7 @@ from ..pipeline.drawing import draw as draw_teaching
 from ..pipeline.ranges import show_ranges
 from ..pipeline.recipe import Recipe
 from ..pipeline.report.scores import align
+from ..pipeline.sizes import counted
 from ..pipeline.store import (
     Coverage,
     Files,
@@ -170,10 +171,12 @@ def _describe_coverage(found: dict[str, Any], layout: dict[str, int]) -> list[st
         for view, row in list(partial.items())[:ROWS_SHOWN]
     ]
     if len(partial) > ROWS_SHOWN:
-        shown.append(f"  and {len(partial) - ROWS_SHOWN} more views that are there in part")
+        more = counted(len(partial) - ROWS_SHOWN, "more view", "more views")
+        shown.append(f"  and {more} there in part")
     return [
-        f"{found['present']} of {found['shards']} shards are there: {layout['views']} views of "
-        f"{layout['samples']} samples, {layout['shards']} shards a view",
+        f"{found['present']} of {found['shards']} shards are there: "
+        f"{counted(layout['views'], 'view')} of {counted(layout['samples'], 'sample')}, "
+        f"{counted(layout['shards'], 'shard')} a view",
         f"  whole views: {found['whole_views'] or 'none'}",
         *shown,
         *([f"  not begun: {found['empty_views']}"] if found["empty_views"] else []),
@@ -201,7 +204,7 @@ def _describe_bytes(found: dict[str, Any]) -> list[str]:
         f"decoded joints moved by {measured['mean_displacement_px']:.3f} heatmap pixels in the "
         f"mean, {measured['max_displacement_px']:.2f} at most; mean peak "
         f"{measured['mean_peak']:.2f}",
-        f"canaries: {found['canaries']} crops to be made again",
+        f"canaries: {counted(found['canaries'], 'crop')} to be made again",
     ]
 
 

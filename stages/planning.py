@@ -15,7 +15,7 @@ from ..pipeline.pilot import Pilot
 from ..pipeline.planning import Plan, Row, keep_views, make_plan, refuse_too_much
 from ..pipeline.recipe import Recipe, apply_overrides
 from ..pipeline.report.scores import align
-from ..pipeline.sizes import format_bytes, format_duration
+from ..pipeline.sizes import counted, format_bytes, format_duration
 from ..pipeline.store import make_manifest, store_files
 from ..pipeline.teachers import check_teacher, open_faculty
 from ..pipeline.workdir import WorkDir
@@ -56,10 +56,10 @@ def explain_choice(plan: Plan, budget: int, views: int) -> str:
     if row.bytes > budget:
         why = "no more than are there already"
     elif views == plan.epochs:
-        why = f"a student of {_counted(views, 'epoch')} sees no more"
+        why = f"a student of {counted(views, 'epoch')} sees no more"
     else:
         why = f"{views + 1} would take {format_bytes(more.bytes)}"
-    took = f"{_counted(views, 'view')} in {format_bytes(row.bytes)}"
+    took = f"{counted(views, 'view')} in {format_bytes(row.bytes)}"
     return f"budget of {format_bytes(budget)}: {took}; {why}"
 
 
@@ -81,14 +81,14 @@ def _pilot_lines(pilot: Pilot) -> list[str]:
     read, teacher, encode, compress = (f"{1000 * value:.3g}" for value in milliseconds)
     errors = pilot.measured
     beside = (
-        f" in each of {_counted(pilot.workers, 'process', 'processes')} beside"
+        f" in each of {counted(pilot.workers, 'process', 'processes')} beside"
         if pilot.workers
         else ""
     )
     return [
-        f"pilot of {pilot.views} views: {pilot.sizes.view:,.0f} bytes a view (standard deviation "
-        f"{pilot.spread_bytes:,.0f}); error at most {100 * errors['max_error']:.2g} % of a peak, "
-        f"{errors['mean_displacement_px']:.3f} heatmap pixels in the mean",
+        f"pilot of {counted(pilot.views, 'view')}: {pilot.sizes.view:,.0f} bytes a view (standard "
+        f"deviation {pilot.spread_bytes:,.0f}); error at most {100 * errors['max_error']:.2g} % of "
+        f"a peak, {errors['mean_displacement_px']:.3f} heatmap pixels in the mean",
         f"{1 / pilot.cache_s:.3g} views/s; a view takes {read} ms to read{beside}, {teacher} ms of "
         f"the teacher, {encode} ms to encode, {compress} ms to compress",
     ]
@@ -96,8 +96,8 @@ def _pilot_lines(pilot: Pilot) -> list[str]:
 
 def _stock_line(plan: Plan) -> str:
     found = plan.stock.found
-    samples = _counted(plan.stock.layout.samples, "person", "people")
-    there = f"{found.samples():,} views there in {format_bytes(plan.stock.bytes)}"
+    samples = counted(plan.stock.layout.samples, "person", "people")
+    there = f"{counted(found.samples(), 'view')} there in {format_bytes(plan.stock.bytes)}"
     free = "unknown" if plan.free_bytes is None else format_bytes(plan.free_bytes)
     return f"{samples}; {there}; free space: {free}"
 
@@ -123,10 +123,6 @@ def _notes(plan: Plan) -> str:
     student, _ = plan.paid_at(plan.row(plan.recipe_views))
     return (
         f"pays: against a teacher in every batch, with students of "
-        f"{_counted(plan.epochs, 'epoch')} each; the recipe's "
-        f"{_counted(plan.recipe_views, 'view')}: after {_counted(student, 'student')}"
+        f"{counted(plan.epochs, 'epoch')} each; the recipe's "
+        f"{counted(plan.recipe_views, 'view')}: after {counted(student, 'student')}"
     )
-
-
-def _counted(count: int, one: str, more: str | None = None) -> str:
-    return f"{count:,} {one if count == 1 else more or one + 's'}"

@@ -43,6 +43,7 @@ from ..pipeline.inference import predict
 from ..pipeline.overlay import draw_people, drawing_name
 from ..pipeline.recipe import Recipe
 from ..pipeline.sections import Loader
+from ..pipeline.sizes import counted
 from ..pipeline.stopping import Interrupted, Stop, stop_requested
 from ..pipeline.trained import Trained, find_model, load_trained
 from ..pipeline.training.feed import in_batches
@@ -50,6 +51,8 @@ from ..pipeline.workdir import WorkDir, as_json, make_writable, together
 
 IMAGES_AT_ONCE = 64
 """Read, predicted and drawn together: what a stop, or a broken image, has to wait for."""
+
+NOBODY = "stopped before anybody's joints were found; run the same command again"
 
 BOX_MARGIN = 1.25
 """A crop's side over the longer side of a person's box: so LSP's and MPII's people are cut."""
@@ -157,7 +160,8 @@ def _predict_all(
                 if stop.is_set():
                     raise Interrupted("stopped", stop.signal)
     except Interrupted as asked:
-        message = f"stopped: {out} has the {len(results)} people that were done"
+        done = counted(len(results), "person", "people")
+        message = f"stopped: {out} has the joints of {done}" if results else NOBODY
         raise Interrupted(message, asked.signal) from None
     finally:
         if results:
@@ -190,8 +194,8 @@ def _assign(wanted: Wanted, paths: Sequence[Path]) -> tuple[dict[int, list[Box |
             found[index] = list(here)
     if not found:
         raise ValueError(
-            f"{wanted.boxes} has {len(boxes)} boxes, and none is of an image that was named: its "
-            f"first is of {boxes[0].image!r}, the first image is {paths[0].name!r}"
+            f"{wanted.boxes} has {counted(len(boxes), 'box', 'boxes')}, and none of an image that "
+            f"was named: its first is of {boxes[0].image!r}, the first image is {paths[0].name!r}"
         )
     return found, len(boxes) - sum(map(len, found.values()))
 

@@ -24,7 +24,7 @@ from ..pipeline.memory import peak_bytes
 from ..pipeline.models.cost import count
 from ..pipeline.recipe import Recipe
 from ..pipeline.report.scores import align
-from ..pipeline.sizes import format_bytes
+from ..pipeline.sizes import counted, format_bytes
 from ..pipeline.timing import interleaved
 from ..pipeline.trained import Trained, find_model, load_trained
 from ..pipeline.workdir import WorkDir, versions
@@ -135,8 +135,8 @@ def describe(report: dict[str, Any]) -> str:
     runs = statistics.median(r["batches"]["1"]["runs"] for r in report["models"].values())
     return "\n".join(
         [
-            f"on {report['device']}, {report['threads']} thread(s): crops to joints, median (and "
-            f"quartiles) of {runs:g} runs, the models in turn",
+            f"on {report['device']}, {counted(report['threads'], 'thread')}: crops to joints, "
+            f"median (and quartiles) of {runs:g} runs, the models in turn",
             align(rows),
             "peak: weights and what a pass holds at once"
             + ("" if report["device"].startswith("cuda") else ", without convolutions' workspace"),

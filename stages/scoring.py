@@ -14,6 +14,7 @@ from ..data.ground_truth import GroundTruth, read_ground_truth
 from ..data.predictions import Predictions, read_predictions
 from ..pipeline.metrics import pck
 from ..pipeline.report.scores import align, percent, shares
+from ..pipeline.sizes import counted
 from ..pipeline.workdir import check_output, sha256, write_json
 
 
@@ -74,7 +75,8 @@ def describe(report: dict[str, Any]) -> str:
     ]
     return "\n".join(
         [
-            f"{report['metric']} in percent, {report['people']} people: {report['people_scored']}",
+            f"{report['metric']} in percent, {counted(report['people'], 'person', 'people')}: "
+            f"{report['people_scored']}",
             align([header, row]),
             "mean: weighted by joint count; unweighted: of the joints, each counting the same; "
             f"AUC: of the mean from 0 to {report['curve']['thresholds'][-1]:g}",
@@ -90,13 +92,13 @@ def _remarks(report: dict[str, Any]) -> list[str]:
     remarks = [f"predictions: {source['layout']}, first pixel at {source['first_pixel']}"]
     if report["people_without_unit"]:
         remarks.append(
-            f"{report['people_without_unit']} people have no unit of length (no head box, or a "
-            "torso of which an end is missing): they do not count"
+            f"{counted(report['people_without_unit'], 'person', 'people')} without a unit of "
+            "length (no head box, or a torso of which an end is missing): not counted"
         )
     if report["not_finite"]:
         remarks.append(
-            f"{report['not_finite']} of {report['joints']} predicted joints are NaN or infinite: "
-            "they count as wrong"
+            f"{report['not_finite']} of {counted(report['joints'], 'predicted joint')} NaN or "
+            "infinite: counted as wrong"
         )
     return remarks
 

@@ -21,6 +21,7 @@ from ..data.readers import load
 from ..data.samples import SampleSet
 from ..pipeline.caching import fill
 from ..pipeline.recipe import Recipe
+from ..pipeline.sizes import counted
 from ..pipeline.store import (
     CachedHeatmaps,
     Coded,
@@ -186,8 +187,9 @@ def _mend(
     if tasks and teacher is None:
         place = ", ".join(recipe.store.teachers) or work.teacher.path
         raise ValueError(
-            f"{place} has no finished teacher to make {len(tasks)} shards of {files} "
-            "again: bring back the one that made them, and run this again"
+            f"{place} has no finished teacher to make "
+            f"{counted(len(tasks), 'shard')} of {files} again: bring back the one that made them, "
+            "and run this again"
         )
     with files.locked():
         for name, content in found.metadata.items():

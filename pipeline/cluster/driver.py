@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..caching import STOPPED
 from ..sections import Cluster
-from ..sizes import format_duration
+from ..sizes import counted, format_duration
 from ..stopping import Interrupted, Stop, stop_requested
 from ..store import Layout
 from .connection import LOOK_EVERY_S, Workers, connected
@@ -138,9 +138,9 @@ def describe(error: BaseException | None) -> str:
         return str(error)
     if isinstance(error, KilledWorker):
         return (
-            f"{error.last_worker.address}: {error.allowed_failures + 1} workers died of it. If "
-            "memory ran out, cluster.memory_limit or a smaller store.batch may help; if workers "
-            "were preempted, a larger cluster.worker_losses"
+            f"{error.last_worker.address}: {counted(error.allowed_failures + 1, 'worker')} "
+            "died of it. If memory ran out, cluster.memory_limit or a smaller store.batch may "
+            "help; if workers were preempted, a larger cluster.worker_losses"
         )
     return f"a worker: {type(error).__name__}: {error}"
 
@@ -201,10 +201,10 @@ class Progress:
 
     def tell(self, workers: int) -> None:
         """Say how it goes."""
-        self.bar.set_postfix_str(f"{workers} workers", refresh=False)
+        self.bar.set_postfix_str(counted(workers, "worker"), refresh=False)
         if time.monotonic() - self.told_at > TELL_EVERY_S:
             self.told_at = time.monotonic()
-            self._log(f", {workers} workers")
+            self._log(f", {counted(workers, 'worker')}")
 
     def close(self) -> None:
         """Say how it went."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..oks import STATISTICS
+from ..sizes import counted
 from .gallery import TEACHER, Gallery
 from .scores import percent, shown
 
@@ -46,7 +47,7 @@ def models_table(rows: Rows) -> Table:
     header = ["model", *first["groups"], "mean", "unweighted", "AUC", "params, M", "GMACs"]
     header += ["ms/image", "training"]
     return Table(
-        f"{first['metric']} in percent, of {first['people']} people",
+        f"{first['metric']} in percent, of {counted(first['people'], 'person', 'people')}",
         header,
         [[Cell(name, name), *_cells(row)] for name, row in rows.items()],
     )
@@ -231,7 +232,8 @@ def store_facts(store: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """The store's bill, and what its manifest says; empty where there is no store."""
     if not store:
         return []
-    facts = [("views", f"{store['views']} of each of {store['samples']} people")]
+    people = counted(store["samples"], "person", "people")
+    facts = [("views", f"{store['views']} of each of {people}")]
     if store["bytes"]:
         times = store["float16_bytes"] / store["bytes"]
         facts += [
@@ -243,7 +245,7 @@ def store_facts(store: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         (
             "teacher passes online",
             f"{store['teacher_passes_online']:,}, for the epochs of "
-            f"{store['distilled_students']} distilled student(s)",
+            f"{counted(store['distilled_students'], 'distilled student')}",
         ),
     ]
     manifest = store.get("manifest")
@@ -295,8 +297,8 @@ def remarks(report: Mapping[str, Any], histories: Histories, people: Gallery) ->
         )
     elif people.ranked < people.people:
         found.append(
-            f"{people.people - people.ranked} of {people.people} test people have no joint that "
-            "counts, and are not in the gallery."
+            f"{people.people - people.ranked} of {people.people} test people without a joint that "
+            "counts: not in the gallery."
         )
     return found
 
@@ -315,7 +317,8 @@ def _remarks_on(
     if row.get("oks_left_out"):
         found.append(f"OKS of {name} is left out: {row['oks_left_out']}")
     if row.get("not_finite"):
-        found.append(f"{row['not_finite']} joints predicted by {name} are not finite: all wrong.")
+        wrong = counted(row["not_finite"], "predicted joint")
+        found.append(f"{name}: {wrong} not finite, and so wrong.")
     taught = at(row, "record.identity.inputs.teacher.sha256")
     teacher = at(report, f"models.{TEACHER}.record.result.weights_sha256")
     if MISSING not in (taught, teacher) and taught != teacher:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...data.skeletons import Skeleton
 from ..metrics import Pck, group_means
+from ..sizes import counted
 
 
 def shares(pck: Pck, skeleton: Skeleton) -> dict[str, Any]:
@@ -50,7 +51,8 @@ def table(report: dict[str, Any]) -> str:
         "ms/image",
     ]
     rows = [[name, *_cells(row)] for name, row in models.items()]
-    heading = f"{first['metric']} in percent, {first['people']} people{_passes(report['testing'])}"
+    people = counted(first["people"], "person", "people")
+    heading = f"{first['metric']} in percent, {people}{_passes(report['testing'])}"
     return "\n".join([heading, align([header, *rows]), *_unknown(models), *_bill(report["store"])])
 
 
@@ -75,11 +77,12 @@ def _bill(store: dict[str, Any] | None) -> list[str]:
         return []
     smaller = store["float16_bytes"] / store["bytes"]
     return [
-        f"store: {store['views']} views of {store['samples']} people in "
+        f"store: {counted(store['views'], 'view')} of "
+        f"{counted(store['samples'], 'person', 'people')} in "
         f"{store['bytes'] / 1e6:.1f} MB; raw float16 would take "
         f"{store['float16_bytes'] / 1e6:.1f} MB, {smaller:.1f} x as much",
         f"teacher passes: {store['teacher_passes']} to fill it; online, "
-        f"{store['distilled_students']} distilled student(s) would have taken "
+        f"{counted(store['distilled_students'], 'distilled student')} would have taken "
         f"{store['teacher_passes_online']}",
     ]
 

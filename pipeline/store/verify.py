@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numcodecs.zstd import Zstd
 
+from ..sizes import counted
 from .coverage import read_receipt
 from .files import Files
 from .manifest import MAX_METADATA_BYTES, layout_of, read_manifest
@@ -214,8 +215,9 @@ class Verification:
         mended = ", mended" if self.repaired else ""
         return "\n".join(
             [
-                f"{self.place}: {self.layout.views} views of {self.layout.samples} people in "
-                f"{len(self.layout.tasks())} shards",
+                f"{self.place}: {counted(self.layout.views, 'view')} of "
+                f"{counted(self.layout.samples, 'person', 'people')} in "
+                f"{counted(len(self.layout.tasks()), 'shard')}",
                 "manifest and canaries: as this run needs them",
                 f"{looked_at}: {self._damage()}{mended}",
                 *_listed([f"  {name}: is damaged" for name in self.metadata]),
@@ -230,8 +232,10 @@ class Verification:
 
     def _damage(self) -> str:
         shards = len({(damage.view, damage.shard) for damage in self.damages})
-        parts = [f"{shards} of {len(self.layout.tasks())} shards"] if shards else []
-        parts += [f"{len(self.metadata)} descriptions of arrays"] if self.metadata else []
+        parts = [f"{shards} of {counted(len(self.layout.tasks()), 'shard')}"] if shards else []
+        if self.metadata:
+            kind = ("description of an array", "descriptions of arrays")
+            parts.append(counted(len(self.metadata), *kind))
         return " and ".join(parts) + " missing or damaged" if parts else "as the receipts say"
 
     def _named(self, damage: Damage) -> str:

@@ -18,6 +18,7 @@ from ..levelling import levelled
 from ..metrics import Pck
 from ..recipe import Recipe
 from ..sections import Training
+from ..sizes import counted
 from ..stopping import Interrupted, Stop, stop_requested
 from ..workdir import ModelDir
 from .checkpoint import Identity, TrainingState, save_weights
@@ -227,7 +228,7 @@ class Run:
         progress = self.state.progress
         raise Interrupted(
             f"{self.out.name} stopped after {progress.epoch} of {self.training.epochs} epochs and "
-            f"{progress.step} steps; the same command continues from there",
+            f"{counted(progress.step, 'step')}; the same command continues from there",
             number,
         )
 

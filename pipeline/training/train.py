@@ -20,6 +20,7 @@ from ..levelling import levelled
 from ..metrics import pck
 from ..recipe import Recipe
 from ..sections import Student, Targets, Training, parse_training
+from ..sizes import counted
 from ..workdir import ModelDir, sha256, versions, write_json
 from .checkpoint import Identity, TrainingState, check_identity, load_weights
 from .feed import EpochBatches, make_loader
@@ -164,10 +165,11 @@ def check_batches(batches: EpochBatches, training: Training, recipe: Recipe, out
     least = max(needed * apart, processes * parts)
     if batches.smallest < least:
         reason = "the network ends in a single pixel" if needed > 1 else "one for each part"
-        shared = f", shared by {processes} processes in {parts} part(s) each" * (least > needed)
+        split = counted(parts, "part")
+        shared = f", shared by {processes} processes in {split} each" * (least > needed)
         raise ValueError(
-            f"expected at least {least} views in every training step of {out.name}{shared} "
-            f"({reason}), found {batches.smallest}: another "
+            f"expected at least {counted(least, 'view')} in every training step of {out.name}"
+            f"{shared} ({reason}), found {batches.smallest}: another "
             f"--set {recipe.section(out.name)}.batch, or a larger geometry.crop_px"
         )
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fpd.pipeline.sizes import format_bytes, format_duration, parse_bytes
+from fpd.pipeline.sizes import counted, format_bytes, format_duration, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -92,3 +92,9 @@ def test_what_is_printed_can_be_read_back(count: int) -> None:
 )
 def test_durations_are_printed_in_their_two_largest_units(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_one_is_singular() -> None:
+    found = [counted(n, "person", "people") for n in (0, 1, 2, 22_246)]
+    assert found == ["0 people", "1 person", "2 people", "22,246 people"]
+    assert [counted(n, "view") for n in (1, 2)] == ["1 view", "2 views"]

@@ -115,6 +115,11 @@ def test_the_joints_are_those_of_evaluation(
     assert joints["joints"][0] == "right ankle" and joints["skeleton"] == "lsp"
 
 
+def test_one_person_is_said_in_the_singular(model: Path, photos: Path, tmp_path: Path) -> None:
+    result = fpd(photos / "000.png", "-w", model, "-o", tmp_path / "o", "--no-draw")
+    assert "predicted 1 person on 1 image: written to" in result.output
+
+
 def test_every_image_is_drawn_unless_told_not_to(model: Path, photos: Path, tmp_path: Path) -> None:
     arguments = (photos / "000.png", photos / "001.png", "-w", model)
     assert fpd(*arguments, "-o", tmp_path / "a").exit_code == 0
@@ -271,7 +276,7 @@ def test_what_a_user_may_get_wrong(model: Path, photos: Path, tmp_path: Path) ->
     assert_refused(fpd(image, "-w", tmp_path / "w"), "finished: none", "fpd run student")
     (tmp_path / "other.json").write_text('[{"image": "x.png", "bbox": [1, 2, 3, 4]}]')
     other = ("--boxes", tmp_path / "other.json")
-    assert_refused(fpd(photos, "-w", model, *other), "none is of an image", "'x.png'", "'000.png'")
+    assert_refused(fpd(photos, "-w", model, *other), "1 box, and none of", "'x.png'", "'000.png'")
     assert not (tmp_path / "w").exists()
 
 
@@ -307,7 +312,7 @@ def test_ctrl_c_keeps_what_was_done(model: Path, photos: Path, tmp_path: Path) -
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in errors, errors
-    assert "people that were done" in errors
+    assert " has the joints of " in errors
     found = results(out)
     assert 0 < len(found) < 3000
     assert len(list(out.glob("*.png"))) == len(found)

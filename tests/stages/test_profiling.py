@@ -52,7 +52,7 @@ def test_numbers_of_all_models(two: WorkDir) -> None:
 def test_a_table_of_the_models_that_are_named(two: WorkDir) -> None:
     result = fpd("-w", two.root, "--name", "other", "--batch", "1")
     assert result.exit_code == 0, result.output
-    assert "on cpu, 1 thread(s): crops to joints" in result.output
+    assert "on cpu, 1 thread: crops to joints" in result.output
     assert "other" in result.output and "teacher" not in result.output
 
 

@@ -189,8 +189,8 @@ def test_the_table_has_groups_joints_and_what_was_wrong(truth: Path, predictions
     assert re.search(r"^pelvis +- +0$", text, re.MULTILINE)
     assert re.search(r"^left wrist +\d+\.\d +\d$", text, re.MULTILINE)
     assert "predictions: N x K x 2, first pixel at 1" in text
-    assert "1 people have no unit of length" in text
-    assert f"1 of {expected['joints']} predicted joints are NaN or infinite" in text
+    assert "1 person without a unit of length" in text
+    assert f"1 of {expected['joints']} predicted joints NaN or infinite" in text
 
 
 def test_the_json_is_in_full_precision(truth: Path, predictions: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_without_a_teacher_the_rest_is_checked(work: WorkDir) -> None:
     assert fpd("verify-cache", "-w", work.root, "--deep").exit_code == 1
     mending = fpd("verify-cache", "-w", work.root, "--deep", "--repair")
     assert mending.exit_code == 1
-    assert "no finished teacher to make 1 shards" in mending.output
+    assert "no finished teacher to make 1 shard of" in mending.output
 
 
 def test_cells_are_spread_over_shards_and_rows() -> None:

@@ -87,7 +87,7 @@ def test_what_is_missing_is_remarked(report: dict[str, Any]) -> None:
     rows = {"student": report["models"]["student"] | {"not_finite": 3}}
     bare = {**report, "models": rows, "store": None}
     found = remarks(bare, {"student": history(validation_pck=None)}, Gallery([], [], 40, 38, 0))
-    for words in ("no finished teacher", "no heatmap store", "without validation", "3 joints"):
+    for words in ("no finished teacher", "no heatmap store", "without validation", "3 predicted j"):
         assert any(words in remark for remark in found)
     assert any("2 of 40 test people" in remark for remark in found)
     assert any("metrics.jsonl" in remark for remark in remarks(report, {}, PEOPLE))

@@ -80,7 +80,7 @@ def test_the_stores_bill_stands_under_the_table() -> None:
     lines = table(REPORT | {"store": store}).splitlines()
     assert lines[:4] == table(REPORT).splitlines()
     assert len(lines) == 6
-    for fact in ("4 views of 1900 people", "12.3 MB", "111.1 MB", "9.0 x"):
+    for fact in ("4 views of 1,900 people", "12.3 MB", "111.1 MB", "9.0 x"):
         assert fact in lines[4]
     for fact in ("7600 to fill it", "2 distilled", "30400"):
         assert fact in lines[5]
