@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from ..data.readers.coco import Coco
     from ..pipeline.recipe import Recipe
     from ..pipeline.workdir import WorkDir
+
+
+def _refuse_nan(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    """No range refuses it: it is neither below nor above."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("expected a number, found nan")
+    return value
 
 
 @click.command()
@@ -49,6 +57,7 @@ if TYPE_CHECKING:
 @click.option(
     "--tau",
     type=click.FloatRange(min=0, min_open=True, max=10),
+    callback=_refuse_nan,
     help="Threshold of the means, in units of length.  [default: MPII 0.5, LSP 0.2]",
 )
 @passes_options

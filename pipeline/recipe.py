@@ -275,9 +275,10 @@ def _describe(error: ValidationError, prefix: str = "") -> str:
         key = prefix + ".".join(_plain_key(item["loc"]))
         if item["type"] == "extra_forbidden":
             findings.append(f"{key}: there is no such setting")
-        elif not key:  # found by the recipe as a whole, which says itself what it means
-            findings.append(item["msg"].removeprefix("Value error, "))
+        elif item["type"] == "value_error":  # of our own checks, which say what they found
+            said = item["msg"].removeprefix("Value error, ")
+            findings.append(f"{key}: {said}" if key else said)
         else:
-            message = item["msg"].removeprefix("Value error, ")
+            message = item["msg"]
             findings.append(f"{key}: {message[0].lower()}{message[1:]} (got {item['input']!r:.80})")
     return "; ".join(findings)

@@ -174,7 +174,10 @@ def test_flip_and_multi_scale_tests_are_options(work: Path) -> None:
     assert again.exit_code == 0
     of_teacher = [r["models"]["teacher"]["mean"] for r in (found, scores())]  # type: ignore[index]
     assert of_teacher[0] == of_teacher[1]
-    assert_refused(fpd("evaluate", "-w", work, "--scales", "0.9,1.1"), "testing.scales", "among")
+    said = assert_refused(fpd("evaluate", "-w", work, "--scales", "0.9,1.1"), "testing.scales")
+    assert said.count("0.9") == 1  # it is said once what was found
+    result = fpd("evaluate", "-w", work, "--tau", "nan")
+    assert result.exit_code == 2 and "expected a number, found nan" in result.output
 
 
 def test_ctrl_c_in_an_evaluation_is_a_sentence(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
