@@ -133,7 +133,7 @@ def check_identity(out: ModelDir, expected: Identity, found: Identity) -> None:
     if different:
         raise ValueError(
             f"{out.path} holds a run with other settings or inputs: {'; '.join(different)}. "
-            f"Give this one another --name or -w, or remove {out.path} to start over"
+            f"Name another -w, for a student another --name, or remove {out.path} to start over"
         )
 
 
