@@ -89,11 +89,7 @@ def run(
         "views": recipe.store.views,
         "samples": len(samples),
         "written": len(missing),
-        "bytes": found.bytes(),
-        "bytes_per_view": found.bytes() / max(1, found.samples()),
-        "float16_bytes": writer.layout.float16_bytes
-        * found.samples()
-        // (recipe.store.views * len(samples)),
+        **_sizes(recipe.store.views * len(samples), writer.layout.float16_bytes, found),
         "measured": found.measured(),
     }
 
@@ -115,6 +111,16 @@ def _make(
     writer.end_audit()
     job = make_job(work, recipe, writer.files, writer.manifest, workers)
     fill_on_cluster(workers, recipe.cluster, job, writer.layout, missing)
+
+
+def _sizes(views: int, float16_bytes: int, found: Coverage) -> dict[str, float]:
+    """Bytes of what is there of so many views, and what it would take in float16."""
+    there = found.samples()
+    return {
+        "bytes": found.bytes(),
+        "bytes_per_view": found.bytes() / max(1, there),
+        "float16_bytes": float16_bytes * there // views,
+    }
 
 
 def _check_seen(files: Files, made: list[tuple[int, int]], found: Coverage) -> None:
