@@ -267,7 +267,8 @@ def together(*paths: Path) -> Iterator[list[Path]]:
     except OSError as error:
         # People know the files' own names; writing to a full disk names none.
         meant = {str(temporary): path for temporary, path in names.items()}.get(error.filename)
-        if meant is not None or error.filename is None:
+        nameless = error.errno is not None and error.filename is None  # not a library's own message
+        if meant is not None or nameless:
             error.filename = str(meant or paths[0])
         raise
     finally:
