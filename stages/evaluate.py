@@ -162,19 +162,19 @@ def _write(
     """All files or none; the page alone may be left out."""
     out = work.evaluation
     histories = {name: read_history(model.metrics) for name, model in models.items()}
-    names = [out / "predictions" / f"{name}.json" for name in predicted]
-    page = None
+    texts = {out / "report.json": as_json(report)}
     try:
-        page = render(report, samples, predicted, histories)
-        names.append(out / "report.html")
+        texts[out / "report.html"] = render(report, samples, predicted, histories)
     except ModuleNotFoundError as error:  # an environment set up before there was a page
         log.warning("report.html is left out: %s; `pip install -c constraints.txt -e .`", error)
-    with together(out / "report.json", out / "pck_curve.png", *names) as (scores, chart, *rest):
-        scores.write_text(as_json(report), "utf-8")
-        draw_curves(report, chart)
-        write_predictions(dict(zip(predicted, rest, strict=False)), report, samples, predicted)
-        if page is not None:
-            rest[-1].write_text(page, "utf-8")
+    answers = {name: out / "predictions" / f"{name}.json" for name in predicted}
+    paths = [*texts, *answers.values(), out / "pck_curve.png"]
+    with together(*paths) as temporary:
+        place = dict(zip(paths, temporary, strict=True))
+        for path, text in texts.items():
+            place[path].write_text(text, "utf-8")
+        write_predictions({n: place[p] for n, p in answers.items()}, report, samples, predicted)
+        draw_curves(report, place[out / "pck_curve.png"])
 
 
 def _bill(work: WorkDir, recipe: Recipe, models: dict[str, ModelDir]) -> dict[str, Any] | None:
