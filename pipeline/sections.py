@@ -41,6 +41,12 @@ class Training(Settings):
     learning_rate: float = Field(1e-3, gt=0, description="its peak, where it has a schedule")
     weight_decay: float = Field(0.01, ge=0, description="AdamW only")
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    warm_up: float = added(
+        0.15,
+        gt=0,
+        lt=1,
+        description="one-cycle: the share of steps in which the rate climbs; PyTorch's is 0.3",
+    )
     loss: Literal["mse", "bce", "distribution"] = added(
         "mse",
         description="squared error (eq. 3); binary cross-entropy, which needs model.output = "

@@ -7,10 +7,6 @@ from torch.optim import AdamW, Optimizer, RMSprop, lr_scheduler
 
 from ..sections import Training
 
-# One-cycle: the share of steps that the rate climbs. PyTorch's default is 0.3; short schedules
-# gain from reaching the peak early.
-WARM_UP = 0.15
-
 
 def make_optimiser(training: Training, network: nn.Module) -> Optimizer:
     """AdamW, or the RMSProp of the paper (section 4; alpha and eps as in Torch7: 0.99, 1e-8)."""
@@ -30,7 +26,7 @@ def make_schedule(
             optimiser,
             max_lr=training.learning_rate,
             total_steps=max(total_steps, 2),
-            pct_start=WARM_UP,
+            pct_start=training.warm_up,
             cycle_momentum=False,
         )
     if training.schedule == "cosine":

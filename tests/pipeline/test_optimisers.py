@@ -21,9 +21,9 @@ def network() -> nn.Module:
     return layer
 
 
-def rates(schedule: str, steps: int) -> list[float]:
+def rates(schedule: str, steps: int, **settings: float) -> list[float]:
     """The learning rate of each step."""
-    training = Training(schedule=schedule, learning_rate=RATE)
+    training = Training(schedule=schedule, learning_rate=RATE, **settings)
     optimiser = make_optimiser(training, network())
     plan = make_schedule(training, optimiser, steps)
     found = []
@@ -47,11 +47,14 @@ def test_cosine_falls_to_nothing() -> None:
     assert found[-1] < RATE / 1000
 
 
-def test_one_cycle_climbs_for_15_percent_and_falls_to_nothing() -> None:
+@pytest.mark.parametrize(("settings", "share"), [({}, 0.15), ({"warm_up": 0.4}, 0.4)])
+def test_one_cycle_climbs_for_its_share_and_falls_to_nothing(
+    settings: dict[str, float], share: float
+) -> None:
     """From a 25th of the peak up, and down to a 250,000th, along half cosines."""
     steps = 100
-    found = rates("one-cycle", steps)
-    low, end, top = RATE / 25, RATE / 25 / 1e4, 0.15 * steps - 1
+    found = rates("one-cycle", steps, **settings)
+    low, end, top = RATE / 25, RATE / 25 / 1e4, share * steps - 1
 
     def half_cosine(start: float, stop: float, share: float) -> float:
         return stop + (start - stop) * (1 + math.cos(math.pi * share)) / 2
@@ -65,7 +68,7 @@ def test_one_cycle_climbs_for_15_percent_and_falls_to_nothing() -> None:
     assert found == pytest.approx(expected, rel=1e-6)
     assert found[0] == pytest.approx(RATE / 25)
     assert max(found) == pytest.approx(RATE)
-    assert found.index(max(found)) == 14
+    assert found.index(max(found)) == round(top)
     assert found[-1] == pytest.approx(RATE / 250_000)
 
 
