@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from fpd.pipeline.inputs import normalise
 from fpd.pipeline.losses import distillation_loss
-from fpd.pipeline.models import Model
+from fpd.pipeline.models import HourglassSettings
 from fpd.pipeline.models.cost import count
 from fpd.pipeline.sections import Student, Targets
 from fpd.pipeline.store import encode
@@ -66,9 +66,9 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def model(size: str) -> Model:
+def model(size: str) -> HourglassSettings:
     stages, channels = (int(part) for part in size.split("x"))
-    return Model(stages=stages, channels=channels)
+    return HourglassSettings(stages=stages, channels=channels)
 
 
 class Online:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from fpd.data.readers import load
 from fpd.data.samples import SampleSet
 from fpd.pipeline.caching import fill
-from fpd.pipeline.models import Model
+from fpd.pipeline.models import HourglassSettings
 from fpd.pipeline.recipe import Recipe, apply_overrides
 from fpd.pipeline.store import StoreWriter, encode, files_at, make_manifest
 from fpd.pipeline.store.writer import encode_shard
@@ -45,7 +45,7 @@ TEACHERS = ((2, 64, 384), (8, 256, 64))
 class Teacher(nn.Module):
     """A network of which the time counts, and not the answer."""
 
-    def __init__(self, model: Model, joints: int) -> None:
+    def __init__(self, model: HourglassSettings, joints: int) -> None:
         super().__init__()
         self.network = model.build(joints)
         self.answer_BKHW = heatmaps_like_a_teachers(BATCH)[:, :joints]
@@ -75,7 +75,9 @@ def measure(stages: int, channels: int, views: int, rounds: int) -> dict[str, fl
     """One teacher's figures."""
     recipe = recipe_for(views)
     samples = load(recipe.data, "train")
-    network = Teacher(Model(stages=stages, channels=channels), samples.skeleton.num_joints).eval()
+    network = Teacher(
+        HourglassSettings(stages=stages, channels=channels), samples.skeleton.num_joints
+    ).eval()
     network.to(memory_format=torch.channels_last)  # as `load_model` places it
     batches = list(loader(recipe, samples))
     filled: list[float] = []

@@ -19,7 +19,7 @@ from ..data.files import read_bytes
 from ..data.readers import Data
 from ..data.settings import Settings, added
 from ..data.views import Geometry
-from .models import DEFAULT_MODEL, MODELS, Model
+from .models import DEFAULT_MODEL, MODELS, HourglassSettings
 from .sections import (
     Cluster,
     Loader,
@@ -42,7 +42,7 @@ class Recipe(Settings):
     geometry: Geometry = Geometry()
     augmentation: Augmentation = Augmentation()
     targets: Targets = Targets()
-    teacher: Training = Training(model=Model(stages=8, channels=256))
+    teacher: Training = Training(model=HourglassSettings(stages=8, channels=256))
     store: Store = Store()
     student: Student = Student()
     students: dict[str, dict[str, Any]] = Field(

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ..data.settings import Settings, added
-from .models import AnyModel, Model
+from .models import AnyModel, HourglassSettings
 from .sizes import parse_bytes
 
 NEEDS_SIGMOID = "expected model.output = sigmoid with {} = bce: it compares probabilities"
@@ -34,7 +34,7 @@ class Targets(Settings):
 class Training(Settings):
     """How a network is trained. The paper's: rmsprop, constant 2.5e-4, batch 4, 130 epochs."""
 
-    model: AnyModel = Model()
+    model: AnyModel = HourglassSettings()
     epochs: int = Field(130, ge=1, description="the paper, section 4: MPII 130, LSP 70")
     batch: int = Field(16, ge=1, description="views a step, of all processes together")
     optimiser: Literal["adamw", "rmsprop"] = "adamw"

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..data.skeletons import LSP, MPII, Skeleton
 from ..data.views import Geometry
-from .models import Model
+from .models import AnyModel, parse_model
 from .recipe import Recipe
 from .training.train import load_model
 from .workdir import ModelDir, WorkDir
@@ -36,7 +36,7 @@ class Trained:
 
     name: str
     network: nn.Module
-    model: Model
+    model: AnyModel
     geometry: Geometry
     skeleton: Skeleton
     weights_sha256: str
@@ -77,7 +77,7 @@ def load_trained(folder: ModelDir, recipe: Recipe, device: torch.device) -> Trai
     try:
         settings = record["identity"]["settings"]
         geometry = Geometry.model_validate(settings["geometry"])
-        model = Model.model_validate(settings["training"]["model"])
+        model = parse_model(settings["training"]["model"])
         skeleton = _skeleton(record["result"], recipe)
         weights_sha256 = str(record["result"]["weights_sha256"])
     except (KeyError, TypeError, ValidationError) as error:

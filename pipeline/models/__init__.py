@@ -1,9 +1,10 @@
 """The networks. Another one is one file here, with a settings class and an entry in `AnyModel`.
 
 A settings class has `name` (its key in a recipe), `build(num_joints)`, which returns a module that
-maps normalised crops, float (B, 3, S, S), to a list of heatmaps, one entry a supervised stage, and
-`check_crop(crop_px, stride_px)`, which refuses a geometry that does not fit, and
-`smallest_batch(crop_px)`, the views that a training step needs at least. A network's last layers
+maps normalised crops, float (B, 3, S, S), to a list of heatmaps, one entry a supervised stage,
+`start(num_joints)`, which returns the one that training begins with, `check_crop(crop_px,
+stride_px)`, which refuses a geometry that does not fit, and `smallest_batch(crop_px)`, the views
+that a training step needs at least. A network's last layers
 are `score`, a list with a convolution for each stage: from its bias is read how many joints it has.
 """
 
@@ -24,18 +25,15 @@ def _name(value: Any) -> str:
     return DEFAULT_MODEL if named is None else str(named)
 
 
-Model = HourglassSettings
-"""The default, and the paper's."""
-
 AnyModel = Annotated[
     Annotated[HourglassSettings, Tag(DEFAULT_MODEL)] | Annotated[TimmSettings, Tag("timm")],
     Discriminator(_name),
 ]
 
-_adapter: TypeAdapter[HourglassSettings | TimmSettings] = TypeAdapter(AnyModel)
+_adapter: TypeAdapter[AnyModel] = TypeAdapter(AnyModel)
 
 
-def parse_model(tree: Any) -> HourglassSettings | TimmSettings:
+def parse_model(tree: Any) -> AnyModel:
     """A network's settings, from a record or a recipe.
 
     Raises:
@@ -50,7 +48,6 @@ __all__ = [
     "AnyModel",
     "Hourglass",
     "HourglassSettings",
-    "Model",
     "SimpleBaseline",
     "TimmSettings",
     "parse_model",

@@ -10,12 +10,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import HourglassSettings, TimmSettings
+from . import AnyModel
 
 
-def count(
-    model: HourglassSettings | TimmSettings, num_joints: int, crop_px: int
-) -> tuple[int, float]:
+def count(model: AnyModel, num_joints: int, crop_px: int) -> tuple[int, float]:
     """(parameters, GMACs) of a network, counted without allocating or computing anything.
 
     GMACs are 1e9 multiply-accumulates of convolutions and matrix products, for one crop.

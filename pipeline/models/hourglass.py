@@ -74,6 +74,10 @@ class HourglassSettings(Settings):
         """A freshly initialised network with one heatmap for each of `num_joints` joints."""
         return Hourglass(self, num_joints)
 
+    def start(self, num_joints: int) -> Hourglass:
+        """The network that training begins with: `build`'s."""
+        return self.build(num_joints)
+
 
 class StemWidths(NamedTuple):
     """Output channels of the stem's layers."""

@@ -9,12 +9,14 @@ The head: 4 x 4 deconvolutions of stride 2 and 256 channels, batch norm and ReLU
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ...data.settings import Settings
+from ...data.settings import Settings, added
 from .hourglass import HEAD_STD, SIGMOID_BIAS, STRIDE_PX
 
 BACKBONE_STRIDE_PX = 32
@@ -30,6 +32,11 @@ class TimmSettings(Settings):
     )
     channels: int = Field(256, ge=8, le=1024, description="of the head")
     output: Literal["linear", "sigmoid"] = Field("linear", description="as an hourglass has it")
+    pretrained: bool = added(
+        False,
+        description="start from timm's own weights of the backbone (ImageNet's, mostly), which it "
+        "fetches from the Hugging Face hub or finds in its cache, HF_HOME",
+    )
 
     @model_validator(mode="after")
     def _timm_has_it(self) -> TimmSettings:
@@ -40,10 +47,10 @@ class TimmSettings(Settings):
         return self
 
     def check_crop(self, crop_px: int, stride_px: int) -> None:
-        """Refuse a crop that the backbone cannot halve often enough.
+        """Refuse a crop that the backbone cannot halve often enough, and a backbone without maps.
 
         Raises:
-            ValueError: saying which crop sizes fit.
+            ValueError: saying which crop sizes fit, or what the backbone has against this one.
         """
         if stride_px != STRIDE_PX:
             raise ValueError(f"expected geometry.stride_px = {STRIDE_PX} for a timm network")
@@ -52,6 +59,7 @@ class TimmSettings(Settings):
                 f"expected geometry.crop_px a multiple of {BACKBONE_STRIDE_PX} for a timm network, "
                 f"got {crop_px}"
             )
+        _try(self, crop_px)
 
     def smallest_batch(self, crop_px: int) -> int:
         """Views a training step needs: batch statistics of a single pixel need a second view."""
@@ -60,6 +68,14 @@ class TimmSettings(Settings):
     def build(self, num_joints: int) -> SimpleBaseline:
         """A freshly initialised network with one heatmap for each of `num_joints` joints."""
         return SimpleBaseline(self, num_joints)
+
+    def start(self, num_joints: int) -> SimpleBaseline:
+        """The network that training begins with: `build`'s, its backbone `pretrained`.
+
+        Raises:
+            ValueError: its weights could not be had.
+        """
+        return SimpleBaseline(self, num_joints, pretrained=self.pretrained)
 
 
 def _timm() -> Any:
@@ -73,12 +89,54 @@ def _timm() -> Any:
     return timm
 
 
+@functools.cache
+def _try(settings: TimmSettings, crop_px: int) -> None:
+    """See whether there is a heatmap of a crop: a name of timm's does not say what it can take.
+
+    Most attention needs the size that it was made for, and some networks have no maps to give. On
+    PyTorch's `meta` device, which knows shapes only.
+
+    Raises:
+        ValueError: there is none.
+    """
+    name = settings.backbone
+    try:
+        with torch.device("meta"), torch.no_grad():
+            [maps] = settings.build(1).eval()(torch.empty(1, 3, crop_px, crop_px))
+    except Exception as error:  # asserted, raised or tripped over, as each network has it
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    else:
+        if maps.shape[2:] == (crop_px // STRIDE_PX,) * 2:
+            return
+        reason = f"its heatmaps would be {tuple(maps.shape[2:])}"
+    raise ValueError(
+        f"timm's {name} makes no heatmaps of {crop_px} x {crop_px} pixels ({reason}): expected a "
+        "network for pictures of any size, such as resnet18"
+    )
+
+
+def _backbone(name: str, pretrained: bool) -> Any:
+    """A network of timm's, for the features it computes."""
+    try:
+        return _timm().create_model(name, features_only=True, pretrained=pretrained)
+    except Exception as error:  # the hub and its HTTP client have error classes of their own
+        if not pretrained:
+            raise
+        raise ValueError(
+            f"model.pretrained: expected timm's weights of {name}, downloaded or in the cache of "
+            f"the Hugging Face hub (HF_HOME), found none ({error}): download them where there is "
+            "a network, or train from scratch with pretrained = false"
+        ) from None
+
+
 class SimpleBaseline(nn.Module):
     """A backbone and deconvolutions. Input and output are an hourglass's, of one stage."""
 
-    def __init__(self, settings: TimmSettings, num_joints: int) -> None:
+    def __init__(
+        self, settings: TimmSettings, num_joints: int, *, pretrained: bool = False
+    ) -> None:
         super().__init__()
-        self.backbone = _timm().create_model(settings.backbone, features_only=True)
+        self.backbone = _backbone(settings.backbone, pretrained)
         stride, channels = (
             values[-1]
             for values in (

@@ -212,7 +212,7 @@ def _initial_state(
 ) -> TrainingState:
     with _seeded:  # PyTorch has one generator, and a cluster's worker may have two threads
         torch.manual_seed(training.seed)
-        network: nn.Module = training.model.build(num_joints)
+        network: nn.Module = training.model.start(num_joints)
     if init_from is not None:
         load_weights(network, init_from)
     network = _place(network, device)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from fpd.pipeline.models import Model
+from fpd.pipeline.models import HourglassSettings
 from fpd.pipeline.sections import Training
 from fpd.pipeline.training.checkpoint import (
     Progress,
@@ -32,7 +32,7 @@ IDENTITY = {
 
 def build(seed: int = 0, channels: int = 8) -> nn.Module:
     torch.manual_seed(seed)
-    return Model(stages=1, channels=channels, depth=1, stem="ports").build(3)
+    return HourglassSettings(stages=1, channels=channels, depth=1, stem="ports").build(3)
 
 
 def new_state(seed: int = 0, optimiser: str = "adamw") -> TrainingState:
@@ -254,12 +254,12 @@ def test_weights_are_the_same_bytes_for_the_same_network(out: ModelDir, tmp_path
 def test_weights_of_another_network_are_named(out: ModelDir, what: str) -> None:
     settings: dict[str, Any] = {"stages": 1, "channels": 8, "depth": 1, "stem": "ports"}
     settings |= {"wider": {"channels": 16}, "deeper": {"depth": 2}}.get(what, {})
-    save_weights(Model(**settings).build(4 if what == "more joints" else 3), out)
+    save_weights(HourglassSettings(**settings).build(4 if what == "more joints" else 3), out)
     with pytest.raises(
         ValueError, match=r"weights\.safetensors holds weights of another network: "
     ):
         load_weights(build(), out.weights)
-    network = Model(**settings).build(4 if what == "more joints" else 3)
+    network = HourglassSettings(**settings).build(4 if what == "more joints" else 3)
     load_weights(network, out.weights)
 
 

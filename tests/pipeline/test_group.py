@@ -20,7 +20,7 @@ from torch import multiprocessing, nn
 
 from fpd.data.samples import SampleSet
 from fpd.pipeline.device import LAUNCHED
-from fpd.pipeline.models import Model
+from fpd.pipeline.models import HourglassSettings
 from fpd.pipeline.recipe import Recipe, apply_overrides
 from fpd.pipeline.training.feed import EpochBatches
 from fpd.pipeline.training.group import ALONE, Group, joined, without_exchange
@@ -72,7 +72,7 @@ def test_the_shares_of_a_batch_make_it_up(toy_samples: SampleSet, size: int) -> 
 
 def exact_network() -> nn.Module:
     torch.manual_seed(0)
-    network = Model(stages=2, channels=8, stem="ports").build(5).double()
+    network = HourglassSettings(stages=2, channels=8, stem="ports").build(5).double()
     for head in network.score:
         nn.init.normal_(head.weight, std=0.1)
     return network

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fpd.data.samples import SampleSet
 from fpd.data.skeletons import LSP
 from fpd.pipeline.inference import average_scales, predict, score
-from fpd.pipeline.models import Model
+from fpd.pipeline.models import HourglassSettings
 from fpd.pipeline.recipe import Recipe, apply_overrides
 from fpd.pipeline.sections import Passes
 
@@ -100,7 +100,7 @@ def refuse(*_: object) -> None:
 def test_the_network_is_left_as_it_was(
     toy_recipe: Recipe, toy_samples: SampleSet, training: bool
 ) -> None:
-    network = Model(stages=1, channels=8, stem="ports").build(14).train(training)
+    network = HourglassSettings(stages=1, channels=8, stem="ports").build(14).train(training)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     predict(network, toy_recipe, toy_samples, CPU)
     assert all(module.training == training for module in network.modules())
@@ -117,7 +117,7 @@ def test_people_do_not_change_each_others_joints(
     toy_recipe: Recipe, toy_samples: SampleSet
 ) -> None:
     torch.manual_seed(0)
-    network = Model(stages=1, channels=8, stem="ports").build(14)
+    network = HourglassSettings(stages=1, channels=8, stem="ports").build(14)
     together = predict(network, toy_recipe, toy_samples, CPU).joints_NK2
     alone = predict(network, toy_recipe, toy_samples.take([7]), CPU).joints_NK2
     np.testing.assert_allclose(alone[0], together[7], atol=1e-2)
@@ -126,7 +126,7 @@ def test_people_do_not_change_each_others_joints(
 
 def test_augmentation_plays_no_part(toy_recipe: Recipe, toy_samples: SampleSet) -> None:
     torch.manual_seed(0)
-    network = Model(stages=1, channels=8, stem="ports").build(14)
+    network = HourglassSettings(stages=1, channels=8, stem="ports").build(14)
     other = apply_overrides(
         toy_recipe.model_dump(mode="json"),
         ["augmentation.rotation_deg=90", "augmentation.scale=[0.5, 0.6]"],

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fpd.pipeline.models import HourglassSettings, Model
+from fpd.pipeline.models import HourglassSettings
 from fpd.pipeline.models.cost import count, latency_ms
 from fpd.pipeline.recipe import apply_overrides
 
@@ -193,12 +193,12 @@ def test_parameters_are_the_sum_of_the_ports_tensors() -> None:
         for name, shape in ports(2, 16, 5).items()
         if name.rpartition(".")[2] in learnt
     )
-    assert count(Model(stages=2, channels=32, stem="ports"), 5, 64)[0] == expected
+    assert count(HourglassSettings(stages=2, channels=32, stem="ports"), 5, 64)[0] == expected
 
 
 def test_macs_of_the_first_convolution_by_hand() -> None:
     """Doubling the crop's side makes everything four times dearer; joints cost a 1 x 1 each."""
-    model = Model(stages=1, channels=32, stem="ports")
+    model = HourglassSettings(stages=1, channels=32, stem="ports")
     small, large = count(model, 5, 64)[1], count(model, 5, 128)[1]
     assert large == pytest.approx(4 * small)
     assert count(model, 6, 64)[1] - small == pytest.approx(32 * 16 * 16 / 1e9)
@@ -280,7 +280,9 @@ def test_a_fresh_network_answers_next_to_nothing(stem: str) -> None:
 def test_a_seed_decides_the_weights() -> None:
     def build(seed: int) -> Tensor:
         torch.manual_seed(seed)
-        return nn.utils.parameters_to_vector(Model(stages=1, channels=8).build(3).parameters())
+        return nn.utils.parameters_to_vector(
+            HourglassSettings(stages=1, channels=8).build(3).parameters()
+        )
 
     assert torch.equal(build(1), build(1))
     assert not torch.equal(build(1), build(2))
@@ -338,12 +340,12 @@ def test_latency_is_the_median_of_forward_passes() -> None:
 def test_a_sigmoid_network_starts_at_a_hundredth_and_feeds_on_its_raw_heatmaps() -> None:
     torch.manual_seed(0)
     settings = {"stages": 2, "channels": 8, "stem": "ports"}
-    linear = Model(**settings).build(3).eval()
-    network = Model(**settings, output="sigmoid").build(3).eval()
+    linear = HourglassSettings(**settings).build(3).eval()
+    network = HourglassSettings(**settings, output="sigmoid").build(3).eval()
     network.load_state_dict(linear.state_dict())
     crop = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         for found, raw in zip(network(crop), linear(crop), strict=True):
             torch.testing.assert_close(found, raw.sigmoid())
-        fresh = Model(**settings, output="sigmoid").build(3).eval()(crop)[-1]
+        fresh = HourglassSettings(**settings, output="sigmoid").build(3).eval()(crop)[-1]
     assert fresh.mean().item() == pytest.approx(0.01, rel=0.1)

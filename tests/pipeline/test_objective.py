@@ -14,7 +14,7 @@ from torch.utils.data import default_collate
 
 from fpd.data.samples import SampleSet
 from fpd.data.targets import mirror
-from fpd.pipeline.models import Model
+from fpd.pipeline.models import HourglassSettings
 from fpd.pipeline.recipe import Recipe
 from fpd.pipeline.sections import Student, Targets
 from fpd.pipeline.store import StoreReader, encode, files_at, read_heatmaps, stored_layout
@@ -223,7 +223,7 @@ def test_maps_count_by_their_peak(batch: dict[str, Tensor], mirrored: bool) -> N
 
 
 def test_cross_entropy_compares_probabilities(batch: dict[str, Tensor]) -> None:
-    model = Model(output="sigmoid", channels=8)
+    model = HourglassSettings(output="sigmoid", channels=8)
     student = Student(alpha=0.5, loss="bce", model=model)
     answer = torch.rand(2, 3, 8, 8)
     both = Objective(Targets(sigma_px=SIGMA), 8, student, None, "bce")([answer], batch)

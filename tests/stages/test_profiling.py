@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from fpd.cli import main
-from fpd.pipeline.models import Model
+from fpd.pipeline.models import HourglassSettings
 from fpd.pipeline.models.cost import count
 from fpd.pipeline.workdir import WorkDir
 
@@ -34,7 +34,7 @@ def test_numbers_of_all_models(two: WorkDir) -> None:
     assert list(report["models"]) == ["teacher", "other"]
     assert (report["device"], report["threads"]) == ("cpu", torch.get_num_threads())
     row = report["models"]["teacher"]
-    expected = count(Model(stages=1, channels=8, stem="ports"), 14, 64)
+    expected = count(HourglassSettings(stages=1, channels=8, stem="ports"), 14, 64)
     assert (row["parameters"], row["gmacs"]) == expected
     weights = load_file(two.teacher.weights).values()
     assert row["weights_bytes"] == sum(t.numel() * t.element_size() for t in weights)
