@@ -20,6 +20,7 @@ from ..data.augmentation import Augmentation, invert, transform
 from ..data.samples import SampleSet
 from ..data.targets import decode
 from ..data.views import PLAIN, View, Views
+from .memory import room_for
 from .metrics import Pck, pck
 from .recipe import Recipe
 from .sections import PLAIN_SCALE, Passes
@@ -102,7 +103,8 @@ def predict_by(
     """Joints of each person, by whatever maps crops to heatmaps; as `predict`."""
     people = group.share(range(len(samples)))
     found = torch.zeros(*samples.joints_NK2.shape[:2], 3, dtype=torch.float64)
-    with torch.inference_mode():
+    advice = "--device cpu may have more"
+    with room_for(f"a pass of up to {BATCH} crops on {device}", advice), torch.inference_mode():
         for index, answer in _answers(ask, recipe, samples, people, device, scales):
             found[index] = answer
             if stop is not None and stop.is_set():

@@ -1,10 +1,12 @@
-"""The memory that a pass needs."""
+"""The memory that a pass needs, and what is said where there is not so much."""
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,6 +31,24 @@ def peak_bytes(task: Callable[[], object], device: torch.device, resident: int) 
     with live:
         task()
     return resident + live.peak
+
+
+@contextmanager
+def room_for(what: str, advice: str) -> Iterator[None]:
+    """Say what was too much, and what takes less, where PyTorch finds no memory for a block.
+
+    Raises:
+        ValueError: it found none.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # A GPU's error has a class of its own; a CPU's has its allocator's name.
+        if not isinstance(error, torch.cuda.OutOfMemoryError) and "CPUAllocator" not in str(error):
+            raise
+        found = re.search(r"ried to allocate [\d.]+ \w+", str(error))
+        tried = f" (t{found[0]})" if found else ""
+        raise ValueError(f"{what} did not fit into memory{tried}: {advice}") from None
 
 
 class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from ..data.targets import decode as decode_joints
 from ..data.targets import mirror
 from .inputs import normalise
+from .memory import room_for
+from .sizes import counted
 from .store import Coded, decode, encode
 from .store.canaries import Canary, canary_rows, make_canary
 from .store.code import FAINT_PEAK
@@ -56,7 +58,12 @@ def answers(
         and "crop", uint8 (B, S, S, 3).
     """
     for batch in batches:
-        with torch.inference_mode():  # not around the yield, which would leave it on elsewhere
+        views = len(batch["crop"])
+        room = room_for(
+            f"the teacher, asked about {counted(views, 'view')} at once,",
+            f"--set store.batch={max(1, views // 2)} asks about fewer",
+        )
+        with room, torch.inference_mode():  # not around the yield: it would be on elsewhere
             heatmaps = ask(batch["crop"])
             coded = encode(heatmaps, max_error)
             columns = {

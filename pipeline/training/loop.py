@@ -114,15 +114,16 @@ class Run:
     def _step(self, batch: Batch) -> Tensor:
         """One optimiser step; see `train_step`."""
         share = len(batch["crop"]) / self.batches.size(self.state.progress.step)
-        return train_step(
-            self.state,
-            self.network,
-            self.objective,
-            self.training,
-            batch,
-            share * self.group.size,
-            self.device,
-        )
+        with self.tell.room_for_step(len(batch["crop"])):
+            return train_step(
+                self.state,
+                self.network,
+                self.objective,
+                self.training,
+                batch,
+                share * self.group.size,
+                self.device,
+            )
 
     def _collect(self, losses: list[Tensor]) -> None:
         """Add the losses of the last steps, of all processes, to the epoch's sums."""

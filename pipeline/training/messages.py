@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from ..device import loader_workers, usable_cores
+from ..memory import room_for
 from ..recipe import Recipe
 from ..sections import Training
+from ..sizes import counted
 from .checkpoint import Progress
 
 log = logging.getLogger("fpd")
@@ -59,6 +62,16 @@ class Messenger:
             + f"{sums['images'] / sums['seconds']:.0f} images/s, "
             + f"waiting {100 * sums['waiting'] / sums['seconds']:.0f} %",
             refresh=False,
+        )
+
+    def room_for_step(self, views: int) -> AbstractContextManager[None]:
+        """Say what takes less memory, where a step's views take too much."""
+        parts = self.training.accumulate
+        return room_for(
+            f"a step of {self.name} on {self.device}, of {counted(views, 'view')} in "
+            f"{counted(parts, 'part')},",
+            f"--set {self.section}.accumulate={2 * parts} takes them through the network in "
+            f"smaller parts, and a lower --set {self.section}.batch takes fewer",
         )
 
     def epoch(self, row: dict[str, Any]) -> None:

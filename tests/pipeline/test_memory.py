@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from fpd.pipeline.memory import LiveTensors, peak_bytes
+from fpd.data.samples import SampleSet
+from fpd.pipeline.inference import predict_by
+from fpd.pipeline.memory import LiveTensors, peak_bytes, room_for
+from fpd.pipeline.recipe import Recipe
+from fpd.pipeline.teaching import answers
 
 CPU = torch.device("cpu")
 KB = 1000  # floats
@@ -38,3 +43,43 @@ def test_everything_is_released() -> None:
 def test_views_of_what_was_there_before_are_free() -> None:
     before = torch.zeros(KB)
     assert peak_bytes(lambda: before[3:].view(-1).t(), CPU, resident=0) == 0
+
+
+# What no machine has: PyTorch's own error follows.
+FAR_TOO_MUCH = 1 << 48
+
+
+def test_memory_that_is_not_there_is_one_sentence() -> None:
+    said = r"^a map did not fit into memory \(tried to allocate \d+ bytes\): draw it smaller$"
+    with pytest.raises(ValueError, match=said), room_for("a map", "draw it smaller"):
+        torch.empty(FAR_TOO_MUCH)
+
+
+def test_a_gpus_memory_is_told_of_likewise() -> None:
+    text = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB."
+    said = r"^a map did not fit into memory \(tried to allocate 2.00 GiB\): draw it smaller$"
+    with pytest.raises(ValueError, match=said), room_for("a map", "draw it smaller"):
+        raise torch.cuda.OutOfMemoryError(text)
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match=r"^size mismatch$"), room_for("a map", ""):
+        raise RuntimeError("size mismatch")
+    with pytest.raises(KeyError), room_for("a map", ""):
+        raise KeyError("a")
+
+
+def greedy(crops: torch.Tensor) -> torch.Tensor:
+    return torch.empty(FAR_TOO_MUCH)
+
+
+def test_a_teacher_asked_too_much_says_what_to_set() -> None:
+    batch = {"crop": torch.zeros(6, 64, 64, 3, dtype=torch.uint8)}
+    with pytest.raises(ValueError, match=r"asked about 6 views at once, .* --set store\.batch=3 "):
+        next(answers(greedy, [batch], 0.1))
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_a_pass_that_does_not_fit_is_told_of(toy_recipe: Recipe, toy_samples: SampleSet) -> None:
+    with pytest.raises(ValueError, match=r"^a pass of up to 32 crops on cpu did not fit"):
+        predict_by(greedy, toy_recipe, toy_samples, CPU)

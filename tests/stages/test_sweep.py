@@ -20,6 +20,8 @@ from fpd.pipeline.recipe import Recipe, apply_overrides
 from fpd.pipeline.sections import Sweep
 from fpd.pipeline.stopping import Interrupted
 from fpd.pipeline.sweeping import train_and_score, variants
+from fpd.pipeline.training import loop
+from fpd.pipeline.training.step import train_step
 from fpd.pipeline.workdir import ModelDir, WorkDir
 from fpd.stages import student, sweep
 
@@ -87,6 +89,22 @@ def test_a_failure_is_apart_and_tried_again(
     again = sweep.run(work, toy_recipe, CPU, "f", Sweep(points=points, seeds=1))
     assert "error" not in again["runs"][0]
     assert not (path / "failed.json").exists()
+
+
+def test_a_student_that_does_not_fit_into_memory_is_a_failure_too(
+    work: WorkDir, toy_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hungry(state: Any, network: Any, objective: Any, training: Any, *rest: Any) -> torch.Tensor:
+        if training.batch == 9:
+            torch.empty(1 << 48)
+        return train_step(state, network, objective, training, *rest)
+
+    monkeypatch.setattr(loop, "train_step", hungry)
+    grid = Sweep(grid={"student.batch": [9, 8]}, seeds=1)
+    large, small = sweep.run(work, toy_recipe, CPU, "batch", grid)["runs"]
+    assert "--set student.accumulate=2 takes them through the network in smaller" in large["error"]
+    assert large["error"].startswith("a step of seed-0 on cpu, of 9 views in 1 part, did not fit")
+    assert "error" not in small
 
 
 def test_ctrl_c_while_scoring_stops_after_that_student(
