@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
+TIMMS = ["drop", "act"]
+"""What timm's BatchNormAct2d does after the normalisation, in this order, within one module."""
+
 
 def synchronise(network: nn.Module, device: torch.device) -> None:
     """Have a network's batch normalisations, in place, take the statistics of the whole batch.
 
-    On a GPU these are PyTorch's own `SyncBatchNorm`, which knows no other device.
+    On a GPU these are PyTorch's own `SyncBatchNorm`, which knows no other device. Names of weights
+    and buffers stay.
+
+    Raises:
+        ValueError: there is a kind of batch normalisation that is not known here.
     """
-    if device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-        return
     for name, module in list(network.named_modules()):
-        if type(module) is nn.BatchNorm2d:
+        if isinstance(module, nn.BatchNorm2d):
             parent, _, child = name.rpartition(".")
-            setattr(network.get_submodule(parent), child, _CpuSyncBatchNorm.of(module))
+            setattr(network.get_submodule(parent), child, _synchronised(module, device))
+
+
+def _synchronised(module: nn.BatchNorm2d, device: torch.device) -> nn.Module:
+    after = [name for name, _ in module.named_children()]
+    if type(module) is not nn.BatchNorm2d and after != TIMMS:
+        raise ValueError(
+            f"no synchronised form of {type(module).__name__} is known: "
+            "--set student.sync_batch_norm=false (or teacher.) has each process use its own views"
+        )
+    if device.type == "cuda":
+        synced: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+    else:
+        synced = _CpuSyncBatchNorm.of(module)
+    for name in after:  # which both have still, and neither calls
+        synced.register_forward_hook(partial(_then, name))
+    return synced
+
+
+def _then(name: str, module: nn.Module, _: Any, output: Tensor) -> Tensor:
+    after: Tensor = module.get_submodule(name)(output)
+    return after
 
 
 class _CpuSyncBatchNorm(nn.BatchNorm2d):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fpd.data.samples import SampleSet
 from fpd.pipeline.device import LAUNCHED
 from fpd.pipeline.models import HourglassSettings
 from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.pipeline.training.batch_norm import synchronise
 from fpd.pipeline.training.feed import EpochBatches
 from fpd.pipeline.training.group import ALONE, Group, joined, without_exchange
 from fpd.pipeline.workdir import WorkDir, write_json
@@ -70,7 +72,10 @@ def test_the_shares_of_a_batch_make_it_up(toy_samples: SampleSet, size: int) -> 
 # Gradients
 
 
-def exact_network() -> nn.Module:
+Make = Callable[[], nn.Module]
+
+
+def hourglass() -> nn.Module:
     torch.manual_seed(0)
     network = HourglassSettings(stages=2, channels=8, stem="ports").build(5).double()
     for head in network.score:
@@ -78,9 +83,36 @@ def exact_network() -> nn.Module:
     return network
 
 
-def gradients(group: Group, *, synchronised: bool) -> dict[str, torch.Tensor]:
+class BatchNormAct(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d: with an activation, here one that learns."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.PReLU(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        activated: torch.Tensor = self.act(self.drop(super().forward(x)))
+        return activated
+
+
+class Activated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 4, 7, 4, 3), BatchNormAct(4)
+        self.score = nn.Conv2d(4, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [self.score(self.bn1(self.conv1(x)))]
+
+
+def activated() -> nn.Module:
+    torch.manual_seed(0)
+    return Activated().double()
+
+
+def gradients(group: Group, make: Make, *, synchronised: bool) -> dict[str, torch.Tensor]:
     """Of one batch of seven, by name; the running statistics too. float64."""
-    network = exact_network()
+    network = make()
     called = group.together(network, CPU, synchronised=synchronised)
     crops, maps = torch.randn(7, 3, 64, 64).double(), torch.randn(7, 5, 16, 16).double()
     own = list(group.share(range(7)))
@@ -91,18 +123,18 @@ def gradients(group: Group, *, synchronised: bool) -> dict[str, torch.Tensor]:
     return found | dict(network.named_buffers())
 
 
-def _keep_gradients(group: Group, out: str) -> None:
+def _keep_gradients(make: Make, group: Group, out: str) -> None:
+    whole = gradients(group, make, synchronised=True)
+    apart = gradients(group, make, synchronised=False)
     if group.is_first:
-        torch.save(gradients(group, synchronised=True), out)
-        torch.save(gradients(group, synchronised=False), out + ".apart")
-    else:
-        gradients(group, synchronised=True)
-        gradients(group, synchronised=False)
+        torch.save(whole, out)
+        torch.save(apart, out + ".apart")
 
 
-def test_gradients_and_statistics_are_those_of_one_process(tmp_path: Path) -> None:
-    together(2, _keep_gradients, tmp_path / "found")
-    expected = gradients(ALONE, synchronised=True)
+@pytest.mark.parametrize("make", [hourglass, activated])
+def test_gradients_and_statistics_are_those_of_one_process(tmp_path: Path, make: Make) -> None:
+    together(2, partial(_keep_gradients, make), tmp_path / "found")
+    expected = gradients(ALONE, make, synchronised=True)
     found = torch.load(tmp_path / "found", weights_only=True)
     apart = torch.load(tmp_path / "found.apart", weights_only=True)
     assert found.keys() == expected.keys() == apart.keys()
@@ -111,6 +143,27 @@ def test_gradients_and_statistics_are_those_of_one_process(tmp_path: Path) -> No
         assert torch.allclose(found[name], value, rtol=1e-6, atol=1e-9 * scale), name
     # Without synchronisation they are others: this comparison can fail.
     assert not torch.allclose(apart["conv1.weight"], expected["conv1.weight"], rtol=0.01)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_activation_within_a_normalisation_stays(device: str) -> None:
+    """PyTorch's own conversion, which a GPU needs, would drop it."""
+    network, crops = activated().eval(), torch.randn(2, 3, 64, 64).double()
+    [expected] = network(crops)
+    names = list(network.state_dict())
+    synchronise(network, torch.device(device))
+    assert type(network.bn1) is not BatchNormAct and not network.bn1.training
+    [found] = network(crops)
+    assert torch.equal(found, expected)
+    assert list(network.state_dict()) == names
+
+
+def test_an_unknown_normalisation_is_refused() -> None:
+    class Other(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(ValueError, match=r"form of Other is known: --set student.sync_batch_norm"):
+        synchronise(nn.Sequential(Other(3)), CPU)
 
 
 def _accumulate(group: Group, out: str) -> None:
