@@ -267,7 +267,8 @@ class RemoteFiles:
             return {
                 path.removeprefix(base + "/"): int(info["size"] or 0)
                 for path, info in found.items()
-                if not path.endswith("/")  # an empty object that some tools call a folder
+                # Not the empty objects that some tools call folders; s3fs may drop their slash.
+                if path.startswith(base + "/") and not path.endswith("/")
             }
         return {}
 

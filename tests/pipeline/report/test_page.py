@@ -155,7 +155,8 @@ def test_people_whom_nobody_labelled_are_shown_all_the_same(build: Build) -> Non
     assert outline.open == []
     assert outline.count("image") == 24
     assert "No test person has a label that counts" in found and "for a reason" in found
-    assert "NaN" not in found.partition("<script>")[0]
+    text = re.sub("base64,[A-Za-z0-9+/=]+", "", found)  # pictures may spell anything
+    assert "NaN" not in text.partition("<script>")[0]
 
 
 def test_oks_has_a_table(build: Build) -> None:

@@ -38,11 +38,12 @@ from fpd.stages import evaluate, heatmaps, student
 WHY = "an S3 server and client come with `pip install -e .[dev]`"
 s3fs = pytest.importorskip("s3fs", reason=WHY)
 server = pytest.importorskip("moto.server", reason=WHY)
+aiobotocore_client = pytest.importorskip("aiobotocore.client", reason=WHY)
 
 CPU = torch.device("cpu")
 SECRET = "not-to-be-kept"
 BUCKETS = (f"bucket-{i}" for i in count())
-SHARD_REQUESTS = {"put_object": len(ARRAYS) + 1, "delete_object": 1}
+SHARD_REQUESTS = {"PutObject": len(ARRAYS) + 1, "DeleteObject": 1}
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +112,14 @@ def at(recipe: Recipe, location: Any, *changes: str) -> Recipe:
 def requests(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Requests to the server, by kind, as they are made."""
     found: Counter[str] = Counter()
-    call = s3fs.S3FileSystem._call_s3
+    client = aiobotocore_client.AioBaseClient
+    call = client._make_api_call
 
     async def counted(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
         found[method] += 1
         return await call(self, method, *args, **kwargs)
 
-    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    monkeypatch.setattr(client, "_make_api_call", counted)
     return found
 
 
@@ -298,8 +300,8 @@ def test_a_shard_is_one_put_an_object(
     heatmaps.run(work, recipe, CPU)
     # The audit is taken out of the manifest first: read twice, written once. The receipt that is
     # missing is not read before.
-    more = Counter(SHARD_REQUESTS) + Counter(get_object=2, put_object=1)
-    assert requests == whole + more - Counter(get_object=1)
+    more = Counter(SHARD_REQUESTS) + Counter(GetObject=2, PutObject=1)
+    assert requests == whole + more - Counter(GetObject=1)
 
 
 def test_coverage_lists_each_folder_once_and_reads_each_receipt_once(
@@ -308,7 +310,7 @@ def test_coverage_lists_each_folder_once_and_reads_each_receipt_once(
     layout = stored_layout(filled)
     requests.clear()
     assert not coverage(filled, layout).missing
-    assert requests == {"list_objects_v2": 2 * (len(ARRAYS) + 1), "get_object": 6}
+    assert requests == {"ListObjectsV2": 2 * (len(ARRAYS) + 1), "GetObject": 6}
 
 
 def test_a_reader_gets_each_object_of_a_shard_once(
@@ -319,7 +321,7 @@ def test_a_reader_gets_each_object_of_a_shard_once(
     requests.clear()
     for index in range(8, 16):
         reader.read(view=0, index=index)
-    assert requests == {"get_object": len(ARRAYS)}
+    assert requests == {"GetObject": len(ARRAYS)}
 
 
 # One clear sentence
