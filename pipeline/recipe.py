@@ -64,7 +64,7 @@ class Recipe(Settings):
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
-            raise ValueError(_describe(error)) from None
+            raise ValueError(describe(error)) from None
 
     @field_validator("students", "sweeps")
     @classmethod
@@ -111,7 +111,7 @@ class Recipe(Settings):
         try:
             return Student.model_validate(merge(self.student.model_dump(), changes))
         except ValidationError as error:
-            raise ValueError(_describe(error, f"students.{name}.")) from None
+            raise ValueError(describe(error, f"students.{name}.")) from None
 
 
 DEFAULT_STUDENT = "student"
@@ -228,7 +228,7 @@ def parse_sweep(
     try:
         return Sweep.model_validate(merge(tree, given))
     except ValidationError as error:
-        raise ValueError(_describe(error)) from None
+        raise ValueError(describe(error)) from None
 
 
 def _parse_values(text: str) -> tuple[str, list[Any]]:
@@ -268,7 +268,7 @@ def _plain_key(parts: tuple[int | str, ...]) -> Iterator[str]:
         before = part
 
 
-def _describe(error: ValidationError, prefix: str = "") -> str:
+def describe(error: ValidationError, prefix: str = "") -> str:
     """Pydantic's findings as one sentence each, by the key as `--set` would name it."""
     findings = []
     for item in error.errors():

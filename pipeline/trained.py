@@ -71,13 +71,14 @@ def load_trained(folder: ModelDir, recipe: Recipe, device: torch.device) -> Trai
             does not.
 
     Raises:
-        ValueError: the record or the weights are missing, damaged, or of another kind.
+        ValueError: the record or the weights are missing, damaged, or of another kind, or the
+            network cannot be built here.
     """
     record = folder.record()
     try:
         settings = record["identity"]["settings"]
         geometry = Geometry.model_validate(settings["geometry"])
-        model = parse_model(settings["training"]["model"])
+        chosen = settings["training"]["model"]
         skeleton = _skeleton(record["result"], recipe)
         weights_sha256 = str(record["result"]["weights_sha256"])
     except (KeyError, TypeError, ValidationError) as error:
@@ -86,6 +87,7 @@ def load_trained(folder: ModelDir, recipe: Recipe, device: torch.device) -> Trai
             f"{folder.record_path} is damaged ({what}): remove {folder.path} and train it again"
         ) from None
     network = load_model(folder, skeleton.num_joints, device)
+    model = parse_model(chosen)
     return Trained(folder.name, network, model, geometry, skeleton, weights_sha256)
 
 

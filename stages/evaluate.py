@@ -88,8 +88,8 @@ def _evaluate(
     record = folder.record()
     settings = record["identity"]["settings"]
     geometry = Geometry.model_validate(settings["geometry"])
-    model = parse_model(settings["training"]["model"])
     network = load_model(folder, samples.skeleton.num_joints, device)
+    model = parse_model(settings["training"]["model"])
     recipe = recipe.model_copy(update={"geometry": geometry})
     predicted = predict(network, recipe, samples, device, testing=recipe.testing)
     parameters, gmacs = count(model, samples.skeleton.num_joints, geometry.crop_px)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -18,7 +19,7 @@ from ...data.samples import SampleSet
 from ...data.views import Geometry
 from ..levelling import levelled
 from ..metrics import pck
-from ..recipe import Recipe
+from ..recipe import Recipe, describe
 from ..sections import Student, Targets, Training, parse_training
 from ..sizes import counted
 from ..workdir import ModelDir, sha256, versions, write_json
@@ -192,10 +193,13 @@ def load_model(folder: ModelDir, num_joints: int, device: torch.device) -> nn.Mo
     """A finished model, ready to predict.
 
     Raises:
-        ValueError: its weights are missing or damaged.
+        ValueError: its weights are missing or damaged, or its network cannot be built here.
     """
     settings = folder.record()["identity"]["settings"]
-    training = parse_training(settings["training"])
+    try:
+        training = parse_training(settings["training"])
+    except ValidationError as error:
+        raise ValueError(f"{folder.record_path}: {describe(error)}") from None
     network = training.model.build(num_joints)
     load_weights(network, folder.weights)
     geometry = Geometry.model_validate(settings["geometry"])

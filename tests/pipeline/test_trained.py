@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,17 @@ def test_a_damaged_record_is_named(work: WorkDir, toy_recipe: Recipe, broken: st
     record[broken] = {"settings": {"geometry": {"crop_px": "wide"}}, "skeleton": {"name": 3}}
     write_json(work.teacher.record_path, record)
     with pytest.raises(ValueError, match=r"record\.json is damaged"):
+        load_trained(work.teacher, toy_recipe, CPU)
+
+
+def test_a_network_that_cannot_be_built_here_is_no_damage(
+    work: WorkDir, toy_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = work.teacher.record()
+    record["identity"]["settings"]["training"]["model"] = {"name": "timm", "backbone": "resnet18"}
+    write_json(work.teacher.record_path, record)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match=r"^[^\n]*record\.json: model: expected timm, [^\n]*$"):
         load_trained(work.teacher, toy_recipe, CPU)
 
 
