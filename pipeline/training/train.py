@@ -89,8 +89,9 @@ def train_model(
             *(recipe, objective, dataset, batches, samples, out, device, training.epochs)
         )
         out.path.mkdir(parents=True, exist_ok=True)
+        goes_on = out.state.is_file()  # then weights to start from need not be had again
         state = _initial_state(
-            training, samples.skeleton.num_joints, batches.steps, device, init_from
+            training, samples.skeleton.num_joints, batches.steps, device, init_from, goes_on
         )
         state.restore(out, identity, group)
         loader = make_loader(dataset, batches, recipe.loader, device)
@@ -213,10 +214,12 @@ def _initial_state(
     steps: int,
     device: torch.device,
     init_from: Path | None,
+    goes_on: bool,
 ) -> TrainingState:
     with _seeded:  # PyTorch has one generator, and a cluster's worker may have two threads
         torch.manual_seed(training.seed)
-        network: nn.Module = training.model.start(num_joints)
+        make = training.model.build if goes_on else training.model.start
+        network: nn.Module = make(num_joints)
     if init_from is not None:
         load_weights(network, init_from)
     network = _place(network, device)

@@ -22,6 +22,7 @@ from fpd.pipeline.models import HourglassSettings, TimmSettings, parse_model, si
 from fpd.pipeline.models.cost import count
 from fpd.pipeline.recipe import Recipe, apply_overrides, merge
 from fpd.pipeline.workdir import WorkDir, write_json
+from fpd.stages import teacher
 
 NAMES = ("resnet18", "mobilenetv3_small_050")
 
@@ -271,6 +272,26 @@ def test_a_pretrained_backbone_comes_from_the_hubs_cache(tmp_path: Path) -> None
     weights.parent.mkdir(parents=True)
     env = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     subprocess.run([sys.executable, "-c", PRETRAINED, weights], env=env, check=True)
+
+
+def test_a_run_that_goes_on_needs_no_weights_to_start_from(
+    stub: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, toy_recipe: Recipe
+) -> None:
+    asked = []
+
+    def create(name: str, *, features_only: bool, pretrained: bool) -> Features:
+        asked.append(pretrained)
+        return Features(name, features_only=features_only, pretrained=False)
+
+    monkeypatch.setattr(sys.modules["timm"], "create_model", create)
+    settings = ["teacher.model={name='timm',backbone='resnet18',channels=8,pretrained=true}"]
+    recipe = apply_overrides(toy_recipe.model_dump(mode="json"), settings)
+    work = WorkDir(tmp_path)
+    teacher.run(work, recipe, torch.device("cpu"))
+    assert asked.count(True) == 1
+    work.teacher.record_path.unlink()  # as if stopped just before the end
+    teacher.run(work, recipe, torch.device("cpu"))
+    assert asked.count(True) == 1
 
 
 def test_without_its_weights_a_pretrained_backbone_is_refused(
