@@ -1,4 +1,4 @@
-"""Any of timm's backbones with the deconvolution head of Xiao, Wu & Wei, "Simple baselines for
+"""Backbones of timm's with the deconvolution head of Xiao, Wu & Wei, "Simple baselines for
 human pose estimation and tracking" (ECCV 2018, section 2).
 
     model = { name = "timm", backbone = "resnet18" }
