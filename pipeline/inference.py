@@ -103,7 +103,8 @@ def predict_by(
     """Joints of each person, by whatever maps crops to heatmaps; as `predict`."""
     people = group.share(range(len(samples)))
     found = torch.zeros(*samples.joints_NK2.shape[:2], 3, dtype=torch.float64)
-    advice = "--device cpu may have more"
+    other = "another machine" if device.type == "cpu" else "--device cpu"
+    advice = f"free some, or use {other}"
     with room_for(f"a pass of up to {BATCH} crops on {device}", advice), torch.inference_mode():
         for index, answer in _answers(ask, recipe, samples, people, device, scales):
             found[index] = answer
