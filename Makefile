@@ -9,13 +9,18 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
-.PHONY: demo test lint types wheel check clean
+.PHONY: demo test test-slow test-all lint types docs wheel check clean
 
-demo: $(VENV)/.ready  ## all four stages on drawn people, in under five minutes
+demo: $(VENV)/.ready  ## all four stages on synthetic people
 	$(BIN)/fpd demo -w work/demo
 
-test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest
+test: $(VENV)/.ready-dev  ## the fast tests, on all cores
+	$(BIN)/python -m pytest -m "not slow" -n auto
+
+test-slow: $(VENV)/.ready-dev  ## several processes, clusters, browsers, kills: one at a time
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
@@ -24,13 +29,17 @@ lint: $(VENV)/.ready-dev
 types: $(VENV)/.ready-dev
 	$(BIN)/mypy
 
+docs: $(VENV)/.ready-docs  ## check the generated pages, build the site
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/mkdocs build --strict
+
 wheel: $(VENV)/.ready-dev
 	$(BIN)/python -m build --wheel --outdir dist .
 
 check: lint types test
 
 clean:
-	rm -rf $(VENV) build dist fpd.egg-info
+	rm -rf $(VENV) build dist site fast_pose_distillation.egg-info
 
 $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (PyTorch and the rest; a few minutes the first time)"
@@ -40,4 +49,8 @@ $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.ready-docs: $(VENV)/.ready
+	$(INSTALL) -e '.[docs]'
 	@touch $@

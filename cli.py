@@ -9,11 +9,11 @@ import logging
 
 import click
 
-from .commands import data, deployment, evaluation, heatmaps, sweeping, training
+from .commands import cache, data, deploy, evaluate, sweep, train
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="fpd")
+@click.version_option(package_name="fast-pose-distillation")
 def main() -> None:
     """Fast pose distillation: the teacher runs once, students train on its cached heatmaps.
 
@@ -27,16 +27,16 @@ def main() -> None:
 
 for command in (
     data.check_data,
-    training.run,
-    heatmaps.cache_heatmaps,
-    heatmaps.inspect_cache,
-    heatmaps.merge_caches,
-    heatmaps.verify_cache,
-    evaluation.evaluate,
-    deployment.predict,
-    deployment.export,
-    deployment.profile,
-    sweeping.sweep,
-    training.demo,
+    train.run,
+    cache.cache_heatmaps,
+    cache.inspect_cache,
+    cache.merge_caches,
+    cache.verify_cache,
+    evaluate.evaluate,
+    deploy.predict,
+    deploy.export,
+    deploy.profile,
+    sweep.sweep,
+    train.demo,
 ):
     main.add_command(command)

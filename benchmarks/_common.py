@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from fpd.data.augmentation import PARAMETERS
-from fpd.pipeline.store import Coded, Shard, StoreWriter, encode, files_at
-from fpd.pipeline.workdir import versions
+from fpd.pipeline.runtime.files import versions
+from fpd.pipeline.store import CompressedHeatmaps, Shard, StoreWriter, compress, files_at
 
 JOINTS, HEATMAP_PX = 16, 64
 SIGMA_PX = 2.0
@@ -57,10 +57,10 @@ def heatmaps_like_a_teachers(views: int, seed: int = 0) -> torch.Tensor:
     """
     random = torch.Generator().manual_seed(seed)
     pixel = torch.arange(float(HEATMAP_PX))
-    centre_BK2 = 6 + 52 * torch.rand(views, JOINTS, 2, generator=random)
+    center_BK2 = 6 + 52 * torch.rand(views, JOINTS, 2, generator=random)
     peak_BK = 10 ** (-1.3 * torch.rand(views, JOINTS, generator=random))
     x, y = (
-        torch.exp(-((pixel - centre_BK2[..., axis, None]) ** 2) / (2 * SIGMA_PX**2))
+        torch.exp(-((pixel - center_BK2[..., axis, None]) ** 2) / (2 * SIGMA_PX**2))
         for axis in (0, 1)
     )
     noise = torch.randn(views, JOINTS, NOISE_CELLS, NOISE_CELLS, generator=random)
@@ -76,10 +76,10 @@ class Content:
 
     def __init__(self, pool_views: int = 512) -> None:
         parts = [
-            encode(heatmaps_like_a_teachers(32, seed), MAX_ERROR)
+            compress(heatmaps_like_a_teachers(32, seed), MAX_ERROR)
             for seed in range(pool_views // 32)
         ]
-        self.pool = Coded(
+        self.pool = CompressedHeatmaps(
             *(torch.cat(column).flatten(0, 1).numpy() for column in zip(*parts, strict=True))
         )
 

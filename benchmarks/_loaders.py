@@ -30,11 +30,11 @@ from PIL import Image
 from torch import Tensor
 
 from fpd.data.views import Views
-from fpd.pipeline.inputs import MEAN_RGB, STD_RGB
+from fpd.pipeline.models.preprocessing import MEAN_RGB, STD_RGB
 
 SCALE_PX = 200.0  # a person's `scale` is the side of the box in units of this
 HRNET_SIGMA_PX = 2
-JITTER = (0.8, 1.2)  # pytorch-pose's factor on each colour channel
+JITTER = (0.8, 1.2)  # pytorch-pose's factor on each color channel
 
 Array = NDArray[Any]
 Key = tuple[int, int, bool]
@@ -49,21 +49,21 @@ class OthersViews(torch.utils.data.Dataset[Any]):
         self.heatmap_px = views.geometry.heatmap_px
         self.parameters = [views.parameters(i, 0) for i in range(len(views))]
         skeleton = views.samples.skeleton
-        self.swap = [(a, b) for a, b in enumerate(skeleton.mirror) if a < b]
+        self.swap = [(a, b) for a, b in enumerate(skeleton.flip_indices) if a < b]
         self.people = [person(views, index) for index in range(len(views))]
 
 
 def person(views: Views, index: int) -> dict[str, Any]:
     """A person as HRNet's `db` has them."""
     sample = views.samples[index]
-    labelled = ~np.isnan(sample.joints_K2).any(axis=1, keepdims=True)
+    labeled = ~np.isnan(sample.joints_K2).any(axis=1, keepdims=True)
     beside = np.zeros_like(sample.joints_K2[:, :1])
     return {
         "image": views.samples.images.locate(sample.image),
-        "center": sample.centre_2.copy(),
+        "center": sample.center_2.copy(),
         "scale": np.full(2, sample.side_px / SCALE_PX),
-        "joints_3d": np.hstack([np.where(labelled, sample.joints_K2, 0), beside]),
-        "joints_3d_vis": np.hstack([labelled, labelled, beside]).astype(np.float64),
+        "joints_3d": np.hstack([np.where(labeled, sample.joints_K2, 0), beside]),
+        "joints_3d_vis": np.hstack([labeled, labeled, beside]).astype(np.float64),
     }
 
 
@@ -76,15 +76,15 @@ class HRNetViews(OthersViews):
         image = cv2.imread(record["image"], cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         joints, visible = record["joints_3d"], record["joints_3d_vis"]
-        centre = record["center"]
+        center = record["center"]
         factor, rotation_deg, _ = self.parameters[index]
         scale = record["scale"] * factor
         if mirrored:
             image = image[:, ::-1, :]
-            joints, visible = self._mirror(joints, visible, image.shape[1])
-            centre[0] = image.shape[1] - centre[0] - 1
+            joints, visible = self._flip_indices(joints, visible, image.shape[1])
+            center[0] = image.shape[1] - center[0] - 1
             rotation_deg = -rotation_deg  # mirrored before it is turned; ours afterwards
-        affine = self._affine(centre, scale, rotation_deg)
+        affine = self._affine(center, scale, rotation_deg)
         crop = cv2.warpAffine(image, affine, (self.crop_px,) * 2, flags=cv2.INTER_LINEAR)
         for k in range(len(joints)):
             if visible[k, 0] > 0:
@@ -96,27 +96,27 @@ class HRNetViews(OthersViews):
             "imgnum": "",
             "joints": joints,
             "joints_vis": visible,
-            "center": centre,
+            "center": center,
             "scale": scale,
             "rotation": rotation_deg,
             "score": 1,
         }
-        return normalised(crop), torch.from_numpy(target), torch.from_numpy(weight), meta
+        return normalized(crop), torch.from_numpy(target), torch.from_numpy(weight), meta
 
-    def _mirror(self, joints: Array, visible: Array, width: int) -> tuple[Array, Array]:
+    def _flip_indices(self, joints: Array, visible: Array, width: int) -> tuple[Array, Array]:
         joints[:, 0] = width - joints[:, 0] - 1
         for left, right in self.swap:
             for rows in (joints, visible):
                 rows[left], rows[right] = rows[right], rows[left].copy()
         return joints * visible, visible
 
-    def _affine(self, centre: Array, scale: Array, rotation_deg: float) -> Array:
-        """From three points: the box's centre, the middle of its upper edge, one beside them."""
+    def _affine(self, center: Array, scale: Array, rotation_deg: float) -> Array:
+        """From three points: the box's center, the middle of its upper edge, one beside them."""
         side = self.crop_px
         angle = -math.radians(rotation_deg)  # HRNet turns the box, ours the content
         up = np.array([math.sin(angle), -math.cos(angle)]) * SCALE_PX * scale[0] / 2
         source, goal = np.zeros((3, 2), np.float32), np.zeros((3, 2), np.float32)
-        source[0], source[1] = centre, centre + up
+        source[0], source[1] = center, center + up
         goal[0], goal[1] = (side / 2, side / 2), (side / 2, 0)
         for points in (source, goal):
             x, y = points[0] - points[1]
@@ -155,7 +155,7 @@ class HRNetWithMaps(HRNetViews):
         return *super().__getitem__(key), maps
 
 
-def normalised(crop: Array) -> Tensor:
+def normalized(crop: Array) -> Tensor:
     """torchvision's `ToTensor` and `Normalize`: float32 (3, H, W)."""
     image = torch.from_numpy(crop.transpose(2, 0, 1)).contiguous().float().div(255).clone()
     mean, std = torch.tensor(MEAN_RGB), torch.tensor(STD_RGB)
@@ -181,27 +181,27 @@ class PytorchPoseViews(OthersViews):
         joints = torch.tensor(
             np.hstack([record["joints_3d"][:, :2], record["joints_3d_vis"][:, :1]])
         )
-        centre = torch.tensor(record["center"], dtype=torch.float32)
+        center = torch.tensor(record["center"], dtype=torch.float32)
         factor, rotation_deg, _ = self.parameters[index]
         scale = float(record["scale"][0] * factor)
-        rotation_deg = -rotation_deg  # counted the other way
+        rotation_deg = -rotation_deg  # pluralize the other way
         image = as_tensor(np.asarray(Image.open(record["image"]).convert("RGB")))
         if mirrored:
             flipped = np.fliplr(image.numpy().transpose(0, 2, 1)).transpose(0, 2, 1)
             image = torch.from_numpy(flipped.astype(float)).float()
-            joints = self._mirror(joints, image.shape[2])
-            centre[0] = image.shape[2] - centre[0]
+            joints = self._flip_indices(joints, image.shape[2])
+            center[0] = image.shape[2] - center[0]
             rotation_deg = -rotation_deg
         for channel in image:
             channel.mul_(random.uniform(*JITTER)).clamp_(0, 1)
-        crop = self._crop(image.numpy().transpose(1, 2, 0), centre.numpy(), scale, rotation_deg)
+        crop = self._crop(image.numpy().transpose(1, 2, 0), center.numpy(), scale, rotation_deg)
         for channel, mean in zip(crop, MEAN_RGB, strict=True):
             channel.sub_(mean)
-        target, moved = self._target(joints, centre, scale, rotation_deg)
-        meta = {"index": index, "center": centre, "scale": scale, "pts": joints, "tpts": moved}
+        target, moved = self._target(joints, center, scale, rotation_deg)
+        meta = {"index": index, "center": center, "scale": scale, "pts": joints, "tpts": moved}
         return crop, target, meta
 
-    def _mirror(self, joints: Tensor, width: int) -> Tensor:
+    def _flip_indices(self, joints: Tensor, width: int) -> Tensor:
         joints[:, 0] = width - joints[:, 0]
         for left, right in self.swap:
             kept = joints[left].clone()
@@ -209,16 +209,16 @@ class PytorchPoseViews(OthersViews):
             joints[right] = kept
         return joints
 
-    def _crop(self, image: Array, centre: Array, scale: float, rotation_deg: float) -> Tensor:
+    def _crop(self, image: Array, center: Array, scale: float, rotation_deg: float) -> Tensor:
         """The box cut out with a margin for turning, turned, trimmed, resized."""
         side = self.crop_px
         shrink = scale * SCALE_PX / side
         if shrink >= 2:
             height, width = (math.floor(length / shrink) for length in image.shape[:2])
             image = resized(image, height, width)
-            centre, scale = centre / shrink, scale / shrink
-        low = moved_by(np.linalg.inv(box_affine(centre, scale, side)), (0, 0))
-        high = moved_by(np.linalg.inv(box_affine(centre, scale, side)), (side, side))
+            center, scale = center / shrink, scale / shrink
+        low = moved_by(np.linalg.inv(box_affine(center, scale, side)), (0, 0))
+        high = moved_by(np.linalg.inv(box_affine(center, scale, side)), (side, side))
         margin = int(np.linalg.norm(high - low) / 2 - float(high[1] - low[1]) / 2)
         if rotation_deg:
             low, high = low - margin, high + margin
@@ -232,13 +232,13 @@ class PytorchPoseViews(OthersViews):
         return as_tensor(resized(cut, side, side))
 
     def _target(
-        self, joints: Tensor, centre: Tensor, scale: float, rotation_deg: float
+        self, joints: Tensor, center: Tensor, scale: float, rotation_deg: float
     ) -> tuple[Tensor, Tensor]:
         target = torch.zeros(len(joints), self.heatmap_px, self.heatmap_px)
         moved = joints.clone()
         for k in range(len(joints)):
             if moved[k, 1] > 0:
-                affine = box_affine(centre.numpy(), scale, self.heatmap_px, -rotation_deg)
+                affine = box_affine(center.numpy(), scale, self.heatmap_px, -rotation_deg)
                 moved[k, :2] = torch.from_numpy(moved_by(affine, moved[k, :2].numpy()))
                 draw(target[k].numpy(), moved[k])
         return target, moved
@@ -256,12 +256,12 @@ def draw(map_HW: Array, joint: Tensor) -> None:
     paste(map_HW, gaussian, left, top)
 
 
-def box_affine(centre: Array, scale: float, side: int, rotation_deg: float = 0.0) -> Array:
-    """float64 (3, 3): the box around `centre` to a square of `side` pixels."""
+def box_affine(center: Array, scale: float, side: int, rotation_deg: float = 0.0) -> Array:
+    """float64 (3, 3): the box around `center` to a square of `side` pixels."""
     zoom = side / (SCALE_PX * scale)
     affine = np.zeros((3, 3))
     affine[0, 0] = affine[1, 1] = zoom
-    affine[:2, 2] = [side * 0.5 - zoom * float(centre[0]), side * 0.5 - zoom * float(centre[1])]
+    affine[:2, 2] = [side * 0.5 - zoom * float(center[0]), side * 0.5 - zoom * float(center[1])]
     affine[2, 2] = 1
     if rotation_deg:
         sine, cosine = math.sin(math.radians(rotation_deg)), math.cos(math.radians(rotation_deg))

@@ -16,7 +16,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = {"squared error": "tab:gray", "divergence": "tab:blue"}
+COLORS = {"squared error": "tab:gray", "divergence": "tab:blue"}
 """By what a point's name says that its maps are compared by."""
 
 
@@ -49,8 +49,8 @@ def main() -> None:
 def draw(axes: Axes, title: str, points: list[dict[str, Any]]) -> None:
     for place, point in enumerate(points):
         shares = [100 * share for share in point["pck"]]
-        colour = next((c for word, c in COLOURS.items() if word in point["point"]), "black")
-        axes.plot(shares, [place] * len(shares), "o", color=colour, alpha=0.7, markersize=5)
+        color = next((c for word, c in COLORS.items() if word in point["point"]), "black")
+        axes.plot(shares, [place] * len(shares), "o", color=color, alpha=0.7, markersize=5)
         axes.plot(statistics.fmean(shares), place, "|", color="black", markersize=14)
     axes.set_yticks(range(len(points)), [point["point"] for point in points])
     axes.set_ylim(len(points) - 0.4, -0.6)

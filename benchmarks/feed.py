@@ -4,7 +4,7 @@
 
     fpd             crops as uint8 with the teacher's maps as stored; JPEGs decoded at reduced scale
                     where the crop allows; everything else is left to the training device
-    HRNet           full decode, warp, float32 normalise, targets drawn with NumPy; no teacher. Also
+    HRNet           full decompress, warp, float32 normalize, targets drawn with NumPy; no teacher. Also
                     the loader of the paper's authors, who took it over (`_loaders.py`)
     HRNet, maps     the same with the teacher's maps as raw float16 from a memory-mapped file
     pytorch-pose    floats from the start, NumPy and Pillow
@@ -52,17 +52,17 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from fpd.data.augmentation import Augmentation, affine_23, transform
-from fpd.data.images import REDUCED_FLAGS, ImageFolder, _read_bytes
-from fpd.data.readers import Data, load
-from fpd.data.readers.figures import figures
+from fpd.data.datasets import Data, load
+from fpd.data.heatmap_codec import encode, flip_heatmaps
+from fpd.data.io.images import REDUCED_FLAGS, ImageFolder, _read_bytes
+from fpd.data.readers.synthetic.people import synthetic_people
 from fpd.data.samples import SampleSet
 from fpd.data.skeletons import LSP
-from fpd.data.targets import mirror, render
 from fpd.data.views import Geometry, Views, cut
-from fpd.pipeline.inputs import normalise
-from fpd.pipeline.sections import Loader
-from fpd.pipeline.store import Shard, StoreReader, StoreWriter, decode, files_at
-from fpd.pipeline.training.feed import DistillationViews, make_loader
+from fpd.pipeline.models.preprocessing import normalize
+from fpd.pipeline.runtime.loader import make_loader
+from fpd.pipeline.store import Shard, StoreReader, StoreWriter, decompress, files_at
+from fpd.pipeline.training.dataset import DistillationViews
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 CPU = torch.device("cpu")
@@ -71,9 +71,9 @@ SIGMA_PX = 2.0
 SHARD = 128
 SECONDS = 0.1  # of a part of the work, a round
 TARGET = 3  # times the rate of the other loaders
-LIKENESS = 0.8  # correlation of crops that show the same, in other colours and cut otherwise
+LIKENESS = 0.8  # correlation of crops that show the same, in other colors and cut otherwise
 MPII_BOX = 1.25 * 200  # pixels a unit of `scale`, as HRNet widens it
-MPII_DOWN_PX = 15  # and moves the centre, a unit of `scale`
+MPII_DOWN_PX = 15  # and moves the center, a unit of `scale`
 MPII_AS_LSP = (0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 8, 9)
 
 
@@ -90,7 +90,7 @@ def main() -> None:
     results, profiles, about = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for kind, people in photographs(Path(folder), arguments.views).items():
-            views = Views(people, GEOMETRY, Augmentation(mirror=False), seed=0)
+            views = Views(people, GEOMETRY, Augmentation(flip=False), seed=0)
             sides = make_sides(Path(folder) / kind, views)
             check_same_crops(sides)
             keys = [(index, 0, index % 2 == 1) for index in range(len(people))]
@@ -123,7 +123,7 @@ def photographs(folder: Path, count: int) -> dict[str, SampleSet]:
 
 def drawn(folder: Path, count: int) -> SampleSet:
     """Figures as JPEG files."""
-    people = figures("train", count)
+    people = synthetic_people("train", count)
     names = [f"{index}.jpg" for index in range(count)]
     for index, name in enumerate(names):
         image, _ = people.images.read(index, 1.0)
@@ -135,10 +135,10 @@ def mpii(count: int) -> SampleSet:
     """The MPII people at hand, as if each were many; the joints that LSP has, too."""
     annotated = json.loads((REAL / "mpii" / "annot" / "valid.json").read_text())
     joints = np.array([person["joints"] for person in annotated])[:, MPII_AS_LSP] - 1.0
-    labelled = np.array([person["joints_vis"] for person in annotated])[:, MPII_AS_LSP, None]
+    labeled = np.array([person["joints_vis"] for person in annotated])[:, MPII_AS_LSP, None]
     scale = np.array([person["scale"] for person in annotated])
-    centre = np.array([person["center"] for person in annotated]) - 1.0
-    centre[:, 1] += MPII_DOWN_PX * scale
+    center = np.array([person["center"] for person in annotated]) - 1.0
+    center[:, 1] += MPII_DOWN_PX * scale
     who = np.arange(count) % len(annotated)
     return SampleSet(
         name="mpii",
@@ -146,10 +146,10 @@ def mpii(count: int) -> SampleSet:
         images=ImageFolder(REAL / "mpii" / "images", [person["image"] for person in annotated]),
         ids=tuple(f"mpii/{index}" for index in range(count)),
         image_N=who,
-        joints_NK2=np.where(labelled, joints, np.nan)[who],
-        centre_N2=centre[who],
+        joints_NK2=np.where(labeled, joints, np.nan)[who],
+        center_N2=center[who],
         side_N=MPII_BOX * scale[who],
-        normaliser_N=np.full(count, np.nan),
+        normalizer_N=np.full(count, np.nan),
     )
 
 
@@ -181,7 +181,7 @@ def write_targets(folder: Path, views: Views) -> tuple[StoreWriter, NDArray[np.f
         parameters = np.array([views.parameters(index, 0) for index in rows])
         writer.write(Shard(0, shard, *coded, parameters, measured=dealt.measured))
         coefficients, steps = (torch.from_numpy(values) for values in coded[:2])
-        maps[rows.start : rows.stop] = decode(coefficients, steps, GEOMETRY.heatmap_px).numpy()
+        maps[rows.start : rows.stop] = decompress(coefficients, steps, GEOMETRY.heatmap_px).numpy()
     writer.finish()
     return writer, maps
 
@@ -193,13 +193,15 @@ def finish(batch: dict[str, Tensor]) -> None:
 
 
 def teachers_maps(batch: dict[str, Tensor]) -> Tensor:
-    maps = decode(batch["coefficients"], batch["steps"], GEOMETRY.heatmap_px)
-    return torch.where(batch["mirrored"][:, None, None, None], mirror(maps, LSP.mirror), maps)
+    maps = decompress(batch["coefficients"], batch["steps"], GEOMETRY.heatmap_px)
+    return torch.where(
+        batch["mirrored"][:, None, None, None], flip_heatmaps(maps, LSP.flip_indices), maps
+    )
 
 
 DEVICE_PARTS: dict[str, Callable[[dict[str, Tensor]], object]] = {
-    "normalise": lambda batch: normalise(batch["crop"], CPU),
-    "targets": lambda batch: render(batch["joints"], GEOMETRY.heatmap_px, SIGMA_PX),
+    "normalize": lambda batch: normalize(batch["crop"], CPU),
+    "targets": lambda batch: encode(batch["joints"], GEOMETRY.heatmap_px, SIGMA_PX),
     "teacher's maps": teachers_maps,
 }
 
@@ -231,7 +233,7 @@ def check_same_crops(sides: dict[str, Side]) -> None:
 
 
 def correlation(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """Of two crops (3, pixels), each colour by itself: brighter or paler counts as the same."""
+    """Of two crops (3, pixels), each color by itself: brighter or paler counts as the same."""
     return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(one, other, strict=True)]))
 
 
@@ -258,7 +260,7 @@ def measure(sides: dict[str, Side], batches: list[list[Key]], rounds: int) -> Re
     first = {name: collated(side.views, batches[0]) for name, side in sides.items()}
     work: dict[str, Callable[[int], int]] = {}
     for name, side in sides.items():
-        loader = make_loader(side.views, batches, Loader(workers=1), CPU)
+        loader = make_loader(side.views, batches, CPU, workers=1, prefetch=4)
         work[name] = partial(in_process, side.views, batches)
         work[f"{name}, by a worker"] = partial(by_a_worker, loader)
     left = {
@@ -332,7 +334,7 @@ def ready(views: Views, index: int) -> Ready:
 def affine(views: Views, index: int) -> NDArray[np.float64]:
     sample = views.samples[index]
     parameters = views.parameters(index, 0)
-    return affine_23(sample.centre_2, sample.side_px, parameters, GEOMETRY.crop_px)
+    return affine_23(sample.center_2, sample.side_px, parameters, GEOMETRY.crop_px)
 
 
 def profile(views: Views, side: Side, batches: list[list[Key]], rounds: int) -> dict[str, float]:
@@ -351,10 +353,10 @@ def profile(views: Views, side: Side, batches: list[list[Key]], rounds: int) -> 
 
     parts: dict[str, Callable[[int], object]] = {
         "file": lambda i: _read_bytes(paths[i]),
-        "JPEG decode": lambda i: decoded(images[i]),
+        "JPEG decompress": lambda i: decoded(images[i]),
         "warp": lambda i: cut(images[i], samples[i], affines[i], GEOMETRY.crop_px),
         "parameters, labels": place,
-        "mirror": lambda i: views.mirrored(plain[i]) if i % 2 else None,
+        "flip_heatmaps": lambda i: views.mirrored(plain[i]) if i % 2 else None,
         "cached target": lambda i: side.views.store.read(0, i),
     }
     cases: dict[str, Callable[[int], int]] = {

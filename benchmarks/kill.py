@@ -25,20 +25,20 @@ from typing import Any
 import torch
 from _common import options, use_one_core, write_json
 
-from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.store import coverage, files_at
-from fpd.pipeline.store.files import LocalFiles
 from fpd.pipeline.store.manifest import stored_layout
+from fpd.pipeline.store.storage import LocalFiles
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import heatmaps, teacher
 
 SMALL = {"stages": 1, "channels": 8, "stem": "ports"}
 TOY: dict[str, Any] = {
-    "data": {"reader": "figures", "figures": {"train": 24, "test": 8}},
+    "data": {"reader": "synthetic", "synthetic": {"train": 24, "test": 8}},
     "geometry": {"crop_px": 64},
-    "teacher": {"epochs": 1, "batch": 8, "model": SMALL},
+    "teacher": {"epochs": 1, "batch_size": 8, "model": SMALL},
     "student": {"model": SMALL},
-    "store": {"views": 4, "shard_samples": 4, "batch": 4},
+    "store": {"views": 4, "shard_samples": 4, "batch_size": 4},
     "loader": {"workers": 0},
 }
 HALF_WRITTEN = (".tmp", ".partial")

@@ -149,10 +149,9 @@ def measure(name: str, root: Path) -> None:
     import torch  # before the clock starts
 
     from fpd.data.augmentation import Augmentation
-    from fpd.data.readers import Data, read
+    from fpd.data.datasets import Data, read
     from fpd.data.views import Geometry, Views
-    from fpd.pipeline.sections import Loader
-    from fpd.pipeline.training.feed import make_loader
+    from fpd.pipeline.runtime.loader import make_loader
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, cpu = time.perf_counter(), time.process_time()
@@ -160,7 +159,7 @@ def measure(name: str, root: Path) -> None:
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     views = Views(found, Geometry(), Augmentation(), 0)
-    loader = make_loader(views, [[(0, 0)]], Loader(workers=2), torch.device("cpu"))
+    loader = make_loader(views, [[(0, 0)]], torch.device("cpu"), workers=2, prefetch=4)
     start = time.perf_counter()
     iterator = iter(loader)
     forked = time.perf_counter() - start
@@ -181,8 +180,8 @@ def measure(name: str, root: Path) -> None:
 
 def look(root: Path, images: Path) -> None:
     """The quick look at every image: links to real ones, a file for each person."""
-    from fpd.data.checks import problems
-    from fpd.data.readers import Data, read
+    from fpd.data.datasets import Data, read
+    from fpd.data.validation import problems
 
     found = read(Data(**settings("mpii", root), validation=0), ("train",))["train"]
     files = sorted(path.resolve() for path in images.rglob("*.jpg"))

@@ -33,17 +33,17 @@ from step import Online, model
 from store_write import Teacher
 from torch import Tensor, nn
 
-from fpd.data.readers import load
-from fpd.pipeline.caching import fill
-from fpd.pipeline.models.cost import count
-from fpd.pipeline.recipe import Recipe, apply_overrides
-from fpd.pipeline.sections import Student
+from fpd.data.datasets import load
+from fpd.pipeline.caching.fill import fill
+from fpd.pipeline.config.recipe import Recipe, apply_overrides, fresh_views, stored_views
+from fpd.pipeline.config.sections import Student
+from fpd.pipeline.models.checkpoint import ModelDir
+from fpd.pipeline.models.complexity import count
+from fpd.pipeline.models.predictor import make_predictor
 from fpd.pipeline.store import StoreReader, StoreWriter, files_at, make_manifest
-from fpd.pipeline.teaching import asker
-from fpd.pipeline.training.feed import DistillationViews, fresh_views, stored_views
+from fpd.pipeline.training.dataset import DistillationViews
 from fpd.pipeline.training.objective import Batch, Losses, Objective
 from fpd.pipeline.training.train import train_model
-from fpd.pipeline.workdir import ModelDir
 
 CPU = torch.device("cpu")
 TEACHER, STUDENT, CROP_PX, BATCH = "2x64", "1x32", 128, 8
@@ -58,11 +58,13 @@ class Asking(Online):
 
     def __init__(self, teacher: nn.Module, student: Student, heatmap_px: int, joints: int) -> None:
         super().__init__(student, heatmap_px)
-        self.ask = asker(teacher, CPU, tuple(range(joints)))  # any pairing costs the same
+        self.predictor = make_predictor(
+            teacher, CPU, tuple(range(joints))
+        )  # any pairing costs the same
 
     def __call__(self, stages: list[Tensor], batch: Batch) -> Losses:
         with torch.no_grad():
-            said = self.ask(batch["crop"])
+            said = self.predictor(batch["crop"])
         return super().__call__(stages, {**batch, "teacher": said})
 
 
@@ -107,9 +109,9 @@ class Way:
         files = files_at(folder / "heatmaps.zarr")
         manifest = make_manifest(self.recipe, self.samples, "0" * 64)
         writer = StoreWriter(files, manifest, views, folder)
-        mirror = self.samples.skeleton.mirror if self.recipe.mirror_averaged else None
-        ask = asker(self.teacher, CPU, mirror)
-        fill(writer, writer.layout.tasks(), ask, self.recipe, self.samples, CPU)
+        mirror = self.samples.skeleton.flip_indices if self.recipe.flip_averaged else None
+        predictor = make_predictor(self.teacher, CPU, mirror)
+        fill(writer, writer.layout.tasks(), predictor, self.recipe, self.samples, CPU)
         size = writer.finish().bytes()
         fill_s = time.perf_counter() - start
         reader = StoreReader(files, writer.layout)
@@ -118,7 +120,7 @@ class Way:
             self.recipe.targets,
             CROP_PX // 4,
             self.recipe.student,
-            self.samples.skeleton.mirror,
+            self.samples.skeleton.flip_indices,
         )
         trained = self._train(objective, dataset, views, epochs, students, folder)
         return self._bill(fill_s, trained, epochs, PASSES * views * people, size)
@@ -178,9 +180,9 @@ def recipe_for(people: int, views: int) -> Recipe:
     return apply_overrides(
         {
             "data": {
-                "reader": "figures",
+                "reader": "synthetic",
                 "validation": 0.0,
-                "figures": {"train": people, "test": 1},
+                "synthetic": {"train": people, "test": 1},
             },
             "geometry": {"crop_px": CROP_PX},
             "store": {"views": views, "batch": BATCH, "shard_samples": max(1, people // 4)},
@@ -298,7 +300,7 @@ def main() -> None:
     show(reached, f"floor at {rate:.0f} GMAC/s")
     paper = paper_hours(rate, reached)
     show(paper, "MPII, 8x256 -> 4x128")
-    results = {"measured": measured, "model": more, "floors": reached, "paper": paper}
+    results = {"encoding_error": measured, "model": more, "floors": reached, "paper": paper}
     write_json(given.json, "pipeline", results, threads=given.threads, people=given.people)
 
 

@@ -6,9 +6,9 @@
 Four kinds of step with one student, batch and device, taking turns: `labels` (eq. 3); `cached`
 (eq. 5, the teacher's maps from stored bytes); `online`, done well (teacher in eval mode, no
 gradients, the student's precision); `online x 2` (the same averaged with its mirrored twin, which
-is what a mirror-averaged store holds); `as published` (teacher in eval mode, but every tensor of it
+is what a flip-averaged store holds); `as published` (teacher in eval mode, but every tensor of it
 with a gradient, as the paper's authors' code runs it). All by the project's own step, from uint8
-crops in memory to the optimiser's update. Ratios are medians over rounds of the ratio within one.
+crops in memory to the optimizer's update. Ratios are medians over rounds of the ratio within one.
 
 `by GMACs` is what arithmetic predicts: (passes x teacher + 3 x student) / 3 x student, a backward
 pass taking two forward ones. `peak` is the most memory a step takes over what was there before it,
@@ -29,16 +29,16 @@ import torch
 from _common import heatmaps_like_a_teachers, number, print_table, rates, write_json
 from torch import Tensor, nn
 
-from fpd.pipeline.inputs import normalise
-from fpd.pipeline.losses import distillation_loss
-from fpd.pipeline.models import HourglassSettings
-from fpd.pipeline.models.cost import count
-from fpd.pipeline.sections import Student, Targets
-from fpd.pipeline.store import encode
-from fpd.pipeline.teaching import asker
+from fpd.pipeline.config.sections import Student, Targets
+from fpd.pipeline.models.complexity import count
+from fpd.pipeline.models.hourglass import HourglassSettings
+from fpd.pipeline.models.predictor import make_predictor
+from fpd.pipeline.models.preprocessing import normalize
+from fpd.pipeline.store import compress
 from fpd.pipeline.training.checkpoint import TrainingState
+from fpd.pipeline.training.losses import distillation_loss
 from fpd.pipeline.training.objective import Batch, Losses, Objective, amplitude_factors
-from fpd.pipeline.training.optimisers import make_optimiser, make_schedule
+from fpd.pipeline.training.optimizers import make_optimizer, make_schedule
 from fpd.pipeline.training.step import autocast, train_step
 
 JOINTS = 16
@@ -99,13 +99,13 @@ class Bench:
         )
         self.teacher = self._place(model(given.teacher).build(JOINTS), given.compile).eval()
         network = self._place(self.training.model.build(JOINTS), given.compile)
-        optimiser = make_optimiser(self.training, network)
-        schedule = make_schedule(self.training, optimiser, 1_000_000)
-        self.state = TrainingState(network, optimiser, schedule)
+        optimizer = make_optimizer(self.training, network)
+        schedule = make_schedule(self.training, optimizer, 1_000_000)
+        self.state = TrainingState(network, optimizer, schedule)
         self.heatmap_px = given.crop // 4
         self.batch = self._batch(given.batch, given.crop)
-        self.ask = asker(self.teacher, self.device, None)
-        self.ask_twice = asker(self.teacher, self.device, MIRROR)
+        self.predictor = make_predictor(self.teacher, self.device, None)
+        self.ask_twice = make_predictor(self.teacher, self.device, MIRROR)
 
     def _place(self, network: nn.Module, compiled: bool) -> nn.Module:
         network = network.to(device=self.device, memory_format=torch.channels_last)
@@ -115,7 +115,7 @@ class Bench:
 
     def _batch(self, views: int, crop_px: int) -> dict[str, Tensor]:
         maps = heatmaps_like_a_teachers(views)[..., : self.heatmap_px, : self.heatmap_px]
-        coded = encode(maps, 0.1)
+        coded = compress(maps, 0.1)
         batch = {
             "crop": torch.randint(0, 256, (views, crop_px, crop_px, 3), dtype=torch.uint8),
             "joints": torch.rand(views, JOINTS, 2) * self.heatmap_px,
@@ -148,10 +148,10 @@ class Bench:
     def _maps(self, kind: str) -> Tensor:
         with autocast(self.training, self.device):
             if kind == "as published":
-                said: Tensor = self.teacher(normalise(self.batch["crop"], self.device))[-1]
+                said: Tensor = self.teacher(normalize(self.batch["crop"], self.device))[-1]
                 return said.float()
             with torch.no_grad():
-                return (self.ask if kind == "online" else self.ask_twice)(self.batch["crop"])
+                return (self.predictor if kind == "online" else self.ask_twice)(self.batch["crop"])
 
 
 def peak_mb(given: argparse.Namespace, kind: str) -> float:

@@ -11,7 +11,7 @@ a view, zstd with checksum at the store's level; errors are shares of the same u
     sqrt bits n         the square root rounded to n bits (companding)
     cosine b, by ...    b x b block cosine transform, the step chosen map by map for `max_error`,
                         coefficients stored block by block or frequency by frequency
-    store max_error     what `encode` makes of it (cosine 8, block by block, or pixels)
+    store max_error     what `compress` makes of it (cosine 8, block by block, or pixels)
 
 Displacement is that of the decoded joint, heatmap pixels, over maps with a peak above 0.1. The time
 is that of decoding on one core, in batches of 32.
@@ -32,14 +32,14 @@ from numcodecs.zstd import Zstd
 from scipy.fft import dct
 from torch import Tensor
 
-from fpd.data.readers import load
-from fpd.data.targets import decode as decode_joints
-from fpd.pipeline.store import decode, encode
-from fpd.pipeline.store.code import FAINT_PEAK
+from fpd.data.datasets import load
+from fpd.data.heatmap_codec import decode
+from fpd.pipeline.config.recipe import stored_views
+from fpd.pipeline.models.checkpoint import load_model
+from fpd.pipeline.models.predictor import make_predictor
+from fpd.pipeline.store import compress, decompress
+from fpd.pipeline.store.compression import FAINT_PEAK
 from fpd.pipeline.store.schema import ZSTD_LEVEL
-from fpd.pipeline.teaching import asker
-from fpd.pipeline.training.feed import stored_views
-from fpd.pipeline.training.train import load_model
 from fpd.pipeline.workdir import WorkDir
 
 BATCH = 32
@@ -61,7 +61,7 @@ def main() -> None:
     rows = [measure(name, *code(wanted), wanted, unit, raw) for name, code in table.items()]
     print(
         f"{'code':28}{'bytes':>8}{'x':>7}{'max':>8}{'MSE':>10}"
-        f"{'moved: mean':>13}{'median':>9}{'99 %':>8}{'decode ms':>11}"
+        f"{'moved: mean':>13}{'median':>9}{'99 %':>8}{'decompress ms':>11}"
     )
     for row in rows:
         print(
@@ -70,7 +70,7 @@ def main() -> None:
             f"{row['moved_p99']:8.2f}{row['decode_ms']:11.3f}"
         )
     print("zstd levels, store max_error 0.1:")
-    coefficients = encode(wanted * unit, 0.1).coefficients.numpy()
+    coefficients = compress(wanted * unit, 0.1).coefficients.numpy()
     levels = [level_row(coefficients, level) for level in (1, 3, 9, 12, 15, 19, 22)]
     for level in levels:
         print("  level {level:2}: {bytes:6.0f} bytes, {ms:6.2f} ms a view".format(**level))
@@ -85,13 +85,13 @@ def teacher_maps(root: Path, model: str, people: int) -> Tensor:
     recipe = work.recipe(None, ())
     samples = load(recipe.data, "train")
     folder = work.teacher if model == "teacher" else work.student(model)
-    network = load_model(folder, samples.skeleton.num_joints, torch.device("cpu"))
-    ask = asker(network, torch.device("cpu"), None)
+    network = load_model(folder, torch.device("cpu")).network
+    predictor = make_predictor(network, torch.device("cpu"), None)
     views = stored_views(recipe, samples)
     chosen = np.linspace(0, len(samples) - 1, people).astype(int)
     crops = torch.from_numpy(np.stack([views[int(i), VIEW]["crop"] for i in chosen]))
     with torch.inference_mode():
-        return torch.cat([ask(part) for part in crops.split(BATCH)]).contiguous()
+        return torch.cat([predictor(part) for part in crops.split(BATCH)]).contiguous()
 
 
 Decode = Callable[[], Tensor]
@@ -133,11 +133,11 @@ def sqrt_bits(bits: int) -> Code:
 
 def stored(bound: float, unit: Tensor) -> Code:
     def code(maps: Tensor) -> tuple[np.ndarray, Decode]:
-        coded = encode(maps * unit, bound)  # which finds the unit itself
+        coded = compress(maps * unit, bound)  # which finds the unit itself
         size_px = maps.shape[-1]
         return (
             coded.coefficients.numpy(),
-            lambda: decode(coded.coefficients, coded.steps, size_px) / unit,
+            lambda: decompress(coded.coefficients, coded.steps, size_px) / unit,
         )
 
     return code
@@ -180,7 +180,7 @@ def measure(
     found = decoder()
     seconds = time.perf_counter() - start
     error = (found - wanted).abs()
-    moved = (decode_joints(found)[0] - decode_joints(wanted)[0]).norm(dim=-1)
+    moved = (decode(found)[0] - decode(wanted)[0]).norm(dim=-1)
     moved = moved[(wanted * unit).amax((-1, -2)) > FAINT_PEAK]
     size = float(np.mean([level_bytes(view, ZSTD_LEVEL) for view in content]))
     return {

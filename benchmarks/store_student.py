@@ -4,13 +4,13 @@
         --code exact pixels:0.01 store:0.1 --seeds 0 1
 
 The teacher of the work directory answers once for every stored view (the mirror is one of a view's
-parameters: not mirror-averaged), in float32, into a file (1 GB for 4,750 people, four views of
+parameters: not flip-averaged), in float32, into a file (1 GB for 4,750 people, four views of
 14 x 32 x 32); every student then trains on those very answers, put through a code on the way into
 the loss:
 
     exact        float32 as the teacher said it
     pixels:E     rounded to steps of 2 E of the map's peak (of 0.1 where that is higher)
-    store:E      `encode` and `decode` with max_error E
+    store:E      `compress` and `decompress` with max_error E
 
 Prints PCK on validation and test people. Students lie in `OUT/CODE-SEED` and are not trained again.
 """
@@ -27,18 +27,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fpd.data.readers import load
+from fpd.data.datasets import load
 from fpd.data.samples import SampleSet
 from fpd.data.views import Views
-from fpd.pipeline.inference import score
-from fpd.pipeline.recipe import Recipe
-from fpd.pipeline.sections import Student
-from fpd.pipeline.store import decode, encode
-from fpd.pipeline.store.code import FAINT_PEAK
-from fpd.pipeline.teaching import asker
-from fpd.pipeline.training.feed import stored_views
+from fpd.pipeline.config.recipe import Recipe, stored_views
+from fpd.pipeline.config.sections import Student
+from fpd.pipeline.evaluation.inference import score
+from fpd.pipeline.models.checkpoint import load_model
+from fpd.pipeline.models.predictor import make_predictor
+from fpd.pipeline.store import compress, decompress
+from fpd.pipeline.store.compression import FAINT_PEAK
 from fpd.pipeline.training.objective import Batch, Objective, amplitude_factors
-from fpd.pipeline.training.train import load_model, train_model
+from fpd.pipeline.training.train import train_model
 from fpd.pipeline.workdir import WorkDir
 
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ def main() -> None:
     torch.set_num_threads(1)
     arguments = _arguments()
     work = WorkDir(arguments.work)
-    recipe = work.recipe(None, (*arguments.overrides, "store.mirror_averaged=false"))
+    recipe = work.recipe(None, (*arguments.overrides, "store.flip_averaged=false"))
     out = WorkDir(arguments.out or work.root / "store-student")
     out.root.mkdir(parents=True, exist_ok=True)
     people = {part: load(recipe.data, part) for part in ("train", "validation", "test")}
@@ -65,8 +65,8 @@ def answers(work: WorkDir, recipe: Recipe, samples: SampleSet, path: Path) -> ND
     """float32 (views, people, K, H, W): what the teacher says of every stored view."""
     if path.is_file():
         return np.load(path, mmap_mode="r")
-    network = load_model(work.teacher, samples.skeleton.num_joints, CPU)
-    ask = asker(network, CPU, None)
+    network = load_model(work.teacher, CPU).network
+    predictor = make_predictor(network, CPU, None)
     views = stored_views(recipe, samples)
     size = recipe.geometry.heatmap_px
     shape = (recipe.store.views, len(samples), samples.skeleton.num_joints, size, size)
@@ -77,7 +77,7 @@ def answers(work: WorkDir, recipe: Recipe, samples: SampleSet, path: Path) -> ND
             for start in range(0, shape[1], BATCH):
                 rows = range(start, min(start + BATCH, shape[1]))
                 crops = np.stack([views[index, view]["crop"] for index in rows])
-                file[view, rows.start : rows.stop] = ask(torch.from_numpy(crops)).numpy()
+                file[view, rows.start : rows.stop] = predictor(torch.from_numpy(crops)).numpy()
     file.flush()
     temporary.rename(path)
     return np.load(path, mmap_mode="r")
@@ -115,8 +115,8 @@ def through(said_BKHW: Tensor, code: str) -> Tensor:
     if kind == "exact":
         return said_BKHW
     if kind == "store":
-        coded = encode(said_BKHW, float(bound))
-        return decode(coded.coefficients, coded.steps, said_BKHW.shape[-1])
+        coded = compress(said_BKHW, float(bound))
+        return decompress(coded.coefficients, coded.steps, said_BKHW.shape[-1])
     step = 2 * float(bound) * said_BKHW.amax((-1, -2), keepdim=True).clamp_min(FAINT_PEAK)
     return (said_BKHW.clamp_min(0) / step).round() * step
 
@@ -144,7 +144,7 @@ def student(
         {"code": code},
         CPU,
     )
-    network = load_model(folder, people["test"].skeleton.num_joints, CPU)
+    network = load_model(folder, CPU).network
     return record["result"]["validation_pck"], score(network, recipe, people["test"], CPU).mean
 
 

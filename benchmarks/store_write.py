@@ -25,15 +25,16 @@ import torch
 from _common import heatmaps_like_a_teachers, number, options, print_table, write_json
 from torch import Tensor, nn
 
-from fpd.data.readers import load
+from fpd.data.datasets import load
 from fpd.data.samples import SampleSet
-from fpd.pipeline.caching import fill
-from fpd.pipeline.models import HourglassSettings
-from fpd.pipeline.recipe import Recipe, apply_overrides
-from fpd.pipeline.store import StoreWriter, encode, files_at, make_manifest
+from fpd.pipeline.caching.encode import answers, cost, make_shard, take_canaries
+from fpd.pipeline.caching.fill import fill
+from fpd.pipeline.config.recipe import Recipe, apply_overrides, stored_views
+from fpd.pipeline.models.hourglass import HourglassSettings
+from fpd.pipeline.models.predictor import make_predictor
+from fpd.pipeline.runtime.loader import make_loader
+from fpd.pipeline.store import StoreWriter, compress, files_at, make_manifest
 from fpd.pipeline.store.writer import encode_shard
-from fpd.pipeline.teaching import answers, asker, cost, make_shard, take_canaries
-from fpd.pipeline.training.feed import make_loader, stored_views
 
 CPU = torch.device("cpu")
 BATCH = 8
@@ -99,9 +100,9 @@ def recipe_for(views: int) -> Recipe:
     return apply_overrides(
         {
             "data": {
-                "reader": "figures",
+                "reader": "synthetic",
                 "validation": 0.0,
-                "figures": {"train": views, "test": 1},
+                "synthetic": {"train": views, "test": 1},
             },
             "geometry": {"crop_px": 256},
             "store": {"views": 1, "batch": BATCH, "shard_samples": views // 4},  # no padding
@@ -114,7 +115,13 @@ def recipe_for(views: int) -> Recipe:
 def loader(recipe: Recipe, samples: SampleSet) -> Any:
     keys = [(index, 0) for index in range(len(samples))]
     batches = [keys[start : start + BATCH] for start in range(0, len(keys), BATCH)]
-    return make_loader(stored_views(recipe, samples), batches, recipe.loader, CPU)
+    return make_loader(
+        stored_views(recipe, samples),
+        batches,
+        CPU,
+        workers=recipe.loader.workers,
+        prefetch=recipe.loader.prefetch,
+    )
 
 
 def fill_seconds(network: nn.Module, recipe: Recipe, samples: SampleSet) -> float:
@@ -122,9 +129,9 @@ def fill_seconds(network: nn.Module, recipe: Recipe, samples: SampleSet) -> floa
     with tempfile.TemporaryDirectory() as folder:
         writer = new_writer(Path(folder), recipe, samples)
         tasks = writer.layout.tasks()
-        mirror = samples.skeleton.mirror if recipe.mirror_averaged else None
-        ask = asker(network, CPU, mirror)
-        return seconds(lambda: fill(writer, tasks, ask, recipe, samples, CPU))
+        mirror = samples.skeleton.flip_indices if recipe.flip_averaged else None
+        predictor = make_predictor(network, CPU, mirror)
+        return seconds(lambda: fill(writer, tasks, predictor, recipe, samples, CPU))
 
 
 def new_writer(folder: Path, recipe: Recipe, samples: SampleSet) -> StoreWriter:
@@ -133,9 +140,9 @@ def new_writer(folder: Path, recipe: Recipe, samples: SampleSet) -> StoreWriter:
 
 
 def ask_all(network: nn.Module, batches: list[dict[str, Tensor]]) -> list[Tensor]:
-    ask = asker(network, CPU, None)
+    predictor = make_predictor(network, CPU, None)
     with torch.inference_mode():
-        return [ask(batch["crop"]) for batch in batches]
+        return [predictor(batch["crop"]) for batch in batches]
 
 
 def costs(
@@ -146,8 +153,8 @@ def costs(
 ) -> dict[str, float]:
     """Milliseconds a view of each kind of work, on what this teacher says."""
     said = ask_all(network, batches)
-    coded = [encode(heatmaps, recipe.store.max_error) for heatmaps in said]
-    parts = list(answers(asker(network, CPU, None), batches, recipe.store.max_error))
+    coded = [compress(heatmaps, recipe.store.max_error) for heatmaps in said]
+    parts = list(answers(make_predictor(network, CPU, None), batches, recipe.store.max_error))
     rows = recipe.store.shard_samples
     del parts[rows // BATCH :]
     canaries = [c for i, part in enumerate(parts) for c in take_canaries(part, i * BATCH, rows)]
@@ -158,7 +165,7 @@ def costs(
         work: dict[str, Callable[[], object]] = {
             "teacher": lambda: ask_all(network, batches),
             "reading": lambda: list(loader(recipe, samples)),
-            "encoding": lambda: [encode(maps, recipe.store.max_error) for maps in said],
+            "encoding": lambda: [compress(maps, recipe.store.max_error) for maps in said],
             "its error": lambda: [cost(*pair) for pair in zip(said, coded, strict=True)],
             "zstd": lambda: encode_shard("heatmaps", shard.heatmaps_SKYXC, writer.layout),
             "writing": lambda: writer.write(shard),

@@ -34,10 +34,11 @@ def check_data(workers: int, json_path: Path | None, **options: Any) -> None:
     fpd check-data -r lsp --set data.root=datasets --json check.json
     """
     with stage(options | {"store": None, "device": "cpu"}, writes=False) as (_, settings, _):
-        from ..stages import checking
+        from ..stages.check_data import run
+        from .summaries.check_data import describe
 
-        report = checking.run(settings.data, workers, json_path)
-        click.echo(checking.describe(report))
+        report = run(settings.data, workers, json_path)
+        click.echo(describe(report))
         if json_path is not None:
             click.echo(f"written to {json_path}")
     if not report["usable"]:

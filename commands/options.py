@@ -15,7 +15,7 @@ import click
 if TYPE_CHECKING:
     import torch
 
-    from ..pipeline.recipe import Recipe
+    from ..pipeline.config.recipe import Recipe
     from ..pipeline.workdir import WorkDir
 
 INTERRUPTED_EXIT = 130  # what shells report of a process that Ctrl-C ended
@@ -78,13 +78,13 @@ passes_options = with_options(
         "--flip-test/--no-flip-test",
         "flip",
         default=None,
-        help="Average each answer with its mirrored twin.  [default: the recipe's testing.flip]",
+        help="Average each answer with its mirrored twin.  [default: the recipe's evaluation.flip_test]",
     ),
     click.option(
         "--scales",
         metavar="FACTORS",
         help="Average over crops of the box times each of 0.9,1,1.1, say.  [default: the "
-        "recipe's testing.scales]",
+        "recipe's evaluation.scales]",
     ),
 )
 """How a model is asked: settings of the recipe, too (`passes_overrides`)."""
@@ -92,8 +92,8 @@ passes_options = with_options(
 
 def passes_overrides(flip: bool | None, scales: str | None) -> tuple[str, ...]:
     """The options of `passes_options` as `--set` has them."""
-    chosen = () if flip is None else (f"testing.flip={str(flip).lower()}",)
-    return chosen if scales is None else (*chosen, f"testing.scales=[{scales}]")
+    chosen = () if flip is None else (f"evaluation.flip_test={str(flip).lower()}",)
+    return chosen if scales is None else (*chosen, f"evaluation.scales=[{scales}]")
 
 
 cluster_options = with_options(
@@ -132,8 +132,8 @@ def stage(
         writes: it may be the first in its work directory, and then fixes the recipe.
         together: processes that torchrun started can share it; the first one speaks for all.
     """
-    from ..pipeline.device import choose_device, divide_cores, is_launched, launched_rank
-    from ..pipeline.stopping import Interrupted
+    from ..pipeline.runtime.device import choose_device, divide_cores, is_launched, launched_rank
+    from ..pipeline.runtime.interrupt import Interrupted
     from ..pipeline.workdir import WorkDir
 
     if is_launched() and not together:
@@ -153,7 +153,7 @@ def stage(
         recipe = work.recipe(options["recipe"], overrides)
         if writes and first:
             work.keep(recipe)
-        divide_cores(recipe.loader, device)
+        divide_cores(recipe.loader.workers, device)
         yield work, recipe, device
     except ValueError as error:
         speaker = "" if first else f"process {launched_rank()}: "

@@ -26,7 +26,7 @@ from pydantic import Field, field_validator
 
 from .settings import Settings
 
-PARAMETERS = ("scale", "rotation_deg", "mirror")
+PARAMETERS = ("scale", "rotation_deg", "flip")
 """What a view's three float64 parameters are: the factor on the box side, the rotation in degrees
 (positive turns the image's content clockwise on screen), and 1.0 where the view is mirrored."""
 
@@ -43,7 +43,7 @@ class Operation(IntEnum):
 
     SCALE = 0
     ROTATION = 1
-    MIRROR = 2
+    FLIP = 2
 
 
 class Augmentation(Settings):
@@ -53,7 +53,7 @@ class Augmentation(Settings):
         (0.75, 1.25), description="factor on the side of the person's box"
     )
     rotation_deg: float = Field(30.0, ge=0, le=180, description="largest rotation, either way")
-    mirror: bool = Field(True, description="mirror half of the views")
+    flip: bool = Field(True, description="flip half of the views")
 
     @field_validator("scale")
     @classmethod
@@ -68,7 +68,7 @@ class Augmentation(Settings):
         # Written out, not dumped: no library's version may change it, nor may a new setting while
         # that has its default.
         low, high = self.scale
-        text = f"scale {low!r} {high!r} rotation_deg {self.rotation_deg!r} mirror {self.mirror!r}"
+        text = f"scale {low!r} {high!r} rotation_deg {self.rotation_deg!r} mirror {self.flip!r}"
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
@@ -88,12 +88,12 @@ def draw_parameters(
     key = (seed, augmentation.digest)
     low, high = augmentation.scale
     turn = augmentation.rotation_deg
-    scale, rotation, mirror = _uniforms(key, id_hash, view)
+    scale, rotation, flip = _uniforms(key, id_hash, view)
     return np.array(
         [
             low + (high - low) * scale,
             turn * (2 * rotation - 1),
-            float(augmentation.mirror and mirror < 0.5),
+            float(augmentation.flip and flip < 0.5),
         ]
     )
 
@@ -108,7 +108,7 @@ def _uniforms(key: tuple[int, int], id_hash: int, view: int) -> list[float]:
 
 
 def affine_23(
-    centre_2: NDArray[np.float64],
+    center_2: NDArray[np.float64],
     side_px: float,
     parameters_3: NDArray[np.float64],
     crop_px: int,
@@ -116,22 +116,22 @@ def affine_23(
     """The affine map from original-image pixels to crop pixels.
 
     Args:
-        centre_2: (x, y) of the person's box centre in the image, pixels.
+        center_2: (x, y) of the person's box center in the image, pixels.
         side_px: side of the person's square box, image pixels.
         parameters_3: see `PARAMETERS`.
         crop_px: side of the square crop, pixels.
 
     Returns:
-        float64 (2, 3): crop = affine @ (x, y, 1). The box, scaled, turned about its centre and
-        mirrored, fills the crop; both grids have pixel centres at whole numbers.
+        float64 (2, 3): crop = affine @ (x, y, 1). The box, scaled, turned about its center and
+        mirrored, fills the crop; both grids have pixel centers at whole numbers.
     """
-    scale, rotation_deg, mirror = parameters_3
+    scale, rotation_deg, flip = parameters_3
     zoom = crop_px / (side_px * scale)
     angle = np.deg2rad(rotation_deg)
     linear = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    if mirror:
+    if flip:
         linear[0] = -linear[0]
-    offset = (crop_px - 1) / 2 - linear @ np.asarray(centre_2)
+    offset = (crop_px - 1) / 2 - linear @ np.asarray(center_2)
     return np.column_stack([linear, offset])
 
 

@@ -1,6 +1,6 @@
 """The one form every data set takes: people in columns, and where their pixels come from.
 
-Coordinates everywhere are (x, y) in pixels, 0-based, the centre of the top-left pixel being (0, 0).
+Coordinates everywhere are (x, y) in pixels, 0-based, the center of the top-left pixel being (0, 0).
 Shape letters: N samples, K joints.
 """
 
@@ -81,18 +81,18 @@ class Sample:
     Attributes:
         id: stable name, unique in the data set; the augmentation's random numbers hang on it.
         image: index into the data set's `Images`.
-        joints_K2: float64 (x, y) in pixels of the original image; NaN where not labelled.
-        centre_2: float64, centre of the person's box, pixels.
+        joints_K2: float64 (x, y) in pixels of the original image; NaN where not labeled.
+        center_2: float64, center of the person's box, pixels.
         side_px: side of the person's square box, pixels: the crop without augmentation.
-        normaliser_px: PCK's unit of length for this person, pixels; NaN: not scored.
+        normalizer_px: PCK's unit of length for this person, pixels; NaN: not scored.
     """
 
     id: str
     image: int
     joints_K2: NDArray[np.float64]
-    centre_2: NDArray[np.float64]
+    center_2: NDArray[np.float64]
     side_px: float
-    normaliser_px: float
+    normalizer_px: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +105,9 @@ class SampleSet:
     ids: tuple[str, ...]
     image_N: NDArray[np.int64]
     joints_NK2: NDArray[np.float64]
-    centre_N2: NDArray[np.float64]
+    center_N2: NDArray[np.float64]
     side_N: NDArray[np.float64]
-    normaliser_N: NDArray[np.float64]
+    normalizer_N: NDArray[np.float64]
 
     def __post_init__(self) -> None:
         lengths = {len(column) for column in self._columns()}
@@ -117,7 +117,7 @@ class SampleSet:
             raise ValueError(f"{self.name}: expected unique sample ids, found duplicates")
 
     def _columns(self) -> tuple[NDArray[np.generic], ...]:
-        return (self.image_N, self.joints_NK2, self.centre_N2, self.side_N, self.normaliser_N)
+        return (self.image_N, self.joints_NK2, self.center_N2, self.side_N, self.normalizer_N)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -127,9 +127,9 @@ class SampleSet:
             self.ids[index],
             int(self.image_N[index]),
             self.joints_NK2[index],
-            self.centre_N2[index],
+            self.center_N2[index],
             float(self.side_N[index]),
-            float(self.normaliser_N[index]),
+            float(self.normalizer_N[index]),
         )
 
     def take(self, indices: Sequence[int] | NDArray[np.integer]) -> SampleSet:
@@ -167,7 +167,7 @@ class SampleSet:
             "samples": len(self),
             "ids": _digest("\n".join(self.ids).encode()),
             "images": _digest(
-                "\n".join(images).encode(), self.centre_N2.tobytes(), self.side_N.tobytes()
+                "\n".join(images).encode(), self.center_N2.tobytes(), self.side_N.tobytes()
             ),
             "labels": _digest(self.joints_NK2.tobytes()),
         }
@@ -201,29 +201,29 @@ def join(people: SampleSet, others: SampleSet, suffix: str) -> SampleSet:
 def boxes(
     joints_NK2: NDArray[np.float64], margin: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The square boxes around labelled joints, their sides `margin` times the joints' extent.
+    """The square boxes around labeled joints, their sides `margin` times the joints' extent.
 
     Returns:
-        (centre, side): float64 (N, 2) and (N,), pixels; NaN where no joint is labelled.
+        (center, side): float64 (N, 2) and (N,), pixels; NaN where no joint is labeled.
     """
-    labelled = ~np.any(np.isnan(joints_NK2), axis=-1, keepdims=True)
-    low = np.where(labelled, joints_NK2, np.inf).min(axis=1)
-    high = np.where(labelled, joints_NK2, -np.inf).max(axis=1)
+    labeled = ~np.any(np.isnan(joints_NK2), axis=-1, keepdims=True)
+    low = np.where(labeled, joints_NK2, np.inf).min(axis=1)
+    high = np.where(labeled, joints_NK2, -np.inf).max(axis=1)
     extent = (high - low).max(axis=-1)
-    nobody = ~np.any(labelled, axis=1)  # (N, 1)
-    centre = np.where(nobody, np.nan, low + np.where(nobody, 0.0, high - low) / 2)
-    return centre, np.where(nobody[:, 0], np.nan, margin * extent)
+    nobody = ~np.any(labeled, axis=1)  # (N, 1)
+    center = np.where(nobody, np.nan, low + np.where(nobody, 0.0, high - low) / 2)
+    return center, np.where(nobody[:, 0], np.nan, margin * extent)
 
 
-def normaliser_lengths(joints_NK2: NDArray[np.float64], skeleton: Skeleton) -> NDArray[np.float64]:
-    """PCK's units where they lie between two labelled joints; NaN where one is not labelled.
+def normalizer_lengths(joints_NK2: NDArray[np.float64], skeleton: Skeleton) -> NDArray[np.float64]:
+    """PCK's units where they lie between two labeled joints; NaN where one is not labeled.
 
     Returns:
         float64 (N,), in the joints' pixels; all NaN for a skeleton without such a pair.
     """
-    if skeleton.normaliser is None:
+    if skeleton.normalizer is None:
         return np.full(len(joints_NK2), np.nan)
-    first, second = skeleton.normaliser
+    first, second = skeleton.normalizer
     between_N2 = joints_NK2[:, first] - joints_NK2[:, second]
     return np.asarray(np.linalg.norm(between_N2, axis=-1))
 

@@ -7,6 +7,7 @@ person-centric: "left" is the person's own left.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,10 @@ class Skeleton:
     Attributes:
         name: short name, as written into stores and reports.
         joints: joint names, in array order.
-        mirror: for each joint, the index of the joint it becomes in a mirrored image.
+        flip_indices: for each joint, the index of the joint it becomes in a flipped image.
         limbs: pairs of joint indices to draw as lines.
         groups: what the benchmark's table calls its columns, and the joints averaged in each.
-        normaliser: the two joints whose labelled distance is the unit of PCK where the labels bring
+        normalizer: the two joints whose labeled distance is the unit of PCK where the labels bring
             no other; None: only what the labels bring is.
         threshold: PCK's tau: a joint is correct within `threshold` x the person's unit of length.
         metric: what the benchmark calls its score, without the threshold.
@@ -31,10 +32,10 @@ class Skeleton:
 
     name: str
     joints: tuple[str, ...]
-    mirror: tuple[int, ...]
+    flip_indices: tuple[int, ...]
     limbs: tuple[tuple[int, int], ...]
     groups: tuple[tuple[str, tuple[int, ...]], ...]
-    normaliser: tuple[int, int] | None
+    normalizer: tuple[int, int] | None
     threshold: float
     metric: str = "PCK"
     curve_steps: int = 20
@@ -44,6 +45,12 @@ class Skeleton:
     @property
     def num_joints(self) -> int:
         return len(self.joints)
+
+    def side(self, joint: int) -> Literal["left", "right", "middle"]:
+        """The side that a joint's name begins with, where it has a twin on the other side."""
+        if self.flip_indices[joint] == joint:
+            return "middle"
+        return "left" if self.joints[joint].lower().startswith("l") else "right"
 
 
 # Leeds Sports Pose, Johnson & Everingham, BMVC 2010. PCK@0.2 of the torso's diagonal (left shoulder
@@ -66,7 +73,7 @@ LSP = Skeleton(
         "neck",
         "head top",
     ),
-    mirror=(5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 12, 13),
+    flip_indices=(5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 12, 13),
     limbs=(
         (0, 1),
         (1, 2),
@@ -92,14 +99,14 @@ LSP = Skeleton(
         ("knee", (1, 4)),
         ("ankle", (0, 5)),
     ),
-    normaliser=(9, 2),
+    normalizer=(9, 2),
     threshold=0.2,
 )
 
 # MPII Human Pose, Andriluka et al., CVPR 2014. PCKh@0.5, its table and what it leaves out, as in
 # HRNet's lib/dataset/mpii.py: "head" is the head top alone, the upper neck counts in the means
 # only. The unit is 0.6 x the head box's diagonal (`data/readers/mpii.py`); where no file has head
-# boxes, as with HRNet's training people, the labelled head's length stands in for it.
+# boxes, as with HRNet's training people, the labeled head's length stands in for it.
 MPII = Skeleton(
     name="mpii",
     joints=(
@@ -120,7 +127,7 @@ MPII = Skeleton(
         "left elbow",
         "left wrist",
     ),
-    mirror=(5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 15, 14, 13, 12, 11, 10),
+    flip_indices=(5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 15, 14, 13, 12, 11, 10),
     limbs=(
         (0, 1),
         (1, 2),
@@ -147,7 +154,7 @@ MPII = Skeleton(
         ("knee", (1, 4)),
         ("ankle", (0, 5)),
     ),
-    normaliser=(8, 9),
+    normalizer=(8, 9),
     threshold=0.5,
     metric="PCKh",
     curve_steps=50,
@@ -178,7 +185,7 @@ COCO = Skeleton(
         "left ankle",
         "right ankle",
     ),
-    mirror=(0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15),
+    flip_indices=(0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15),
     limbs=(
         (15, 13),
         (13, 11),
@@ -211,7 +218,7 @@ COCO = Skeleton(
         ("knee", (13, 14)),
         ("ankle", (15, 16)),
     ),
-    normaliser=None,
+    normalizer=None,
     threshold=0.2,
     metric="PCK(box)",
     sigmas=(

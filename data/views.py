@@ -20,7 +20,7 @@ from .settings import Settings
 VIEW_VERSION = 1
 """Raise it with any change to the pixels or labels of a view: old caches are then refused."""
 
-PLAIN = -1
+CENTER_CROP = -1
 """The view number of the crop without augmentation."""
 
 
@@ -42,7 +42,7 @@ class Geometry(Settings):
         return self.crop_px // self.stride_px
 
     def to_heatmap(self, crop_xy: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Crop pixels to heatmap pixels: both have pixel centres at whole numbers."""
+        """Crop pixels to heatmap pixels: both have pixel centers at whole numbers."""
         return (crop_xy + 0.5) / self.stride_px - 0.5
 
     def to_crop(self, heatmap_xy: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -54,7 +54,7 @@ class View(TypedDict):
     """What a data loader carries for one view (PyTorch collates the arrays)."""
 
     crop: NDArray[np.uint8]  # (S, S, 3) RGB
-    joints: NDArray[np.float32]  # (K, 2) x, y in heatmap pixels; NaN where not labelled
+    joints: NDArray[np.float32]  # (K, 2) x, y in heatmap pixels; NaN where not labeled
     affine: NDArray[np.float64]  # (2, 3) original image to crop
     parameters: NDArray[np.float64]  # (3,) see augmentation.PARAMETERS
     index: int  # of the sample in its set
@@ -71,14 +71,14 @@ class Views:
         self.geometry = geometry
         self.augmentation = augmentation
         self.seed = seed
-        self._mirror = np.array(samples.skeleton.mirror)
+        self._flip_indices = np.array(samples.skeleton.flip_indices)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def parameters(self, index: int, view: int) -> NDArray[np.float64]:
-        """The view's float64 (3,) parameters; those of the plain crop for view `PLAIN`."""
-        if view == PLAIN:
+        """The view's float64 (3,) parameters; those of the plain crop for view `CENTER_CROP`."""
+        if view == CENTER_CROP:
             return UNAUGMENTED.copy()
         id_hash = int(self.samples.id_hash_N[index])
         return draw_parameters(self.augmentation, self.seed, id_hash, view)
@@ -87,10 +87,10 @@ class Views:
         index, view = key
         sample = self.samples[index]
         parameters = self.parameters(index, view)
-        affine = affine_23(sample.centre_2, sample.side_px, parameters, self.geometry.crop_px)
+        affine = affine_23(sample.center_2, sample.side_px, parameters, self.geometry.crop_px)
         joints_K2 = self.geometry.to_heatmap(transform(affine, sample.joints_K2))
         if parameters[2]:
-            joints_K2 = joints_K2[self._mirror]
+            joints_K2 = joints_K2[self._flip_indices]
         return View(
             crop=cut(self.samples.images, sample, affine, self.geometry.crop_px),
             joints=joints_K2.astype(np.float32),
@@ -104,7 +104,7 @@ class Views:
 
         Exact, without interpolation: both grids have their middle where the flip has it.
         """
-        joints_K2 = view["joints"][self._mirror]
+        joints_K2 = view["joints"][self._flip_indices]
         joints_K2[:, 0] = (self.geometry.heatmap_px - 1) - joints_K2[:, 0]
         affine = view["affine"].copy()
         affine[0] = -affine[0]
@@ -134,7 +134,7 @@ def cut(
     """
     zoom = float(np.sqrt(abs(np.linalg.det(affine[:, :2]))))
     image, reduction = images.read(sample.image, zoom)
-    # Pixel centres of the reduced image lie at (p + 0.5) / reduction - 0.5 of the original's.
+    # Pixel centers of the reduced image lie at (p + 0.5) / reduction - 0.5 of the original's.
     enlarge = np.array([[reduction, 0, (reduction - 1) / 2], [0, reduction, (reduction - 1) / 2]])
     reduced_affine = affine[:, :2] @ enlarge
     reduced_affine[:, 2] += affine[:, 2]

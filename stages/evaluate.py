@@ -13,24 +13,23 @@ from typing import Any
 
 import torch
 
-from ..data.readers import load
+from ..data.datasets import load
 from ..data.samples import SampleSet
-from ..data.views import Geometry
-from ..pipeline.inference import Predicted, predict, predict_by
-from ..pipeline.metrics import pck_where_labelled
-from ..pipeline.models import parse_model
-from ..pipeline.models.cost import count, count_gmacs, latency_ms, median_ms
-from ..pipeline.oks import oks_row
-from ..pipeline.recipe import Recipe
-from ..pipeline.report.charts import draw_curves
-from ..pipeline.report.files import read_history, write_predictions
-from ..pipeline.report.gallery import STORE_TEACHER, TEACHER
-from ..pipeline.report.page import render
-from ..pipeline.report.scores import shares
+from ..pipeline.config.recipe import Recipe
+from ..pipeline.evaluation.inference import Predicted, check_skeleton, predict, predict_by
+from ..pipeline.evaluation.oks import oks_row
+from ..pipeline.evaluation.pck import pck_where_labeled
+from ..pipeline.evaluation.report.charts import draw_curves
+from ..pipeline.evaluation.report.files import read_history, write_predictions
+from ..pipeline.evaluation.report.gallery import STORE_TEACHER, TEACHER
+from ..pipeline.evaluation.report.page import render
+from ..pipeline.evaluation.report.scores import shares
+from ..pipeline.models.checkpoint import ModelDir, load_model
+from ..pipeline.models.complexity import count, count_gmacs, latency_ms, median_ms
+from ..pipeline.runtime.files import as_json, atomic_group, make_writable, versions
 from ..pipeline.store import read_manifest, shard_bytes, store_files, stored_layout
-from ..pipeline.teachers import named_are_there, open_named
-from ..pipeline.training.train import load_model
-from ..pipeline.workdir import ModelDir, WorkDir, as_json, make_writable, together, versions
+from ..pipeline.teachers import external_teachers_exist, load_external_teachers
+from ..pipeline.workdir import WorkDir
 
 log = logging.getLogger("fpd")
 
@@ -44,7 +43,7 @@ def run(
         tau: the threshold of the means, as in `metrics.pck`.
 
     Returns:
-        The content of `report.json`: "dataset", "models" by name, "testing", "store", "device",
+        The content of `report.json`: "dataset", "models" by name, "evaluation", "store", "device",
         "versions".
 
     Raises:
@@ -68,7 +67,7 @@ def run(
     report = {
         "dataset": samples.fingerprint(),
         "models": rows,
-        "testing": recipe.testing.model_dump(mode="json"),
+        "evaluation": recipe.evaluation.model_dump(mode="json"),
         "store": _bill(work, recipe, models),
         "device": str(device),
         "versions": versions(),
@@ -85,20 +84,18 @@ def _evaluate(
     tau: float | None,
 ) -> tuple[dict[str, Any], Predicted]:
     """One model's row of the report, and its joints of all test people."""
-    record = folder.record()
-    settings = record["identity"]["settings"]
-    geometry = Geometry.model_validate(settings["geometry"])
-    network = load_model(folder, samples.skeleton.num_joints, device)
-    model = parse_model(settings["training"]["model"])
-    recipe = recipe.model_copy(update={"geometry": geometry})
-    predicted = predict(network, recipe, samples, device, testing=recipe.testing)
-    parameters, gmacs = count(model, samples.skeleton.num_joints, geometry.crop_px)
+    model = load_model(folder, device)
+    check_skeleton(model, samples)
+    crop_px = model.geometry.crop_px
+    recipe = recipe.with_geometry(model.geometry)
+    predicted = predict(model.network, recipe, samples, device, tta=recipe.evaluation)
+    parameters, gmacs = count(model.model, model.skeleton.num_joints, crop_px)
     row = {
         **_scores(recipe, samples, predicted, tau),
         "parameters": parameters,
         "gmacs": gmacs,
-        "ms_per_image": latency_ms(network, geometry.crop_px, device),
-        "record": record,
+        "ms_per_image": latency_ms(model.network, crop_px, device),
+        "record": folder.record(),
     }
     return row, predicted
 
@@ -112,17 +109,19 @@ def _evaluate_teachers(
     knows have no answer, and do not count.
     """
     names = ", ".join(recipe.store.teachers)
-    if not named_are_there(recipe):
+    if not external_teachers_exist(recipe):
         log.warning("no row of the teacher(s) %s: expected them there, found none", names)
         return None
     try:
-        teachers = open_named(recipe, samples.skeleton, averaged=recipe.testing.flip)
-        taught = teachers.taught
+        teachers = load_external_teachers(
+            recipe, samples.skeleton, averaged=recipe.evaluation.flip_test
+        )
+        taught = teachers.covered_joints
     except ValueError as error:  # a package that is missing here, or none of the joints known
         log.warning("no row of the teacher(s) %s: %s", names, error)
         return None
-    scales = recipe.testing.scales
-    predicted = predict_by(teachers.ask(device), recipe, samples, device, scales=scales)
+    scales = recipe.evaluation.scales
+    predicted = predict_by(teachers.predictor(device), recipe, samples, device, scales=scales)
     joints = samples.skeleton.joints
     predicted = predicted.without(tuple(k for k, name in enumerate(joints) if name not in taught))
     one_pass = teachers.one_pass(device)
@@ -142,8 +141,8 @@ def _scores(
 ) -> dict[str, Any]:
     """A row's scores, and of how many people they are."""
     labels_NK2 = predicted.labels(samples.joints_NK2)
-    score = pck_where_labelled(
-        predicted.joints_NK2, labels_NK2, samples.normaliser_N, samples.skeleton, tau
+    score = pck_where_labeled(
+        predicted.joints_NK2, labels_NK2, samples.normalizer_N, samples.skeleton, tau
     )
     return {
         **shares(score, samples.skeleton),
@@ -166,10 +165,10 @@ def _write(
     try:
         texts[out / "report.html"] = render(report, samples, predicted, histories)
     except ModuleNotFoundError as error:  # an environment set up before there was a page
-        log.warning("report.html is left out: %s; `pip install -c constraints.txt -e .`", error)
+        log.warning("report.html is left out: %s; `pip install fast-pose-distillation` installs what it needs", error)
     answers = {name: out / "predictions" / f"{name}.json" for name in predicted}
     paths = [*texts, *answers.values(), out / "pck_curve.png"]
-    with together(*paths) as temporary:
+    with atomic_group(*paths) as temporary:
         place = dict(zip(paths, temporary, strict=True))
         for path, text in texts.items():
             place[path].write_text(text, "utf-8")
@@ -186,8 +185,8 @@ def _bill(work: WorkDir, recipe: Recipe, models: dict[str, ModelDir]) -> dict[st
     students = (folder.record()["identity"]["settings"]["training"] for folder in models.values())
     epochs = [student["epochs"] for student in students if student.get("alpha", 0) > 0]
     manifest = read_manifest(files)
-    passes = 2 if manifest.get("mirror_averaged") else 1  # a view
-    passes *= len(manifest["teacher"].get("sources", ())) or 1
+    passes = 2 if manifest.get("flip_averaged") else 1  # a view
+    passes *= len(manifest["teacher"].get("teachers", ())) or 1
     return {
         "views": layout.views,
         "samples": layout.samples,

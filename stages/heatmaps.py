@@ -15,14 +15,17 @@ from typing import Any
 
 import torch
 
-from ..data.readers import load
+from ..data.datasets import load
 from ..data.samples import SampleSet
-from ..pipeline.caching import fill
-from ..pipeline.cluster import Workers, check_reachable, fill_on_cluster, make_job
-from ..pipeline.planning import check_space
-from ..pipeline.recipe import Recipe
+from ..pipeline.caching.driver import fill_on_cluster
+from ..pipeline.caching.fill import fill
+from ..pipeline.caching.plan import check_space
+from ..pipeline.caching.worker import make_job
+from ..pipeline.config.recipe import Recipe
+from ..pipeline.runtime.dask_cluster import Workers, check_reachable
 from ..pipeline.store import Coverage, Files, StoreWriter, make_manifest, store_files
-from ..pipeline.teachers import Faculty, check_teacher, open_faculty, remarks
+from ..pipeline.teachers import HeatmapSource, compatibility_warnings, load_teacher
+from ..pipeline.teachers.resolve import check_teacher
 from ..pipeline.workdir import WorkDir
 
 log = logging.getLogger("fpd")
@@ -46,7 +49,7 @@ def run(
 
     Returns:
         Sizes and errors: "views", "samples", "written" (shards), "bytes", "float16_bytes",
-        "bytes_per_view", "measured".
+        "bytes_per_view", "encoding_error".
 
     Raises:
         ValueError: there is no finished teacher, the store was made for something else, another
@@ -56,14 +59,19 @@ def run(
     """
     check_teacher(work, recipe)
     samples = load(recipe.data, "train")
-    faculty = open_faculty(work.teacher, recipe, samples.skeleton)
-    manifest = make_manifest(recipe, samples, faculty.entry)
-    for remark in remarks(faculty.entry, recipe, samples.skeleton):
+    source = load_teacher(work.teacher, recipe, samples.skeleton)
+    manifest = make_manifest(recipe, samples, source.entry)
+    for remark in compatibility_warnings(source.entry, recipe, samples.skeleton):
         log.info("%s", remark)
     files = store_files(work, recipe)
     with files.locked():
         check_space(
-            *(work, recipe, samples, manifest, faculty, device),
+            work,
+            recipe,
+            samples,
+            manifest,
+            source,
+            device,
             overwrite=overwrite,
             only_views=only_views,
         )
@@ -82,7 +90,7 @@ def run(
         ]
         if missing:
             log.info("caching %d of %d shards", len(missing), len(writer.layout.tasks()))
-            _make(work, recipe, samples, device, faculty, writer, missing, workers)
+            _make(work, recipe, samples, device, source, writer, missing, workers)
         found = writer.finish()
         _check_seen(files, missing, found)
     return {
@@ -90,7 +98,7 @@ def run(
         "samples": len(samples),
         "written": len(missing),
         **_sizes(recipe.store.views * len(samples), writer.layout.float16_bytes, found),
-        "measured": found.measured(),
+        "encoding_error": found.measured(),
     }
 
 
@@ -99,14 +107,14 @@ def _make(
     recipe: Recipe,
     samples: SampleSet,
     device: torch.device,
-    faculty: Faculty,
+    source: HeatmapSource,
     writer: StoreWriter,
     missing: list[tuple[int, int]],
     workers: Workers | None,
 ) -> None:
     """Have shards made: by this process, or by a cluster's workers."""
     if workers is None:
-        fill(writer, missing, faculty.ask(device), recipe, samples, device)
+        fill(writer, missing, source.predictor(device), recipe, samples, device)
         return
     writer.end_audit()
     job = make_job(work, recipe, writer.files, writer.manifest, workers)

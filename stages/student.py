@@ -13,8 +13,11 @@ from typing import Any
 
 import torch
 
-from ..pipeline.distilling import train_student
-from ..pipeline.recipe import Recipe
+from ..pipeline.config.recipe import Recipe
+from ..pipeline.store import read_manifest
+from ..pipeline.store.match import existing_store
+from ..pipeline.teachers import expected_entry
+from ..pipeline.training.distill import train_student
 from ..pipeline.workdir import WorkDir
 
 
@@ -43,4 +46,8 @@ def run(
     student = recipe.student_named(name)
     if init_from is not None:
         student = student.model_copy(update={"init_from": str(init_from.absolute())})
-    return train_student(work, recipe, student, work.student(name), device)
+    teacher = None
+    if student.alpha > 0:
+        manifest = read_manifest(existing_store(work, recipe))
+        teacher = expected_entry(work.teacher, recipe, manifest)
+    return train_student(work, recipe, student, work.student(name), device, teacher)

@@ -13,16 +13,20 @@ from typing import Any
 
 import torch
 
-from ..data.readers import load, load_training
-from ..pipeline.cluster import Workers, make_student_job, train_on_cluster
-from ..pipeline.comparison import draw, markdown, summarise
-from ..pipeline.distilling import existing_store
-from ..pipeline.recipe import Recipe
-from ..pipeline.report.scores import percent
-from ..pipeline.sections import Sweep
-from ..pipeline.stopping import Interrupted, stop_requested
-from ..pipeline.sweeping import Variant, train_and_score, variants
-from ..pipeline.workdir import WorkDir, as_json, together, versions
+from ..data.datasets import load, load_training
+from ..pipeline.config.recipe import Recipe
+from ..pipeline.config.sections import Sweep
+from ..pipeline.evaluation.report.scores import percent
+from ..pipeline.runtime.dask_cluster import Workers
+from ..pipeline.runtime.files import as_json, atomic_group, versions
+from ..pipeline.runtime.interrupt import Interrupted, stop_requested
+from ..pipeline.store.manifest import TeacherEntry, read_manifest
+from ..pipeline.store.match import existing_store
+from ..pipeline.teachers import expected_entry
+from ..pipeline.training.sweep.cluster import make_student_job, train_on_cluster
+from ..pipeline.training.sweep.summary import draw, markdown, summarize
+from ..pipeline.training.sweep.variants import Variant, train_and_score, variants
+from ..pipeline.workdir import WorkDir
 
 log = logging.getLogger("fpd")
 
@@ -46,7 +50,7 @@ def run(
 
     Returns:
         The content of `sweep.json`: "name", "sweep", "runs" (a row a student, "error" where it
-        failed), "points" (see `summarise`), "device", "versions".
+        failed), "points" (see `summarize`), "device", "versions".
 
     Raises:
         Interrupted: after a signal; what is trained is kept.
@@ -54,9 +58,9 @@ def run(
             the store is missing, or there is no cluster.
     """
     wanted = variants(sweep)
-    _refuse_what_none_can_use(work, recipe, sweep, wanted)
+    teacher = _refuse_what_none_can_use(work, recipe, sweep, wanted)
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for variant, row in _train(work, recipe, device, name, sweep, wanted, workers):
+    for variant, row in _train(work, recipe, device, name, sweep, wanted, workers, teacher):
         rows[variant] = row
         outcome = row.get("error") or f"PCK {percent(row['mean'])}"
         log.info("%d of %d: %s, %s: %s", len(rows), len(wanted), *variant, outcome)
@@ -65,12 +69,12 @@ def run(
         "name": name,
         "sweep": sweep.model_dump(mode="json"),
         "runs": runs,
-        "points": summarise(runs),
+        "points": summarize(runs),
         "device": str(device),
         "versions": versions(),
     }
     names = [work.sweep(name) / file for file in ("sweep.json", "table.md", "sweep.png")]
-    with together(*names) as (numbers, text, picture):
+    with atomic_group(*names) as (numbers, text, picture):
         numbers.write_text(as_json(found), "utf-8")
         text.write_text(markdown(found), "utf-8")
         draw(found, picture)
@@ -79,18 +83,24 @@ def run(
 
 def _refuse_what_none_can_use(
     work: WorkDir, recipe: Recipe, sweep: Sweep, wanted: list[Variant]
-) -> None:
-    """Say once, and before the first hour of training, what every student would stumble on."""
+) -> TeacherEntry | None:
+    """Check once, before the first student is trained, what all of them need.
+
+    Returns:
+        What the store's manifest must state of its teacher; None: no student uses a store.
+    """
     distils = False
     for variant in wanted:
         try:
             distils |= variant.recipe(recipe, sweep.folds).student.alpha > 0
         except ValueError as error:
             raise ValueError(f"{variant.point}: {error}") from None
-    load_training(recipe.data, taught=distils)
+    load_training(recipe.data, with_unlabeled=distils)
     load(recipe.data, "test")
-    if distils:
-        existing_store(work, recipe)
+    if not distils:
+        return None
+    manifest = read_manifest(existing_store(work, recipe))
+    return expected_entry(work.teacher, recipe, manifest)
 
 
 def _train(
@@ -101,16 +111,17 @@ def _train(
     sweep: Sweep,
     wanted: list[Variant],
     workers: Workers | None,
+    teacher: TeacherEntry | None,
 ) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
     """(point, run) and row of each student, as it becomes ready."""
     if workers is None:
         with stop_requested() as stop:  # training has its own; this is for scoring
             for variant in wanted:
-                row = train_and_score(work, recipe, name, sweep, variant, device)
+                row = train_and_score(work, recipe, name, sweep, variant, device, teacher)
                 yield (variant.point, variant.run), row
                 if stop.is_set():
                     raise Interrupted(STOPPED, stop.signal)
         return
-    job = make_student_job(work, recipe, name, sweep, workers)
+    job = make_student_job(work, recipe, name, sweep, workers, teacher)
     for variant, row in train_on_cluster(workers, job, recipe, wanted):
         yield (variant.point, variant.run), row

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from ..data.readers import load_training
-from ..pipeline.recipe import Recipe
-from ..pipeline.training.feed import fresh_views
+from ..data.datasets import load_training
+from ..pipeline.config.recipe import Recipe, fresh_views
 from ..pipeline.training.objective import Objective
 from ..pipeline.training.train import train_model
 from ..pipeline.workdir import WorkDir
@@ -28,7 +27,7 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any]:
     Raises:
         ValueError: the data set cannot be used, or the folder holds another run.
     """
-    people = load_training(recipe.data, taught=False)
+    people = load_training(recipe.data, with_unlabeled=False)
     return train_model(
         out=work.teacher,
         recipe=recipe,

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch.export import ExportedProgram
 
-from fpd.data.readers import load
+from fpd.data.datasets import load
 from fpd.data.samples import SampleSet
-from fpd.pipeline.recipe import Recipe, apply_overrides
-from fpd.pipeline.workdir import WorkDir, write_json
+from fpd.pipeline.config.recipe import Recipe, apply_overrides
+from fpd.pipeline.runtime.files import write_json
+from fpd.pipeline.workdir import WorkDir
 from fpd.stages import heatmaps, teacher
 
 CPU = torch.device("cpu")
@@ -23,21 +24,22 @@ CPU = torch.device("cpu")
 # 24 people, 6 of them held out: shards of 8, 8 and 2, and three steps an epoch.
 TOY = {
     "data": {
-        "reader": "figures",
+        "reader": "synthetic",
         "validation": 0.26,
-        "figures": {"train": 24, "test": 8, "missing_labels": 0.1},
+        "synthetic": {"train": 24, "test": 8},
+        "label_corruption": {"missing": 0.1},
     },
     "geometry": {"crop_px": 64},
     "teacher": {
         "epochs": 2,
-        "batch": 8,
+        "batch_size": 8,
         "learning_rate": 3e-3,
         "model": {"stages": 1, "channels": 8, "stem": "ports"},
     },
-    "store": {"views": 2, "shard_samples": 8, "batch": 8, "mirror_averaged": False},
+    "store": {"views": 2, "shard_samples": 8, "batch_size": 8, "flip_averaged": False},
     "student": {
         "epochs": 2,
-        "batch": 8,
+        "batch_size": 8,
         "learning_rate": 3e-3,
         "model": {"stages": 1, "channels": 8, "stem": "ports"},
     },
@@ -91,8 +93,8 @@ def toy_work(tmp_path_factory: pytest.TempPathFactory, toy_recipe: Recipe) -> Pa
 @pytest.fixture(scope="session")
 def toy_program(toy_work: Path, toy_recipe: Recipe) -> ExportedProgram:
     """The toy teacher as PyTorch's exported program, which takes seconds to make."""
-    from fpd.pipeline.deploy.formats import export_program
-    from fpd.pipeline.trained import load_trained
+    from fpd.pipeline.models.checkpoint import load_trained
+    from fpd.pipeline.models.export.formats import export_program
 
     return export_program(load_trained(WorkDir(toy_work).teacher, toy_recipe, CPU))
 
@@ -105,7 +107,7 @@ def toy_onnx(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The toy teacher as an ONNX file, and its JSON beside it."""
-    from fpd.stages import exporting
+    from fpd.stages import export as exporting
 
     out = tmp_path_factory.mktemp("exported") / "student.onnx"
     with pytest.MonkeyPatch.context() as patched:

@@ -22,14 +22,14 @@ from click.testing import CliRunner, Result
 from fpd.cli import main
 
 TOY = [
-    "data.figures.train=24",
-    "data.figures.test=8",
+    "data.synthetic.train=24",
+    "data.synthetic.test=8",
     "data.validation=0.2",
     "geometry.crop_px=64",
     "teacher.epochs=2",
-    "teacher.batch=8",
+    "teacher.batch_size=8",
     "student.epochs=2",
-    "student.batch=8",
+    "student.batch_size=8",
     "store.views=2",
     "store.shard_samples=8",
     "loader.workers=0",
@@ -140,12 +140,12 @@ def test_student_of_another_teacher_is_refused_until_overwritten(work: Path) -> 
     [
         ("augmentation.rotation_deg=10", "augmentation.rotation_deg: expected 10"),
         ("store.seed=3", "seed: expected 3, found 0"),
-        ("data.figures.label_noise=0.5", "datasets.labels"),
-        ("data.figures.seed=7", "datasets.images"),
-        ("data.figures.train=30", "datasets.samples"),
+        ("data.label_corruption.noise=0.5", "datasets.labels"),
+        ("data.synthetic.seed=7", "datasets.images"),
+        ("data.synthetic.train=30", "datasets.samples"),
         ("geometry.crop_px=128", "geometry.crop_px: expected 128, found 64"),
         ("store.max_error=0.05", "max_error: expected 0.05, found 0.1"),
-        ("store.mirror_averaged=false", "mirror_averaged: expected False, found True"),
+        ("store.flip_averaged=false", "flip_averaged: expected False, found True"),
     ],
 )
 def test_student_refuses_a_store_that_does_not_fit(
@@ -168,13 +168,13 @@ def test_flip_and_multi_scale_tests_are_options(work: Path) -> None:
     assert result.exit_code == 0
     assert ", flip test, scales 0.9, 1\n" in result.output
     found = scores()
-    assert found["testing"] == {"flip": True, "scales": [0.9, 1.0]}
+    assert found["evaluation"] == {"flip": True, "scales": [0.9, 1.0]}
     assert found["models"] != plain["models"]
-    again = fpd("evaluate", "-w", work, "--set", "testing={flip=true,scales=[0.9,1]}")
+    again = fpd("evaluate", "-w", work, "--set", "evaluation={flip_test=true,scales=[0.9,1]}")
     assert again.exit_code == 0
     of_teacher = [r["models"]["teacher"]["mean"] for r in (found, scores())]  # type: ignore[index]
     assert of_teacher[0] == of_teacher[1]
-    said = assert_refused(fpd("evaluate", "-w", work, "--scales", "0.9,1.1"), "testing.scales")
+    said = assert_refused(fpd("evaluate", "-w", work, "--scales", "0.9,1.1"), "evaluation.scales")
     assert said.count("0.9") == 1  # it is said once what was found
     result = fpd("evaluate", "-w", work, "--tau", "nan")
     assert result.exit_code == 2 and "expected a number, found nan" in result.output

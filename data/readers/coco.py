@@ -6,15 +6,15 @@
     images        id, file_name
     categories    id, name, keypoints: names of the joints, skeleton: pairs of them, from 1
     annotations   id, image_id, category_id, bbox (x, y, w, h), iscrowd, area,
-                  keypoints (x, y, v of every joint; v = 0: not labelled)
+                  keypoints (x, y, v of every joint; v = 0: not labeled)
 
 Conventions, decided here and nowhere else:
 
 * Keypoints are indices of pixels from 0 (cocodataset.org, "Data format": "0-indexed location"), so
   they are this package's coordinates as they are. (Detectron2 adds 0.5 to them because its pixel
-  centres lie at halves; HRNet and mmpose take them as they are, too.)
-* Boxes are measured from the top left corner of the image, as areas are: the centre of a box lies
-  at x + w/2 - 0.5 where the centre of the first pixel is 0. (HRNet and mmpose leave the half out.)
+  centers lie at halves; HRNet and mmpose take them as they are, too.)
+* Boxes are measured from the top left corner of the image, as areas are: the center of a box lies
+  at x + w/2 - 0.5 where the center of the first pixel is 0. (HRNet and mmpose leave the half out.)
 * The crop is the square around the box, 1.25 times its longer side, as HRNet and mmpose have it at
   square inputs.
 * Left out: crowds, boxes without area, and whoever has fewer joints than `min_keypoints`.
@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field, field_validator
 
-from ..images import ImageFolder
-from ..labels import MAX_PEOPLE, column, people_list, read_json, shared
+from ..io.annotations import MAX_PEOPLE, column, people_list, read_json, shared
+from ..io.images import ImageFolder
 from ..samples import SampleSet
 from ..settings import Settings
 from ..skeletons import COCO, Skeleton
@@ -59,7 +59,7 @@ class Coco(Settings):
         None, description="whom to take; none given: the only category that has keypoints"
     )
     min_keypoints: int = Field(
-        1, ge=0, description="labelled joints a person needs; 0 takes those without any, too"
+        1, ge=0, description="labeled joints a person needs; 0 takes those without any, too"
     )
     flip: tuple[tuple[str, str], ...] | None = Field(
         None,
@@ -110,8 +110,8 @@ def coco(root: Path, split: str, settings: Coco) -> SampleSet:
     flat_NK = column(path, wanted, "keypoints", (3 * skeleton.num_joints,), names)
     joints_NK3 = flat_NK.reshape(len(wanted), -1, 3)
     box_N4 = column(path, wanted, "bbox", (4,), names)
-    labelled_NK = joints_NK3[..., 2] > 0
-    kept = (labelled_NK.sum(1) >= settings.min_keypoints) & (box_N4[:, 2:] > 0).all(-1)
+    labeled_NK = joints_NK3[..., 2] > 0
+    kept = (labeled_NK.sum(1) >= settings.min_keypoints) & (box_N4[:, 2:] > 0).all(-1)
     files = image_names(path, dataset, [wanted[i] for i in np.flatnonzero(kept)])
     images, image_N = shared(files)
     box_N4 = box_N4[kept]
@@ -121,7 +121,7 @@ def coco(root: Path, split: str, settings: Coco) -> SampleSet:
         ImageFolder(root, [f"coco/{folder}/{name}" for name in images]),
         tuple(f"coco/{path.stem}/{wanted[i].get('id')}" for i in np.flatnonzero(kept)),
         image_N,
-        np.where(labelled_NK[..., None], joints_NK3[..., :2], np.nan)[kept],
+        np.where(labeled_NK[..., None], joints_NK3[..., :2], np.nan)[kept],
         box_N4[:, :2] + box_N4[:, 2:] / 2 - 0.5,
         BOX_MARGIN * box_N4[:, 2:].max(-1),
         box_N4[:, 2:].max(-1),
@@ -212,14 +212,14 @@ def _skeleton(path: Path, category: dict[str, Any], settings: Coco) -> Skeleton:
         raise ValueError(f"data.coco.sigmas: expected {len(joints)} numbers, got {len(sigmas)}")
     if joints == COCO.joints and sigmas is None and settings.flip is None:
         return COCO
-    mirror = mirror_of(joints, settings.flip)
+    flip_indices = flip_indices_of(joints, settings.flip)
     return Skeleton(
         name=str(category["name"]),
         joints=joints,
-        mirror=mirror,
+        flip_indices=flip_indices,
         limbs=_limbs(path, category, len(joints)),
-        groups=_groups(joints, mirror),
-        normaliser=None,
+        groups=_groups(joints, flip_indices),
+        normalizer=None,
         threshold=THRESHOLD,
         metric=COCO.metric,
         sigmas=sigmas or (COCO.sigmas if joints == COCO.joints else ()),
@@ -230,7 +230,9 @@ def _plain(name: str) -> str:
     return name.replace("_", " ").strip()
 
 
-def mirror_of(joints: tuple[str, ...], flip: tuple[tuple[str, str], ...] | None) -> tuple[int, ...]:
+def flip_indices_of(
+    joints: tuple[str, ...], flip: tuple[tuple[str, str], ...] | None
+) -> tuple[int, ...]:
     """For each joint, what it becomes in the mirror.
 
     Raises:
@@ -239,7 +241,7 @@ def mirror_of(joints: tuple[str, ...], flip: tuple[tuple[str, str], ...] | None)
     places = {name: place for place, name in enumerate(joints)}
     if flip is None:
         return tuple(places.get(_other_side(name), place) for place, name in enumerate(joints))
-    mirror = list(range(len(joints)))
+    flip_indices = list(range(len(joints)))
     named = [_plain(name) for pair in flip for name in pair]
     if len(set(named)) != len(named) or not set(named) <= set(places):
         raise ValueError(
@@ -247,8 +249,8 @@ def mirror_of(joints: tuple[str, ...], flip: tuple[tuple[str, str], ...] | None)
             f"got {flip}"
         )
     for one, other in zip(named[::2], named[1::2], strict=True):
-        mirror[places[one]], mirror[places[other]] = places[other], places[one]
-    return tuple(mirror)
+        flip_indices[places[one]], flip_indices[places[other]] = places[other], places[one]
+    return tuple(flip_indices)
 
 
 def _other_side(name: str) -> str:
@@ -273,11 +275,11 @@ def _limbs(path: Path, category: dict[str, Any], joints: int) -> tuple[tuple[int
 
 
 def _groups(
-    joints: tuple[str, ...], mirror: tuple[int, ...]
+    joints: tuple[str, ...], flip_indices: tuple[int, ...]
 ) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """Joints and their mirror twins, named without their side; none where they are too many."""
     groups: list[tuple[str, tuple[int, ...]]] = []
-    for joint, twin in enumerate(mirror):
+    for joint, twin in enumerate(flip_indices):
         if twin == joint:
             groups.append((joints[joint], (joint,)))
         elif joint < twin:

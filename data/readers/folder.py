@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..boxes import read_csv
-from ..checks import MIN_BOX_PX
-from ..images import ImageFolder
-from ..labels import MAX_PEOPLE, column, numbered_ids, people_list, read_json, shared
+from ..io.annotations import MAX_PEOPLE, column, numbered_ids, people_list, read_json, shared
+from ..io.boxes import read_csv
+from ..io.images import ImageFolder
 from ..samples import SampleSet
 from ..skeletons import Skeleton
+from ..validation import MIN_BOX_PX
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 BOXES = ("boxes.json", "boxes.csv")
@@ -43,7 +43,7 @@ def folder(root: Path, skeleton: Skeleton) -> SampleSet:
     boxes = [root / name for name in BOXES if (root / name).is_file()]
     if len(boxes) > 1:
         raise ValueError(f"{root}: expected one of {' and '.join(BOXES)}, found both")
-    names, centre_N2, side_N = _boxed(boxes[0]) if boxes else _whole(root)
+    names, center_N2, side_N = _boxed(boxes[0]) if boxes else _whole(root)
     images, image_N = shared(names)
     count = len(names)
     return SampleSet(
@@ -53,14 +53,14 @@ def folder(root: Path, skeleton: Skeleton) -> SampleSet:
         numbered_ids("folder", names),
         image_N,
         np.full((count, skeleton.num_joints, 2), np.nan),
-        centre_N2,
+        center_N2,
         side_N,
         np.full(count, np.nan),
     )
 
 
 Boxes = tuple[list[str], NDArray[np.float64], NDArray[np.float64]]
-"""Names of the images, centres (N, 2) and sides (N,) of the crops, pixels."""
+"""Names of the images, centers (N, 2) and sides (N,) of the crops, pixels."""
 
 
 def _boxed(path: Path) -> Boxes:
@@ -68,8 +68,8 @@ def _boxed(path: Path) -> Boxes:
     people = people_list(path, rows)
     names = [str(person.get("image", "")) for person in people]
     box_N4 = np.stack([column(path, people, key, ()) for key in "xywh"], axis=-1)
-    centre_N2 = box_N4[:, :2] + box_N4[:, 2:] / 2 - 0.5
-    return names, centre_N2, BOX_MARGIN * box_N4[:, 2:].max(-1)
+    center_N2 = box_N4[:, :2] + box_N4[:, 2:] / 2 - 0.5
+    return names, center_N2, BOX_MARGIN * box_N4[:, 2:].max(-1)
 
 
 def _whole(root: Path) -> Boxes:

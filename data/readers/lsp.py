@@ -3,8 +3,8 @@
     root/lsp/images/im0001.jpg ...    root/lsp/joints.mat     joints  3 x 14 x 2000
     root/lspet/images/im00001.jpg ... root/lspet/joints.mat   joints  14 x 3 x 10000
 
-Third row of LSP: 1 where the joint is occluded; every joint is labelled. Third column of LSPET: 1
-where the joint is labelled. Coordinates are 1-based. Johnson & Everingham, BMVC 2010 and CVPR 2011.
+Third row of LSP: 1 where the joint is occluded; every joint is labeled. Third column of LSPET: 1
+where the joint is labeled. Coordinates are 1-based. Johnson & Everingham, BMVC 2010 and CVPR 2011.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from ..images import ImageFolder
-from ..samples import SampleSet, boxes, normaliser_lengths
+from ..io.images import ImageFolder
+from ..samples import SampleSet, boxes, normalizer_lengths
 from ..skeletons import LSP
 
 IMAGES, TRAIN_IMAGES = 2000, 1000
@@ -25,7 +25,7 @@ IMAGES, TRAIN_IMAGES = 2000, 1000
 TEST_IMAGES_SEEN_IN_TRAINING = (1211, 1436, 1805)
 MAX_PEOPLE = 100_000
 
-# The box around the labelled joints, widened so that hands, feet and hair are inside: the images of
+# The box around the labeled joints, widened so that hands, feet and hair are inside: the images of
 # LSP itself were cut with this factor.
 BOX_MARGIN = 1.25
 
@@ -70,9 +70,9 @@ def images_of(split: str, count: int) -> NDArray[np.int64]:
 
 def _lspet_labels(root: Path) -> Labels:
     joints_NK3 = read_joints(root / "lspet" / "joints.mat", rows="joints").transpose(2, 0, 1)
-    labelled = joints_NK3[..., 2:] == 1
+    labeled = joints_NK3[..., 2:] == 1
     names = [f"lspet/im{n:05d}" for n in range(1, len(joints_NK3) + 1)]
-    return names, np.where(labelled, joints_NK3[..., :2] - 1, np.nan)
+    return names, np.where(labeled, joints_NK3[..., :2] - 1, np.nan)
 
 
 def read_joints(path: Path, rows: str) -> NDArray[np.float64]:
@@ -110,7 +110,7 @@ def read_joints(path: Path, rows: str) -> NDArray[np.float64]:
 def _sample_set(name: str, root: Path, labels: Labels) -> SampleSet:
     ids, joints_NK2 = labels
     images = ImageFolder(root, [f"{i.replace('/', '/images/')}.jpg" for i in ids])
-    centre_N2, side_N = boxes(joints_NK2, BOX_MARGIN)
+    center_N2, side_N = boxes(joints_NK2, BOX_MARGIN)
     return SampleSet(
         name,
         LSP,
@@ -118,7 +118,7 @@ def _sample_set(name: str, root: Path, labels: Labels) -> SampleSet:
         tuple(ids),
         np.arange(len(ids)),
         joints_NK2,
-        centre_N2,
+        center_N2,
         side_N,
-        normaliser_lengths(joints_NK2, LSP),
+        normalizer_lengths(joints_NK2, LSP),
     )

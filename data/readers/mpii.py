@@ -6,7 +6,7 @@
     root/mpii/annot/gt_valid.mat             dataset_joints (16 names), jnt_missing 16 x N,
                                              pos_gt_src 16 x 2 x N, headboxes_src 2 x 2 x N
 
-All coordinates are 1-based, centres included. Andriluka et al., CVPR 2014. The box, and the unit of
+All coordinates are 1-based, centers included. Andriluka et al., CVPR 2014. The box, and the unit of
 PCKh, are those of HRNet's lib/dataset/mpii.py. Shape letters: N people, K = 16 joints.
 """
 
@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import arrays, describe, read, read_names
-from ..images import ImageFolder
-from ..labels import MAX_PEOPLE, column, numbered_ids, people_list, read_json, shared
-from ..samples import SampleSet, normaliser_lengths
+from ..io.annotations import MAX_PEOPLE, column, numbered_ids, people_list, read_json, shared
+from ..io.arrays import arrays, describe, read, read_names
+from ..io.images import ImageFolder
+from ..samples import SampleSet, normalizer_lengths
 from ..skeletons import MPII
 
 log = logging.getLogger("fpd")
@@ -64,9 +64,9 @@ def mpii(root: Path, split: str) -> SampleSet:
     )
     people = people_list(path, read_json(path, missing))
     joints_NK2 = _joints(path, people)
-    normaliser_N = normaliser_lengths(joints_NK2, MPII)
+    normalizer_N = normalizer_lengths(joints_NK2, MPII)
     if split == "test":
-        normaliser_N = head_boxes(folder / "gt_valid.mat", len(people))
+        normalizer_N = head_boxes(folder / "gt_valid.mat", len(people))
     return sample_set(
         root,
         path.stem,
@@ -74,7 +74,7 @@ def mpii(root: Path, split: str) -> SampleSet:
         joints_NK2,
         column(path, people, "center", (2,)),
         column(path, people, "scale", ()),
-        normaliser_N,
+        normalizer_N,
     )
 
 
@@ -85,7 +85,7 @@ def sample_set(
     joints_NK2: NDArray[np.float64],
     position_N2: NDArray[np.float64],
     scale_N: NDArray[np.float64],
-    normaliser_N: NDArray[np.float64],
+    normalizer_N: NDArray[np.float64],
 ) -> SampleSet:
     """MPII's people in HRNet's boxes.
 
@@ -95,11 +95,11 @@ def sample_set(
         joints_NK2: 0-based pixels, NaN where a joint is not annotated.
         position_N2: MPII's `objpos`, 1-based pixels, neither lowered nor widened.
         scale_N: MPII's `scale`, in units of `SCALE_PX`.
-        normaliser_N: PCKh's units, pixels.
+        normalizer_N: PCKh's units, pixels.
     """
     images, image_N = shared(names)
-    centre_N2 = position_N2 - 1
-    centre_N2[:, 1] += LOWERED_BY_SCALE_PX * scale_N
+    center_N2 = position_N2 - 1
+    center_N2[:, 1] += LOWERED_BY_SCALE_PX * scale_N
     return SampleSet(
         "mpii",
         MPII,
@@ -107,9 +107,9 @@ def sample_set(
         numbered_ids(f"mpii/{prefix}", names),
         image_N,
         joints_NK2,
-        centre_N2,
+        center_N2,
         scale_N * SCALE_PX * WIDENED,
-        normaliser_N,
+        normalizer_N,
     )
 
 
@@ -151,8 +151,8 @@ def read_ground_truth(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float
     missing_KN, position_K2N, heads_22N = _ground_truth_arrays(path)
     if not np.isin(missing_KN, (0, 1)).all():
         raise ValueError(f"{path}: expected jnt_missing 0 or 1, found other values")
-    labelled_NK1 = (missing_KN == 0).T[..., None]
-    joints_NK2 = np.where(labelled_NK1, position_K2N.transpose(2, 0, 1), 0.0)
+    labeled_NK1 = (missing_KN == 0).T[..., None]
+    joints_NK2 = np.where(labeled_NK1, position_K2N.transpose(2, 0, 1), 0.0)
     bad_N = ~(np.isfinite(joints_NK2).all((1, 2)) & np.isfinite(heads_22N).all((0, 1)))
     if bad_N.any():
         person = int(np.flatnonzero(bad_N)[0]) + 1
@@ -160,7 +160,7 @@ def read_ground_truth(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float
             f"{path}: expected finite coordinates, found NaN or inf at person {person}"
         )
     unit_N = SC_BIAS * np.linalg.norm(heads_22N[1] - heads_22N[0], axis=0)
-    return np.where(labelled_NK1, joints_NK2, np.nan), unit_N
+    return np.where(labeled_NK1, joints_NK2, np.nan), unit_N
 
 
 def _ground_truth_arrays(path: Path) -> list[NDArray[np.float64]]:

@@ -27,15 +27,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import read_struct
-from ..labels import MAX_PEOPLE, no_collection
+from ..io.annotations import MAX_PEOPLE, no_collection
+from ..io.arrays import read_struct
 from ..samples import SampleSet, id_hash
 from .mpii import SC_BIAS, K, sample_set
 
 FILE = "mpii_human_pose_v1_u12_1.mat"
 
 TEST_SHARE = 0.1
-"""The part of the labelled images that "test" is, by the hash of their names."""
+"""The part of the labeled images that "test" is, by the hash of their names."""
 
 HEAD_BOX = ("x1", "y1", "x2", "y2")
 
@@ -54,7 +54,7 @@ def mpii_official(root: Path, split: str) -> SampleSet:
     The 2,958 people that the field calls MPII's validation set are not marked in this file: they
     are a list of Tompson et al. (CVPR 2015) that HRNet and pytorch-pose ship, so that scores to
     compare with theirs take their files (`data.reader = "mpii"` or `"pytorch-pose"`). Here "test"
-    is a part of the labelled people, drawn by the hash of the image's name: the same ones in every
+    is a part of the labeled people, drawn by the hash of the image's name: the same ones in every
     copy, and nobody of it shares an image with "train". The unit of PCKh is the head box, for all.
 
     Raises:
@@ -106,12 +106,12 @@ def _read(path: Path) -> list[_Person]:
             for person in _people(path, number, image)
         ]
     if not 1 <= len(people) <= MAX_PEOPLE:
-        raise ValueError(f"{path}: expected 1 to {MAX_PEOPLE} labelled people, found {len(people)}")
+        raise ValueError(f"{path}: expected 1 to {MAX_PEOPLE} labeled people, found {len(people)}")
     return people
 
 
 def _people(path: Path, number: int, image: Any) -> Iterator[_Person]:
-    """The labelled people of image `number`, from 1."""
+    """The labeled people of image `number`, from 1."""
     person = 0
     try:
         name = str(image["image"]["name"][0, 0][0])

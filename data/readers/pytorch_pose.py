@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..labels import column, people_list, read_json
-from ..samples import SampleSet, normaliser_lengths
+from ..io.annotations import column, people_list, read_json
+from ..samples import SampleSet, normalizer_lengths
 from ..skeletons import MPII
 from .mpii import K, head_boxes, sample_set
 
@@ -49,9 +49,9 @@ def pytorch_pose(root: Path, split: str) -> SampleSet:
     if not people:
         raise ValueError(f"{path}: expected people of both splits, found nobody for {split}")
     joints_NK2 = _joints(path, people)
-    normaliser_N = normaliser_lengths(joints_NK2, MPII)
+    normalizer_N = normalizer_lengths(joints_NK2, MPII)
     if split == "test":
-        normaliser_N = head_boxes(_heads(root / "mpii"), len(people))
+        normalizer_N = head_boxes(_heads(root / "mpii"), len(people))
     return sample_set(
         root,
         f"pytorch-pose-{split}",
@@ -59,7 +59,7 @@ def pytorch_pose(root: Path, split: str) -> SampleSet:
         joints_NK2,
         column(path, people, "objpos", (2,)),
         column(path, people, "scale_provided", ()),
-        normaliser_N,
+        normalizer_N,
     )
 
 

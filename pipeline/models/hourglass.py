@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...data.settings import Settings, added
+from ...data.settings import Settings
 
 # Standard deviation of a fresh head's weights, so that a network starts from heatmaps near zero (as
 # Xiao et al., ECCV 2018, do in their code). With PyTorch's default it starts from noise ten times
@@ -41,7 +41,7 @@ class HourglassSettings(Settings):
     )
     blocks: int = Field(1, ge=1, le=8, description="residual blocks at each place of an hourglass")
     depth: int = Field(4, ge=1, le=6, description="times an hourglass halves its resolution")
-    output: Literal["linear", "sigmoid"] = added(
+    output: Literal["linear", "sigmoid"] = Field(
         "linear", description="heatmaps as the heads have them, or through a sigmoid: within 0..1"
     )
 
@@ -66,12 +66,12 @@ class HourglassSettings(Settings):
                 f"{self.depth}, got {crop_px}"
             )
 
-    def smallest_batch(self, crop_px: int) -> int:
+    def min_batch_size(self, crop_px: int) -> int:
         """Views a training step needs: batch statistics of a single pixel need a second view."""
         return 2 if crop_px == STRIDE_PX << self.depth else 1
 
     def build(self, num_joints: int) -> Hourglass:
-        """A freshly initialised network with one heatmap for each of `num_joints` joints."""
+        """A freshly initialized network with one heatmap for each of `num_joints` joints."""
         return Hourglass(self, num_joints)
 
     def start(self, num_joints: int) -> Hourglass:
@@ -155,7 +155,7 @@ class SingleHourglass(nn.Module):
 class Hourglass(nn.Module):
     """The stacked network.
 
-    Input: float (B, 3, S, S), normalised (`pipeline.inputs`). Output: a list, one entry a stage, of
+    Input: float (B, 3, S, S), normalized (`pipeline.inputs`). Output: a list, one entry a stage, of
     heatmaps float (B, num_joints, S / 4, S / 4); the last is the prediction.
     """
 

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ...data.settings import Settings, added
+from ...data.settings import Settings
 from .hourglass import HEAD_STD, SIGMOID_BIAS, STRIDE_PX
 
 BACKBONE_STRIDE_PX = 32
@@ -32,7 +32,7 @@ class TimmSettings(Settings):
     )
     channels: int = Field(256, ge=8, le=1024, description="of the head")
     output: Literal["linear", "sigmoid"] = Field("linear", description="as an hourglass has it")
-    pretrained: bool = added(
+    pretrained: bool = Field(
         False,
         description="start from timm's own weights of the backbone (ImageNet's, mostly), which it "
         "fetches from the Hugging Face hub or finds in its cache, HF_HOME",
@@ -61,12 +61,12 @@ class TimmSettings(Settings):
             )
         _try(self, crop_px)
 
-    def smallest_batch(self, crop_px: int) -> int:
+    def min_batch_size(self, crop_px: int) -> int:
         """Views a training step needs: batch statistics of a single pixel need a second view."""
         return 2 if crop_px == BACKBONE_STRIDE_PX else 1
 
     def build(self, num_joints: int) -> SimpleBaseline:
-        """A freshly initialised network with one heatmap for each of `num_joints` joints."""
+        """A freshly initialized network with one heatmap for each of `num_joints` joints."""
         return SimpleBaseline(self, num_joints)
 
     def start(self, num_joints: int) -> SimpleBaseline:

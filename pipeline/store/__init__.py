@@ -6,10 +6,8 @@ whether their pixels can be made again, `reader` gives single views back, `float
 """
 
 from .canaries import check_canaries
-from .code import Coded, decode, encode
+from .compression import CompressedHeatmaps, compress, decompress
 from .coverage import Coverage, Receipt, check_complete, coverage, shard_bytes, whole_receipt
-from .files import Files, files_at, store_files
-from .floats import read_heatmaps
 from .manifest import (
     check_manifest,
     layout_of,
@@ -18,13 +16,14 @@ from .manifest import (
     served_layout,
     stored_layout,
 )
-from .reader import CachedHeatmaps, StoreReader
+from .reader import CachedHeatmaps, StoreReader, read_heatmaps
 from .schema import Layout
+from .storage import Files, files_at, store_files
 from .writer import Shard, StoreWriter, write_shard
 
 __all__ = [
     "CachedHeatmaps",
-    "Coded",
+    "CompressedHeatmaps",
     "Coverage",
     "Files",
     "Layout",
@@ -35,9 +34,9 @@ __all__ = [
     "check_canaries",
     "check_complete",
     "check_manifest",
+    "compress",
     "coverage",
-    "decode",
-    "encode",
+    "decompress",
     "files_at",
     "layout_of",
     "make_manifest",

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...data.views import Views
-from ..workdir import versions
+from ..runtime.files import versions
 from .coverage import read_receipt
-from .files import Files
 from .schema import Layout
+from .storage import Files
 
 log = logging.getLogger("fpd")
 
@@ -34,7 +34,7 @@ SHARDS_CHECKED = 16
 THUMBNAIL_PX = 16
 
 TOLERANCE = 3.0
-"""Largest mean difference of thumbnails, grey levels of 255, that passes as another decoder's
+"""Largest mean difference of thumbnails, gray levels of 255, that passes as another decoder's
 rounding. JPEG decoders differ by 1 or 2 levels here and there; another picture by dozens."""
 
 
@@ -56,7 +56,7 @@ def compare_canary(canary: Canary, crop: NDArray[np.uint8]) -> float:
     """How far a crop is from the one that was cached.
 
     Returns:
-        0 where every pixel is equal; else the mean difference of the thumbnails, grey levels, above
+        0 where every pixel is equal; else the mean difference of the thumbnails, gray levels, above
         0; infinity where the canary is damaged.
     """
     if canary.get("blake2b") == _digest(crop):

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .files import Files
 from .manifest import AUDIT, Manifest, read_manifest
 from .schema import ARRAYS, RECEIPTS, Layout, receipt_name, shard_name, view_folder
+from .storage import Files
 
 MAX_RECEIPT_BYTES = 1 << 16
 
@@ -69,7 +69,9 @@ class Coverage:
     def measured(self) -> dict[str, float]:
         """The error over all complete shards, as measured while they were written."""
         samples = self.samples() or 1
-        errors = [(receipt["samples"] / samples, receipt["measured"]) for receipt in self.receipts]
+        errors = [
+            (receipt["samples"] / samples, receipt["encoding_error"]) for receipt in self.receipts
+        ]
         return {
             key: max((e[key] for _, e in errors), default=0.0)
             if key.startswith("max")
@@ -176,7 +178,7 @@ def read_receipt(files: Files, view: int, shard: int) -> Receipt | None:
         )
         whole = all(isinstance(receipt["arrays"][name]["bytes"], int) for name in ARRAYS)
         of_this = (receipt["view"], receipt["shard"]) == (view, shard)
-        measured = receipt["samples"] > 0 and isinstance(receipt["measured"], dict)
+        measured = receipt["samples"] > 0 and isinstance(receipt["encoding_error"], dict)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return receipt if unchanged and whole and of_this and measured else None

@@ -14,27 +14,31 @@ from typing import Any
 
 from ...data.samples import SampleSet
 from ...data.views import VIEW_VERSION
-from ..compare import differences
-from ..recipe import Recipe
-from ..workdir import versions
-from .files import Files
+from ..config.recipe import Recipe
+from ..runtime.diff import differences
+from ..runtime.files import versions
 from .schema import ARRAYS, MANIFEST, SCHEMA_VERSION, Layout
+from .storage import Files
 
 Manifest = dict[str, Any]
+
+TeacherEntry = str | Mapping[str, Any]
+"""The SHA-256 of the weights of the work directory's own teacher, or what a manifest states of any
+teacher (`teachers.resolve`)."""
 
 AUDIT = "audit"
 """What `StoreWriter.finish` saw when it last found every shard (`coverage.audit_of`)."""
 
-NOT_COMPARED = ("versions", "measured", AUDIT)
+NOT_COMPARED = ("versions", "encoding_error", AUDIT)
 MAX_METADATA_BYTES = 1 << 24
 
 
-def make_manifest(recipe: Recipe, samples: SampleSet, teacher: str | Mapping[str, Any]) -> Manifest:
+def make_manifest(recipe: Recipe, samples: SampleSet, teacher: TeacherEntry) -> Manifest:
     """The manifest of the store that a recipe, a data set and a teacher call for.
 
     Args:
         teacher: SHA-256 of the weights of the work directory's own, or what the manifest is to have
-            of any (`pipeline/teachers/faculty.py`).
+            of any (`pipeline/teachers/source.py`).
     """
     if isinstance(teacher, str):
         teacher = {"sha256": teacher, "model": recipe.teacher.model.model_dump()}
@@ -44,7 +48,7 @@ def make_manifest(recipe: Recipe, samples: SampleSet, teacher: str | Mapping[str
         "datasets": [samples.fingerprint()],
         "teacher": dict(teacher),
         "augmentation": recipe.stored_augmentation.model_dump(mode="json"),
-        "mirror_averaged": recipe.mirror_averaged,
+        "flip_averaged": recipe.flip_averaged,
         "seed": recipe.store.seed,
         "geometry": recipe.geometry.model_dump() | {"heatmap_px": recipe.geometry.heatmap_px},
         "joints": list(samples.skeleton.joints),
@@ -189,3 +193,16 @@ def read_metadata(files: Files, name: str) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise ValueError(f"{name} is no JSON object")
     return metadata
+
+
+def covered_mask(manifest: Mapping[str, Any]) -> tuple[bool, ...] | None:
+    """Which of a store's joints somebody teaches; None: all of them.
+
+    Raises:
+        ValueError: the manifest is damaged.
+    """
+    teacher, joints = manifest["teacher"], manifest["joints"]
+    taught = teacher.get("covered_joints") if isinstance(teacher, dict) else None
+    if taught is None or set(taught) >= set(joints):
+        return None
+    return tuple(name in taught for name in joints)

@@ -10,11 +10,11 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..compare import differences
+from ..runtime.diff import differences
 from .coverage import MAX_RECEIPT_BYTES, coverage
-from .files import Files
 from .manifest import NOT_COMPARED, Manifest, read_manifest, stored_layout
 from .schema import ARRAYS, receipt_name, shard_name
+from .storage import Files
 from .writer import digest
 
 

@@ -14,18 +14,22 @@ from __future__ import annotations
 import json
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import zarr
 from numcodecs.checksum32 import CRC32C
 from numpy.typing import NDArray
 from zstandard import ZstdDecompressor, ZstdError, frame_content_size
 
-from .files import Files
-from .manifest import MAX_METADATA_BYTES, read_metadata
+from .compression import decompress
+from .manifest import MAX_METADATA_BYTES, read_metadata, stored_layout
 from .schema import ARRAYS, Layout, create_arrays, shard_name, specs
+from .storage import Files, files_at
 
 OPEN_SHARDS = 1 << 14
 """Shards held open at a time; Linux allows a process 65,530 mapped files."""
@@ -50,7 +54,7 @@ class CachedHeatmaps(NamedTuple):
 
 
 class _Shard(NamedTuple):
-    """A shard in this store's own layout: its file, and what was small enough to decode at once."""
+    """A shard in this store's own layout: its file, and what was small enough to decompress at once."""
 
     content: NDArray[np.uint8]
     index_S2: NDArray[np.uint64]  # offset and size of each inner chunk
@@ -191,3 +195,29 @@ def has_own_layout(files: Files, layout: Layout) -> bool:
             if found.get(part) != json.loads(json.dumps(expected[name][part], default=str)):
                 return False
     return True
+
+
+def read_heatmaps(location: str | Path, view: int, samples: Sequence[int]) -> NDArray[np.float32]:
+    """What the teacher said of one view of some samples, within the store's `max_error`.
+
+        heatmaps = read_heatmaps("work/lsp/heatmaps.zarr", view=0, samples=range(8))
+
+    Args:
+        location: path or fsspec URL of a store.
+
+    Returns:
+        float32 (samples, K, H, W), from 0 to about 1 (a teacher's peaks).
+
+    Raises:
+        ValueError: there is no store, or it is damaged.
+        IndexError: there is no such view or sample.
+    """
+    files = files_at(location)
+    layout = stored_layout(files)
+    reader = StoreReader(files, layout)
+    cached = [reader.read(view, index) for index in samples]
+    if not cached:
+        return np.zeros((0, layout.joints, layout.heatmap_px, layout.heatmap_px), np.float32)
+    coefficients = torch.from_numpy(np.stack([c.coefficients for c in cached]))
+    steps = torch.from_numpy(np.stack([c.steps for c in cached]))
+    return decompress(coefficients, steps, layout.heatmap_px).numpy()

@@ -4,7 +4,7 @@
       heatmaps    int8    (view, sample, joint, block_y, block_x, coefficient)   see `code`
       steps       float16 (view, sample, joint)       what a coefficient of 1 stands for
       peaks       float16 (view, sample, joint)       the teacher's peak: its confidence
-      parameters  float64 (view, sample, parameter)   realised augmentation (names: attribute)
+      parameters  float64 (view, sample, parameter)   realized augmentation (names: attribute)
       basis       float32 (2, coefficient, pixel)     what decodes a block, for other readers
       heatmaps/receipts/VIEW/SHARD.json               what was written, shard by shard
 
@@ -27,9 +27,9 @@ import zarr
 from zarr.codecs import BytesCodec, ZstdCodec
 
 from ...data.augmentation import PARAMETERS
-from .code import BLOCK_PX, COEFFICIENTS, basis, blocks_across
+from .compression import BLOCK_PX, COEFFICIENTS, basis, blocks_across
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "fpd"
 # Inside an array, where zarr-python does not take it for a damaged node of the group.
 RECEIPTS = "heatmaps/receipts"

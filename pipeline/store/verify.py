@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numcodecs.zstd import Zstd
 
-from ..sizes import counted
+from ..runtime.text import pluralize
 from .coverage import read_receipt
-from .files import Files
 from .manifest import MAX_METADATA_BYTES, layout_of, read_manifest
 from .reader import StoreReader
 from .schema import ARRAYS, Layout, shard_name
+from .storage import Files
 from .writer import digest, empty_store
 
 GOLDEN = 0.6180339887498949
@@ -27,7 +27,7 @@ LISTED = 20
 WORST = 3
 """Cells that are named where all are well."""
 
-Cell = tuple[int, int]
+SampleView = tuple[int, int]
 """(view, sample index)."""
 
 
@@ -128,7 +128,7 @@ def _stored_views(files: Files) -> int | None:
     return usable[0] if usable else None
 
 
-def spread(layout: Layout, tasks: list[tuple[int, int]], count: int) -> list[Cell]:
+def spread(layout: Layout, tasks: list[tuple[int, int]], count: int) -> list[SampleView]:
     """Cells of some shards, the same ones every time, spread over shards and rows.
 
     Args:
@@ -137,7 +137,7 @@ def spread(layout: Layout, tasks: list[tuple[int, int]], count: int) -> list[Cel
     Returns:
         `count` cells, or somewhat fewer where shards are small, in the order of `tasks`.
     """
-    cells: list[Cell] = []
+    cells: list[SampleView] = []
     for position, (view, shard) in enumerate(tasks):
         rows = layout.rows(shard)
         share = count * (position + 1) // len(tasks) - count * position // len(tasks)
@@ -147,7 +147,7 @@ def spread(layout: Layout, tasks: list[tuple[int, int]], count: int) -> list[Cel
     return cells
 
 
-class CheckedCell(NamedTuple):
+class CheckedView(NamedTuple):
     """A stored view beside what the teacher says of it now.
 
     Attributes:
@@ -184,12 +184,12 @@ class Verification:
     metadata: list[str]
     damages: list[Damage]
     repaired: bool
-    cells: list[CheckedCell] | None
+    cells: list[CheckedView] | None
     bound: float
     deep: bool
 
     @property
-    def wrong_cells(self) -> list[CheckedCell]:
+    def wrong_cells(self) -> list[CheckedView]:
         """Cells that the teacher does not agree with."""
         return [cell for cell in self.cells or () if not cell.error <= self.bound]
 
@@ -215,9 +215,9 @@ class Verification:
         mended = ", mended" if self.repaired else ""
         return "\n".join(
             [
-                f"{self.place}: {counted(self.layout.views, 'view')} of "
-                f"{counted(self.layout.samples, 'person', 'people')} in "
-                f"{counted(len(self.layout.tasks()), 'shard')}",
+                f"{self.place}: {pluralize(self.layout.views, 'view')} of "
+                f"{pluralize(self.layout.samples, 'person', 'people')} in "
+                f"{pluralize(len(self.layout.tasks()), 'shard')}",
                 "manifest and canaries: as this run needs them",
                 f"{looked_at}: {self._damage()}{mended}",
                 *_listed([f"  {name}: is damaged" for name in self.metadata]),
@@ -232,10 +232,10 @@ class Verification:
 
     def _damage(self) -> str:
         shards = len({(damage.view, damage.shard) for damage in self.damages})
-        parts = [f"{shards} of {counted(len(self.layout.tasks()), 'shard')}"] if shards else []
+        parts = [f"{shards} of {pluralize(len(self.layout.tasks()), 'shard')}"] if shards else []
         if self.metadata:
             kind = ("description of an array", "descriptions of arrays")
-            parts.append(counted(len(self.metadata), *kind))
+            parts.append(pluralize(len(self.metadata), *kind))
         return " and ".join(parts) + " missing or damaged" if parts else "as the receipts say"
 
     def _named(self, damage: Damage) -> str:

@@ -20,7 +20,6 @@ from zarr.storage import MemoryStore
 from ...data.samples import SampleSet
 from .canaries import Canary
 from .coverage import Coverage, Receipt, audit_of, coverage, sealed
-from .files import Files
 from .manifest import (
     AUDIT,
     Manifest,
@@ -34,6 +33,7 @@ from .manifest import (
     write_manifest,
 )
 from .schema import ARRAYS, MANIFEST, Layout, create_arrays, receipt_name, shard_array, shard_name
+from .storage import Files
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class StoreWriter:
             What was found of the views and samples that this writer was made for.
         """
         whole = coverage(self.files, stored_layout(self.files))
-        manifest = read_manifest(self.files) | {"measured": whole.measured()}
+        manifest = read_manifest(self.files) | {"encoding_error": whole.measured()}
         manifest.pop(AUDIT, None)
         found = whole.within(self.layout)
         if not found.missing:
@@ -152,7 +152,7 @@ def write_shard(files: Files, layout: Layout, content: Shard) -> Receipt:
         "shard": shard,
         "samples": len(content.peaks_SK),
         "arrays": written,
-        "measured": content.measured,
+        "encoding_error": content.measured,
         "canaries": content.canaries,
     }
     files.write(receipt_name(view, shard), sealed(receipt))

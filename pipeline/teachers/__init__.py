@@ -2,37 +2,35 @@
 
 `spec` says what a teacher is, `sources` what `--teacher` may name; `hourglass`, `vitpose`,
 `exported`, `python` and `folder` are the kinds. `joints` maps them by name, `fitting` brings crops
-in and maps back, `asking` puts their answers together, `faculty` says who teaches in a run.
+in and maps back, `asking` puts their answers together, `source` says who teaches in a run.
 """
 
-from .asking import ask_teachers, taught_joints
-from .faculty import (
-    Faculty,
+from .ensemble import covered_joints, ensemble_predictor
+from .registry import parse
+from .resolve import (
+    HeatmapSource,
     check_teacher,
+    compatibility_warnings,
     expected_entry,
-    find_faculty,
-    named_are_there,
-    open_faculty,
-    open_named,
-    remarks,
-    taught_mask,
+    external_teachers_exist,
+    find_teacher,
+    load_external_teachers,
+    load_teacher,
 )
-from .sources import parse
 from .spec import Teacher, TeacherSpec
 
 __all__ = [
-    "Faculty",
+    "HeatmapSource",
     "Teacher",
     "TeacherSpec",
-    "ask_teachers",
     "check_teacher",
+    "compatibility_warnings",
+    "covered_joints",
+    "ensemble_predictor",
     "expected_entry",
-    "find_faculty",
-    "named_are_there",
-    "open_faculty",
-    "open_named",
+    "external_teachers_exist",
+    "find_teacher",
+    "load_external_teachers",
+    "load_teacher",
     "parse",
-    "remarks",
-    "taught_joints",
-    "taught_mask",
 ]

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..workdir import sha256
+from ..runtime.files import sha256
 from .spec import TeacherSpec, read_spec
 
 MAX_FILE_BYTES = 16 << 30

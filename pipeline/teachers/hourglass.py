@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from ...data.skeletons import MPII
 from ..models.hourglass import Hourglass, HourglassSettings, StemWidths, stem_widths
-from ..workdir import sha256
+from ..runtime.files import sha256
 from .spec import TeacherSpec, explain, read_spec
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".tar")
 MAX_FILE_BYTES = 4 << 30
-"""The largest that `models/hourglass.py` was measured with has 0.1 GB; 8 x 256 with an optimiser's
+"""The largest that `models/hourglass.py` was measured with has 0.1 GB; 8 x 256 with an optimizer's
 state, as training code keeps it, 0.3 GB."""
 
 _BEARPAW = TeacherSpec(
@@ -44,7 +44,7 @@ _BEARPAW = TeacherSpec(
 
 LAYOUTS = {
     # experiments/fpd_mpii/hourglass/*.yaml: 256 x 256, sigma 2, COLOR_RGB false: OpenCV's blue,
-    # green, red, normalised in that order by ImageNet's statistics of red, green, blue.
+    # green, red, normalized in that order by ImageNet's statistics of red, green, blue.
     "ilovepose": TeacherSpec(
         input=(256, 256),
         joints=MPII.joints,
@@ -212,7 +212,7 @@ def _spec(path: Path, layout: str | None, joints: int) -> TeacherSpec:
     if layout is None:
         named = ", ".join(f"{name}:{path}" for name in LAYOUTS)
         raise ValueError(
-            f"{path} does not say whose code trained it, and so how crops are normalised: give "
+            f"{path} does not say whose code trained it, and so how crops are normalized: give "
             f"--teacher as one of {named}; or write its spec into {beside} (docs/teachers.md)"
         )
     if joints != MPII.num_joints:

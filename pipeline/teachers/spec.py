@@ -11,9 +11,9 @@ from typing import Literal, Protocol
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
-from ...data.files import read_bytes
+from ...data.io.files import read_bytes
 from ...data.settings import Settings
-from ..inputs import MEAN_RGB, STD_RGB
+from ..models.preprocessing import MEAN_RGB, STD_RGB
 
 MAX_SPEC_BYTES = 1 << 20
 
@@ -77,7 +77,7 @@ class Teacher(Protocol):
     def digest(self) -> str: ...
 
     def __call__(self, crops_B3HW: Tensor, /) -> Tensor:
-        """From crops, float32 (B, 3, *spec.input), normalised and in the order of the spec, to
+        """From crops, float32 (B, 3, *spec.input), normalized and in the order of the spec, to
         heatmaps, float (B, len(spec.joints), *spec.heatmap) on the same device.
         """
         ...

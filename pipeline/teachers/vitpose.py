@@ -18,10 +18,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from ...data.files import parse_json, read_bytes
-from ..inputs import MEAN_RGB, STD_RGB
-from ..workdir import sha256
-from .joints import skeleton_of
+from ...data.io.files import parse_json, read_bytes
+from ..models.preprocessing import MEAN_RGB, STD_RGB
+from ..runtime.files import sha256
+from .joint_names import skeleton_of
 from .spec import MAX_SPEC_BYTES, TeacherSpec, explain
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _from_pretrained(folder: Path) -> Any:
     except ImportError as error:
         raise ValueError(
             f"expected transformers, to load {folder}, found none ({error}): "
-            "pip install -c constraints.txt -e '.[vitpose]'"
+            "pip install 'fast-pose-distillation[vitpose]'"
         ) from None
     chatter.disable_progress_bar()  # type: ignore[no-untyped-call]  # of a second's reading
     try:

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from ..compare import differences
-from ..workdir import ModelDir, atomic
-from .group import ALONE, Group
+from ..models.checkpoint import ModelDir
+from ..runtime.diff import differences
+from ..runtime.distributed import SINGLE_PROCESS, ProcessGroup
+from ..runtime.files import atomic
 
 Identity = dict[str, Any]
 """What a run depends on: a checkpoint of another identity is refused, not continued."""
@@ -31,7 +31,7 @@ class Progress:
 
     Attributes:
         epoch, step: the next step to take: `step` steps of epoch `epoch` are done.
-        sums: of this epoch so far: loss, zero_loss, images, seconds, seconds waiting for data.
+        sums: of this epoch so far: loss, collapsed_loss, images, seconds, seconds waiting for data.
         history: one row for each finished epoch; `metrics.jsonl` is written from it.
         best: the highest validation PCK so far, its epoch.
     """
@@ -58,7 +58,7 @@ class TrainingState:
     """
 
     network: nn.Module
-    optimiser: Optimizer
+    optimizer: Optimizer
     schedule: LRScheduler
     averaged: AveragedModel | None = None
     progress: Progress = field(default_factory=Progress)
@@ -76,7 +76,7 @@ class TrainingState:
         state = {
             "network": self.network.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "progress": json.dumps(vars(self.progress)),
             "identity": json.dumps(identity),
@@ -90,7 +90,9 @@ class TrainingState:
         with atomic(out.state) as temporary:
             temporary.write_bytes(content.getbuffer())
 
-    def restore(self, out: ModelDir, identity: Identity, group: Group = ALONE) -> bool:
+    def restore(
+        self, out: ModelDir, identity: Identity, group: ProcessGroup = SINGLE_PROCESS
+    ) -> bool:
         """Take up a checkpoint, if there is one: that which the group's first process sees.
 
         Raises:
@@ -110,7 +112,7 @@ class TrainingState:
             self.network.load_state_dict(state["network"])
             if self.averaged is not None:
                 self.averaged.load_state_dict(state["averaged"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
             self.progress = Progress(**json.loads(state["progress"]))
         except Exception as error:
@@ -135,27 +137,3 @@ def check_identity(out: ModelDir, expected: Identity, found: Identity) -> None:
             f"{out.path} holds a run with other settings or inputs: {'; '.join(different)}. "
             f"Name another -w, for a student another --name, or remove {out.path} to start over"
         )
-
-
-def save_weights(network: nn.Module, out: ModelDir) -> None:
-    """Write the network's tensors to `weights.safetensors`."""
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    with atomic(out.weights) as temporary:
-        temporary.write_bytes(save(tensors))
-
-
-def load_weights(network: nn.Module, path: Any) -> None:
-    """Load tensors from a safetensors file.
-
-    Raises:
-        ValueError: it is missing, damaged, or of another network.
-    """
-    try:
-        tensors = load_file(path)
-    except Exception as error:  # safetensors has its own error class for damage
-        raise ValueError(f"{path} cannot be read as weights: {error}") from None
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise ValueError(f"{path} holds weights of another network: {reason}") from None

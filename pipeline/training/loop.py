@@ -13,20 +13,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ...data.samples import SampleSet
-from ..inference import score
-from ..levelling import levelled
-from ..metrics import Pck
-from ..recipe import Recipe
-from ..sections import Training
-from ..sizes import counted
-from ..stopping import Interrupted, Stop, stop_requested
-from ..workdir import ModelDir
-from .checkpoint import Identity, TrainingState, save_weights
-from .feed import EpochBatches
-from .group import ALONE, Group
-from .messages import Messenger
+from ..config.recipe import Recipe
+from ..config.sections import Training
+from ..evaluation.inference import score
+from ..evaluation.pck import Pck
+from ..models.checkpoint import ModelDir, save_weights
+from ..models.offset import fix_offset
+from ..runtime.distributed import SINGLE_PROCESS, ProcessGroup
+from ..runtime.interrupt import Interrupted, Stop, stop_requested
+from ..runtime.text import pluralize
+from .checkpoint import Identity, TrainingState
 from .monitor import Monitor
 from .objective import Batch, Losses, Objective
+from .progress import ProgressReporter
+from .sampler import EpochSampler
 from .step import train_step
 
 CHECKPOINT_EVERY_S = 300.0
@@ -42,6 +42,7 @@ class Run:
     """One training run: what is trained, on what, and where it is kept.
 
     Attributes:
+        log_mass: what heatmaps are shifted to when the network is scored; see `models.offset`.
         network: that of `state`, as it is called in training.
     """
 
@@ -50,21 +51,22 @@ class Run:
     objective: Objective
     state: TrainingState
     loader: DataLoader[Any]
-    batches: EpochBatches
+    batches: EpochSampler
     validation: SampleSet
     out: ModelDir
     identity: Identity
+    log_mass: float | None
     device: torch.device
     monitor: Monitor
-    group: Group = ALONE
+    group: ProcessGroup = SINGLE_PROCESS
     network: nn.Module = field(init=False)
-    tell: Messenger = field(init=False)
+    tell: ProgressReporter = field(init=False)
 
     def __post_init__(self) -> None:
-        self.network = self.group.together(
-            self.state.network, self.device, synchronised=self.training.sync_batch_norm
+        self.network = self.group.wrap(
+            self.state.network, self.device, synchronized=self.training.sync_batch_norm
         )
-        self.tell = Messenger(self.out.name, self.recipe, self.training, self.device)
+        self.tell = ProgressReporter(self.out.name, self.recipe, self.training, self.device)
 
     def train(self) -> None:
         """Train to the last epoch, from wherever `state` stands.
@@ -89,7 +91,7 @@ class Run:
 
     def _epoch(self, stop: Stop) -> None:
         progress, saved_at = self.state.progress, time.monotonic()
-        self.batches.set(progress.epoch, progress.step)
+        self.batches.set_epoch(progress.epoch, progress.step)
         self.state.network.train()
         losses: list[Tensor] = []
         with self.tell.bar(progress, self.batches.steps, silent=not self.group.is_first) as bar:
@@ -102,7 +104,7 @@ class Run:
                 if len(losses) == COLLECT_EVERY or number or last:
                     self._collect(losses)
                 finished = time.perf_counter()
-                progress.add(seconds=finished - started, waiting=arrived - started)
+                progress.add(seconds=finished - started, data_wait_s=arrived - started)
                 started = finished
                 self.tell.show(bar, progress)
                 if number:
@@ -112,9 +114,9 @@ class Run:
                     saved_at = time.monotonic()
 
     def _step(self, batch: Batch) -> Tensor:
-        """One optimiser step; see `train_step`."""
+        """One optimizer step; see `train_step`."""
         share = len(batch["crop"]) / self.batches.size(self.state.progress.step)
-        with self.tell.room_for_step(len(batch["crop"])):
+        with self.tell.explain_out_of_memory(len(batch["crop"])):
             return train_step(
                 self.state,
                 self.network,
@@ -130,11 +132,11 @@ class Run:
         progress = self.state.progress
         late = progress.step > self.batches.steps // 2
         for *noted, images in self.group.sum(torch.stack(losses)).tolist():
-            loss, zero_loss = noted[:2]
+            loss, collapsed_loss = noted[:2]
             self._check_finite(loss)
             progress.add(**dict(zip(Losses._fields, noted, strict=True)), images=images)
             if late:
-                progress.add(late_loss=loss, late_zero_loss=zero_loss)
+                progress.add(late_loss=loss, late_collapsed_loss=collapsed_loss)
         losses.clear()
 
     def _check_finite(self, loss: float) -> None:
@@ -172,43 +174,39 @@ class Run:
         progress = self.state.progress
         sums, images = progress.sums, progress.sums["images"]
         seconds, waiting, peak = self.group.highest(
-            [sums["seconds"], sums["waiting"], peak_memory_mb(self.device)]
+            [sums["seconds"], sums["data_wait_s"], peak_memory_mb(self.device)]
         )
         return {
             "epoch": progress.epoch + 1,
             "loss": sums["loss"] / images,
-            "zero_loss": sums["zero_loss"] / images,
+            "collapsed_loss": sums["collapsed_loss"] / images,
             **self._parts(sums),
             "learning_rate": self._rate(),
             "seconds": seconds,
             "images_per_s": images / seconds,
-            "waiting": waiting / seconds,
+            "data_wait_fraction": waiting / seconds,
             "peak_memory_mb": peak,
         }
 
     def _score(self, stop: Stop) -> Pck:
         self.group.same_buffers(self.state.trained)
         try:
-            return score(
-                *(self._asked(), self.recipe, self.validation, self.device), self.group, stop
-            )
+            return score(self._asked(), self.recipe, self.validation, self.device, self.group, stop)
         except Interrupted as asked:  # the epoch's steps are done; the next run scores it
             self._stop(asked.signal)
 
     def _parts(self, sums: dict[str, float]) -> dict[str, float]:
         """The two losses that a distilled student's is mixed of."""
         alpha = getattr(self.training, "alpha", 0.0)
-        names = ("labels_loss", "teacher_loss") if alpha > 0 else ()
+        names = ("pose_loss", "kd_pose_loss") if alpha > 0 else ()
         return {name: sums[name] / sums["images"] for name in names}
 
     def _asked(self) -> nn.Module:
         """The network as it is asked: what `load_model` makes of its weights."""
-        return levelled(
-            *(self.state.trained, self.training, self.recipe.geometry, self.recipe.targets)
-        )
+        return fix_offset(self.state.trained, self.log_mass)
 
     def _rate(self) -> float:
-        return float(self.state.optimiser.param_groups[0]["lr"])
+        return float(self.state.optimizer.param_groups[0]["lr"])
 
     def _save(self) -> None:
         if self.group.is_first:
@@ -229,7 +227,7 @@ class Run:
         progress = self.state.progress
         raise Interrupted(
             f"{self.out.name} stopped after {progress.epoch} of {self.training.epochs} epochs and "
-            f"{counted(progress.step, 'step')}; the same command continues from there",
+            f"{pluralize(progress.step, 'step')}; the same command continues from there",
             number,
         )
 

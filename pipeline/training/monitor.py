@@ -3,7 +3,7 @@
     work/lsp/student/contact_sheets/epoch_0005.png
     work/lsp/student/tensorboard/
 
-Neither touches what is trained, and no failure to show ends a run (docs/watching.md).
+Neither touches what is trained, and no failure to show ends a run (docs/monitoring.md).
 Shape letters: B people, K joints.
 """
 
@@ -21,16 +21,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from ...data.heatmap_codec import decode
 from ...data.samples import SampleSet
-from ...data.targets import decode
-from ..contact_sheet import Column, Sheet, draw
-from ..metrics import Pck, group_means
-from ..recipe import Recipe
-from ..teaching import asker
-from ..workdir import ModelDir, atomic
-from .events import EventLog, check_installed
-from .feed import EpochBatches, Key, MirrorKey
+from ..config.recipe import Recipe
+from ..evaluation.pck import Pck, group_means
+from ..models.checkpoint import ModelDir
+from ..models.predictor import make_predictor
+from ..runtime.files import atomic
+from ..runtime.loader import FlipKey, Key
+from .contact_sheet import Column, Sheet, draw
 from .objective import Batch, Objective
+from .sampler import EpochSampler
+from .tensorboard import EventLog, check_installed
 
 log = logging.getLogger("fpd")
 
@@ -39,13 +41,13 @@ FAINT = 0.1
 
 SCALARS = {
     "loss": "loss/training",
-    "zero_loss": "loss/of_a_collapsed_network",
-    "labels_loss": "loss/to_labels",
-    "teacher_loss": "loss/to_teacher",
+    "collapsed_loss": "loss/of_a_collapsed_network",
+    "pose_loss": "loss/to_labels",
+    "kd_pose_loss": "loss/to_teacher",
     "validation_pck": "validation_pck/mean",
-    "learning_rate": "optimiser/learning_rate",
+    "learning_rate": "optimizer/learning_rate",
     "images_per_s": "speed/images_per_s",
-    "waiting": "speed/waiting_share",
+    "data_wait_fraction": "speed/data_wait_fraction",
     "seconds": "speed/seconds_of_an_epoch",
     "peak_memory_mb": "memory/peak_mb",
 }
@@ -60,7 +62,7 @@ class Monitor:
         recipe: Recipe,
         objective: Objective,
         dataset: Any,
-        batches: EpochBatches,
+        batches: EpochSampler,
         samples: SampleSet,
         out: ModelDir,
         device: torch.device,
@@ -147,10 +149,10 @@ class Monitor:
         if self._people is None:
             self._people = default_collate([self.dataset[key] for key in self._keys()])
         people, targets = self._people, self.recipe.targets
-        area = 2 * math.pi * targets.sigma_px**2 if targets.area_normalised else 1.0
+        area = 2 * math.pi * targets.sigma_px**2 if targets.area_normalized else 1.0
         top = 1 / area
         with torch.inference_mode():
-            labels, due = self.objective.render(people, self.device)
+            labels, due = self.objective.encode_labels(people, self.device)
             columns = [self._column("target", labels, due > 0)]
             taught = self.objective.teacher_maps(people, self.device)
             if taught is not None:
@@ -167,13 +169,13 @@ class Monitor:
             top=top,
         )
 
-    def _keys(self) -> list[Key] | list[MirrorKey]:
+    def _keys(self) -> list[Key] | list[FlipKey]:
         """People by their ids' hashes, in the views that the first epoch has them in."""
         people = np.argsort(self.samples.id_hash_N, kind="stable")
         people = people[self.batches.keep[people]]
         first = copy(self.batches)
-        first.set(0, 0)
-        return first.keys(people[: self.settings.contact_sheet_people].tolist())
+        first.set_epoch(0, 0)
+        return first.keys(people[: self.settings.contact_sheet_samples].tolist())
 
     def _column(
         self, name: str, maps_BKHW: Tensor, sure_BK: Tensor | None, top: float = 1.0
@@ -194,7 +196,7 @@ class Monitor:
         return self.recipe.geometry.to_crop(joints_BK2.cpu().double().numpy())
 
     def _title(self, row: Mapping[str, Any], score: Pck | None) -> tuple[str, str]:
-        share = row["loss"] / max(row["zero_loss"], 1e-12)
+        share = row["loss"] / max(row["collapsed_loss"], 1e-12)
         below = f"loss {row['loss']:.4g} ({share:.2f} of a collapsed network's)"
         if score is not None:
             below += f", validation {score.metric} {100 * score.mean:.1f} %"
@@ -235,6 +237,6 @@ def _ask(network: nn.Module, crop_BSS3: Tensor, device: torch.device) -> Tensor:
     training = network.training
     network.eval()
     try:
-        return asker(network, device, None)(crop_BSS3)
+        return make_predictor(network, device, None)(crop_BSS3)
     finally:
         network.train(training)

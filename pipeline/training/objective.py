@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...data.targets import mirror, render
-from ..losses import Loss, distillation_loss, supervised_loss
-from ..sections import Student, Targets
-from ..store import decode
+from ...data.heatmap_codec import encode, flip_heatmaps
+from ..config.sections import Student, Targets
+from ..store import decompress
+from .losses import Loss, distillation_loss, supervised_loss
 
 Batch = Mapping[str, Tensor]
 
@@ -25,16 +25,16 @@ class Losses(NamedTuple):
     """What a batch costs; float32 scalars.
 
     Attributes:
-        zero_loss: of an answer that knows nothing. A loss that stays there is a network that has
+        collapsed_loss: of an answer that knows nothing. A loss that stays there is a network that has
             collapsed.
-        labels_loss, teacher_loss: the two that a distilled student's loss is mixed of, both in
+        pose_loss, kd_pose_loss: the two that a distilled student's loss is mixed of, both in
             full; None where there is nothing to mix.
     """
 
     loss: Tensor
-    zero_loss: Tensor
-    labels_loss: Tensor | None = None
-    teacher_loss: Tensor | None = None
+    collapsed_loss: Tensor
+    pose_loss: Tensor | None = None
+    kd_pose_loss: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Objective:
 
     Attributes:
         student: None for a teacher; a student with alpha = 0 is trained as one.
-        mirror_joints: the skeleton's, where the student mirrors cached views itself.
+        flip_indices: the skeleton's, where the student mirrors cached views itself.
         loss: how heatmaps are compared with labels, and with the teacher's maps where the student
             has nothing else to say of that.
         taught: for each joint, whether the teacher knows it: of others, whose stored maps are
@@ -53,14 +53,14 @@ class Objective:
     targets: Targets
     heatmap_px: int
     student: Student | None = None
-    mirror_joints: tuple[int, ...] | None = None
+    flip_indices: tuple[int, ...] | None = None
     loss: Loss = "mse"
-    taught: tuple[bool, ...] | None = None
+    covered_K: tuple[bool, ...] | None = None
 
     def __call__(self, stages: Sequence[Tensor], batch: Batch) -> Losses:
         """The loss of a network's heatmaps, float32 (B, K, H, W) of each stage."""
         device = stages[-1].device
-        labels, weights = self.render(batch, device)
+        labels, weights = self.encode_labels(batch, device)
         nothing = [self._nothing(labels)] * len(stages)
         if self.student is None or self.student.alpha == 0:
             return Losses(
@@ -69,7 +69,7 @@ class Objective:
             )
         maps, teacher_weights = self._teacher(self.student, batch, weights)
         asked = (labels, weights, maps, self.student.alpha, teacher_weights)
-        kinds = self.loss, self.student.teacher_loss or self.loss
+        kinds = self.loss, self.student.kd_loss or self.loss
         found = distillation_loss(stages, *asked, *kinds)
         return Losses(
             found.loss,
@@ -86,13 +86,13 @@ class Objective:
         nothing = torch.zeros_like(labels)
         return nothing + labels.mean() if self.loss == "bce" else nothing
 
-    def render(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+    def encode_labels(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
         """The labels' heatmaps, float32 (B, K, H, W), and weights, float32 (B, K)."""
-        return render(
+        return encode(
             batch["joints"].to(device, non_blocking=True),
             self.heatmap_px,
             self.targets.sigma_px,
-            area_normalised=self.targets.area_normalised,
+            area_normalized=self.targets.area_normalized,
         )
 
     def teacher_maps(self, batch: Batch, device: torch.device) -> Tensor | None:
@@ -102,7 +102,7 @@ class Objective:
         """
         if self.student is None or self.student.alpha == 0:
             return None
-        return self._teacher(self.student, batch, self.render(batch, device)[1])[0]
+        return self._teacher(self.student, batch, self.encode_labels(batch, device)[1])[0]
 
     def _teacher(
         self, student: Student, batch: Batch, label_weights_BK: Tensor
@@ -114,25 +114,25 @@ class Objective:
         )
         coefficients = batch["coefficients"].to(device, non_blocking=True)
         scale_BK = amplitude_factors(peaks_BK.float(), student)
-        maps = decode(coefficients, steps_BK, self.heatmap_px) * scale_BK[..., None, None]
+        maps = decompress(coefficients, steps_BK, self.heatmap_px) * scale_BK[..., None, None]
         sure_BK = peaks_BK.float().clamp(0, 1)
-        if self.mirror_joints is not None:
-            twin = mirror(maps, self.mirror_joints)
+        if self.flip_indices is not None:
+            twin = flip_heatmaps(maps, self.flip_indices)
             maps = torch.where(mirrored_B[:, None, None, None], twin, maps)
-            swapped = sure_BK[:, list(self.mirror_joints)]
+            swapped = sure_BK[:, list(self.flip_indices)]
             sure_BK = torch.where(mirrored_B[:, None], swapped, sure_BK)
-        weights_BK = sure_BK if student.weigh_by_peak else None
-        if student.mask_teacher:
+        weights_BK = sure_BK if student.confidence_weighting else None
+        if student.kd_visible_only:
             weights_BK = label_weights_BK * (1 if weights_BK is None else weights_BK)
-        if self.taught is not None:
-            weights_BK = _mask(self.taught, device) * (1 if weights_BK is None else weights_BK)
+        if self.covered_K is not None:
+            weights_BK = _mask(self.covered_K, device) * (1 if weights_BK is None else weights_BK)
         return maps, weights_BK
 
 
 @cache
-def _mask(taught: tuple[bool, ...], device: torch.device) -> Tensor:
+def _mask(covered_K: tuple[bool, ...], device: torch.device) -> Tensor:
     """1 for joints that are taught, float32 (1, K); kept, for to bring it to a GPU waits for it."""
-    return torch.tensor(taught, dtype=torch.float32, device=device)[None]
+    return torch.tensor(covered_K, dtype=torch.float32, device=device)[None]
 
 
 def amplitude_factors(peaks_BK: Tensor, student: Student) -> Tensor:
@@ -146,6 +146,6 @@ def amplitude_factors(peaks_BK: Tensor, student: Student) -> Tensor:
         float32 (B, K).
     """
     named = {"raw": 1.0, "unit": 0.0}
-    peaks = student.teacher_peaks
+    peaks = student.teacher_scale
     power = named[peaks] if isinstance(peaks, str) else peaks
     return peaks_BK.clamp_min(student.peak_floor) ** (power - 1)

@@ -1,4 +1,4 @@
-"""One optimiser step on one batch: forward, loss, backward, and what follows from the gradient."""
+"""One optimizer step on one batch: forward, loss, backward, and what follows from the gradient."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from ..inputs import normalise
-from ..sections import Training
+from ..config.sections import Training
+from ..models.preprocessing import normalize
+from ..runtime.distributed import without_exchange
 from .checkpoint import TrainingState
-from .group import without_exchange
 from .objective import Batch, Losses, Objective
 
 
@@ -34,21 +34,21 @@ def train_step(
         (`Losses`, 0 for those that are None, and 1) x views of this share, float32 (5,), on the
         device.
     """
-    state.optimiser.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad(set_to_none=True)
     views = len(batch["crop"])
-    parts = split(batch, min(training.accumulate, views))
+    parts = split(batch, min(training.grad_accum_steps, views))
     total = torch.zeros(5, device=device)
     for number, part in enumerate(parts, 1):
         with nullcontext() if number == len(parts) else without_exchange(network):
-            crop = normalise(part["crop"], device)
+            crop = normalize(part["crop"], device)
             with autocast(training, device):
                 stages = network(crop)
             losses = objective(stages, part)
             (losses.loss * (weight * len(crop) / views)).backward()  # type: ignore[no-untyped-call]
         total += _noted(losses) * len(crop)
-    if training.clip_norm is not None:
-        nn.utils.clip_grad_norm_(state.network.parameters(), training.clip_norm)
-    state.optimiser.step()
+    if training.clip_grad_norm is not None:
+        nn.utils.clip_grad_norm_(state.network.parameters(), training.clip_grad_norm)
+    state.optimizer.step()
     state.schedule.step()
     if state.averaged is not None:
         state.averaged.update_parameters(state.network)
@@ -56,7 +56,7 @@ def train_step(
 
 
 def _noted(losses: Losses) -> Tensor:
-    one = torch.ones_like(losses.zero_loss)
+    one = torch.ones_like(losses.collapsed_loss)
     return torch.stack([0 * one if loss is None else loss.detach() for loss in (*losses, one)])
 
 

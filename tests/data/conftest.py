@@ -48,7 +48,7 @@ def make_people() -> MakePeople:
         images: Images | Sequence[NDArray[np.uint8]] | None = None,
         *,
         ids: Sequence[str] | None = None,
-        centre: ArrayLike = (50.0, 40.0),
+        center: ArrayLike = (50.0, 40.0),
         side: ArrayLike = 100.0,
     ) -> SampleSet:
         joints = np.array(joints_NK2, dtype=np.float64)
@@ -62,9 +62,9 @@ def make_people() -> MakePeople:
             ids=tuple(ids) if ids is not None else tuple(f"person/{i}" for i in range(count)),
             image_N=np.arange(count),
             joints_NK2=joints,
-            centre_N2=np.broadcast_to(np.asarray(centre, np.float64), (count, 2)).copy(),
+            center_N2=np.broadcast_to(np.asarray(center, np.float64), (count, 2)).copy(),
             side_N=np.broadcast_to(np.asarray(side, np.float64), (count,)).copy(),
-            normaliser_N=np.full(count, 20.0),
+            normalizer_N=np.full(count, 20.0),
         )
 
     return make

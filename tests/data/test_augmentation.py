@@ -129,7 +129,7 @@ from fpd.data.augmentation import Augmentation, draw_parameters
 from fpd.data.samples import id_hash
 for view in (0, 1, 7, 2**40):
     for name in ("lsp/im0001", "figures/train/000003"):
-        drawn = draw_parameters(Augmentation(mirror=view < 5), 2**64 - 1, id_hash(name), view)
+        drawn = draw_parameters(Augmentation(flip=view < 5), 2**64 - 1, id_hash(name), view)
         print(view, name, *(value.hex() for value in drawn.tolist()))
 """
 
@@ -183,7 +183,7 @@ def test_parameters_are_uniform_in_their_ranges() -> None:
     assert np.abs(np.corrcoef([scale, rotation, mirror]) - np.eye(3)).max() < 0.08
 
 
-def test_neighbouring_views_and_people_are_independent() -> None:
+def test_neighboring_views_and_people_are_independent() -> None:
     scale_PV = draws(Augmentation())[:, 0].reshape(100, 20)
     assert len(np.unique(scale_PV)) == scale_PV.size
     between_views = np.corrcoef(scale_PV[:, :-1].ravel(), scale_PV[:, 1:].ravel())[0, 1]
@@ -255,7 +255,7 @@ def apply(affine: np.ndarray, *points: tuple[float, float]) -> np.ndarray:
 
 @fuzz
 @given(box=boxes, view=parameters, crop_px=crops)
-def test_box_centre_goes_to_the_crops_centre(box, view, crop_px) -> None:
+def test_box_center_goes_to_the_crops_center(box, view, crop_px) -> None:
     x, y, side = box
     affine = affine_23(np.array([x, y]), side, np.array(view), crop_px)
     assert affine.shape == (2, 3) and affine.dtype == np.float64
@@ -274,19 +274,19 @@ def test_box_edges_go_to_crop_edges(box, crop_px) -> None:
 
 
 def test_an_image_that_is_its_own_crop_stays_as_it_is() -> None:
-    """Edges of a 64 x 64 image lie at -0.5 and 63.5, so its box is centred at 31.5."""
+    """Edges of a 64 x 64 image lie at -0.5 and 63.5, so its box is centerd at 31.5."""
     affine = affine_23(np.array([31.5, 31.5]), 64.0, UNAUGMENTED, 64)
     np.testing.assert_allclose(affine, [[1, 0, 0], [0, 1, 0]], atol=1e-12)
 
 
 def test_a_larger_scale_shows_more() -> None:
-    """At scale 2, a point half the box's side from the centre is a quarter of the crop away."""
+    """At scale 2, a point half the box's side from the center is a quarter of the crop away."""
     affine = affine_23(np.array([50.0, 50.0]), 40.0, np.array([2.0, 0.0, 0.0]), 100)
     np.testing.assert_allclose(apply(affine, (70.0, 50.0)), [[49.5 + 25, 49.5]])
 
 
 def test_positive_rotation_is_clockwise_on_screen() -> None:
-    """What was right of the centre goes below it (y points down), what was above goes right."""
+    """What was right of the center goes below it (y points down), what was above goes right."""
     affine = affine_23(np.array([50.0, 50.0]), 100.0, np.array([1.0, 90.0, 0.0]), 100)
     turned = apply(affine, (60.0, 50.0), (50.0, 40.0))
     np.testing.assert_allclose(turned, [[49.5, 59.5], [59.5, 49.5]])
@@ -351,7 +351,7 @@ def test_transform_and_invert_take_batches() -> None:
     np.testing.assert_allclose(inverse[1, 4], np.linalg.inv(full)[:2], rtol=1e-6, atol=1e-8)
 
 
-def test_unlabelled_joints_stay_unlabelled() -> None:
+def test_unlabeled_joints_stay_unlabeled() -> None:
     affine = affine_23(np.array([3.0, 4.0]), 80.0, np.array([1.0, 10.0, 0.0]), 64)
     moved = apply(affine, (math.nan, math.nan), (3.0, 4.0))
     assert np.isnan(moved).tolist() == [[True, True], [False, False]]

@@ -1,7 +1,7 @@
 """Labels survive the way into a heatmap and back: PCKh@0.1 of the ground truth itself.
 
 Others lose joints here by rounding: 97.7 % in HRNet, 95.0 % in pytorch-pose, 90.4 % in mmpose 1.x.
-A joint outside its crop has no place in the heatmap and cannot come back; it is counted apart, by
+A joint outside its crop has no place in the heatmap and cannot come back; it is pluralize apart, by
 where the label lies, not by whether it was found.
 """
 
@@ -21,21 +21,21 @@ from fpd.data.augmentation import (
     invert,
     transform,
 )
-from fpd.data.readers import Data, load
-from fpd.data.targets import decode, render
+from fpd.data.datasets import Data, load
+from fpd.data.heatmap_codec import decode, encode
 from fpd.data.views import Geometry
 
 GEOMETRY = Geometry(crop_px=256, stride_px=4)
 TENTH = 0.1
 
 
-def returned(joints_NK2, centre_N2, side_N, parameters_N3, sigma_px):
+def returned(joints_NK2, center_N2, side_N, parameters_N3, sigma_px):
     """The labels after image -> crop -> heatmap -> decode -> image, and which lie in the crop."""
-    rows = zip(centre_N2, side_N, parameters_N3, strict=True)
+    rows = zip(center_N2, side_N, parameters_N3, strict=True)
     affine_N23 = np.stack([affine_23(c, s, p, GEOMETRY.crop_px) for c, s, p in rows])
     in_map = GEOMETRY.to_heatmap(transform(affine_N23, joints_NK2))
     inside_NK = ((in_map >= -0.5) & (in_map <= GEOMETRY.heatmap_px - 0.5)).all(-1)
-    maps, _ = render(torch.from_numpy(in_map.astype(np.float32)), GEOMETRY.heatmap_px, sigma_px)
+    maps, _ = encode(torch.from_numpy(in_map.astype(np.float32)), GEOMETRY.heatmap_px, sigma_px)
     found, _ = decode(maps)
     in_crop = GEOMETRY.to_crop(found.double().numpy())
     return transform(invert(affine_N23), in_crop), inside_NK
@@ -53,24 +53,24 @@ def mpii_like(count: int, seed: int = 0):
     """
     rng = np.random.default_rng(seed)
     side_N = 1.25 * 200 * rng.uniform(0.5, 10, count)
-    centre_N2 = rng.uniform(0, 1500, (count, 2))
+    center_N2 = rng.uniform(0, 1500, (count, 2))
     reach_N11 = np.where(np.arange(count) % 10, 0.45, 0.55)[:, None, None]
     offsets = rng.uniform(-1, 1, (count, 16, 2)) * reach_N11 * side_N[:, None, None]
     # 0.6 x the diagonal of a box of 0.2 x 200 x scale.
     unit_N = 0.6 * np.sqrt(2) * 0.2 * side_N / 1.25
-    return centre_N2[:, None] + offsets, centre_N2, side_N, unit_N
+    return center_N2[:, None] + offsets, center_N2, side_N, unit_N
 
 
 @pytest.mark.parametrize("sigma_px", [1.0, 2.0])
 @pytest.mark.parametrize("augmented", [False, True])
 def test_synthetic_people_come_back(sigma_px, augmented) -> None:
-    joints_NK2, centre_N2, side_N, unit_N = mpii_like(800, seed=int(sigma_px) + 2 * augmented)
+    joints_NK2, center_N2, side_N, unit_N = mpii_like(800, seed=int(sigma_px) + 2 * augmented)
     settings = Augmentation()
     rows = [
         draw_parameters(settings, 0, number, 0) if augmented else UNAUGMENTED
         for number in range(len(side_N))
     ]
-    back_NK2, inside_NK = returned(joints_NK2, centre_N2, side_N, np.array(rows), sigma_px)
+    back_NK2, inside_NK = returned(joints_NK2, center_N2, side_N, np.array(rows), sigma_px)
     assert share_found(joints_NK2, back_NK2, unit_N, inside_NK) >= 0.999
     outside = 1 - inside_NK.mean()
     assert (0.005 < outside < 0.05) or augmented  # the edge was tried
@@ -84,7 +84,7 @@ def test_joints_on_the_crops_very_edge_come_back() -> None:
     edge = np.linspace(-0.45, GEOMETRY.heatmap_px - 0.55, 200)
     low, high = np.full(200, -0.45), np.full(200, GEOMETRY.heatmap_px - 0.55)
     joints = [np.stack(p, -1) for p in ((edge, low), (edge, high), (low, edge), (high, edge))]
-    maps, weights = render(torch.from_numpy(np.stack(joints).astype(np.float32)), 64, 1.0)
+    maps, weights = encode(torch.from_numpy(np.stack(joints).astype(np.float32)), 64, 1.0)
     found, _ = decode(maps)
     assert weights.all()
     assert np.abs(found.numpy() - np.stack(joints)).max() < 0.01  # heatmap pixels
@@ -100,11 +100,11 @@ real = pytest.mark.skipif(
 @pytest.mark.parametrize("sigma_px", [1.0, 2.0])
 def test_published_people_come_back(sigma_px) -> None:
     people = load(Data(reader="mpii", root=REAL), "test")
-    # Without head boxes at hand: 0.6 x the head's labelled length, smaller than the box's diagonal.
+    # Without head boxes at hand: 0.6 x the head's labeled length, smaller than the box's diagonal.
     head_N = 0.6 * np.linalg.norm(people.joints_NK2[:, 9] - people.joints_NK2[:, 8], axis=-1)
     plain = np.tile(UNAUGMENTED, (len(people), 1))
-    arrays = people.joints_NK2, people.centre_N2, people.side_N
+    arrays = people.joints_NK2, people.center_N2, people.side_N
     back_NK2, inside_NK = returned(*arrays, plain, sigma_px)
-    labelled_NK = ~np.isnan(people.joints_NK2).any(-1)
-    assert (inside_NK == labelled_NK).all() and labelled_NK.sum() == 76
-    assert share_found(people.joints_NK2, back_NK2, head_N, labelled_NK) == 1.0
+    labeled_NK = ~np.isnan(people.joints_NK2).any(-1)
+    assert (inside_NK == labeled_NK).all() and labeled_NK.sum() == 76
+    assert share_found(people.joints_NK2, back_NK2, head_N, labeled_NK) == 1.0

@@ -20,7 +20,7 @@ def people(make_people) -> SampleSet:
 
 
 @pytest.mark.parametrize(
-    "column", ["ids", "image_N", "joints_NK2", "centre_N2", "side_N", "normaliser_N"]
+    "column", ["ids", "image_N", "joints_NK2", "center_N2", "side_N", "normalizer_N"]
 )
 def test_columns_of_unequal_length_are_refused(people, column) -> None:
     with pytest.raises(ValueError, match=r"^people: expected columns of one length, got \["):
@@ -36,9 +36,9 @@ def test_duplicate_ids_are_refused(people) -> None:
 
 def test_a_sample_is_one_row_of_every_column(people) -> None:
     sample = people[1]
-    assert (sample.id, sample.image, sample.side_px, sample.normaliser_px) == ("a", 1, 90.0, 20.0)
+    assert (sample.id, sample.image, sample.side_px, sample.normalizer_px) == ("a", 1, 90.0, 20.0)
     np.testing.assert_array_equal(sample.joints_K2, JOINTS[1])
-    np.testing.assert_array_equal(sample.centre_2, [50.0, 40.0])
+    np.testing.assert_array_equal(sample.center_2, [50.0, 40.0])
     assert type(sample.image) is int and type(sample.side_px) is float
     with pytest.raises(IndexError):
         people[3]
@@ -99,11 +99,11 @@ def test_fingerprint_names_what_changed(people) -> None:
     moved[2, 13, 1] += 1e-9
     assert changed(people, dataclasses.replace(people, joints_NK2=moved)) == {"labels"}
 
-    unlabelled = people.joints_NK2.copy()
-    unlabelled[0, 0] = np.nan
-    assert changed(people, dataclasses.replace(people, joints_NK2=unlabelled)) == {"labels"}
+    unlabeled = people.joints_NK2.copy()
+    unlabeled[0, 0] = np.nan
+    assert changed(people, dataclasses.replace(people, joints_NK2=unlabeled)) == {"labels"}
 
-    for column in ("centre_N2", "side_N"):
+    for column in ("center_N2", "side_N"):
         box = getattr(people, column).copy()
         box[1] += 1e-9
         assert changed(people, dataclasses.replace(people, **{column: box})) == {"images"}
@@ -112,7 +112,7 @@ def test_fingerprint_names_what_changed(people) -> None:
     assert changed(people, dataclasses.replace(people, name="others")) == {"name"}
     assert changed(people, dataclasses.replace(people, image_N=np.array([0, 2, 1]))) == {"images"}
     # The unit of PCK decides scores, not heatmaps.
-    torso = dataclasses.replace(people, normaliser_N=np.ones(3))
+    torso = dataclasses.replace(people, normalizer_N=np.ones(3))
     assert changed(people, torso) == set()
 
 
@@ -129,18 +129,18 @@ def test_fingerprint_sees_order_and_number(people) -> None:
 
 def test_fingerprint_is_the_same_in_another_process() -> None:
     script = (
-        "from fpd.data.readers.figures import figures\n"
-        "print(sorted(figures('train', 5).fingerprint().items()))"
+        "from fpd.data.readers.synthetic.people import synthetic_people\n"
+        "print(sorted(synthetic_people('train', 5).fingerprint().items()))"
     )
     there = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     ).stdout
-    from fpd.data.readers.figures import figures
+    from fpd.data.readers.synthetic.people import synthetic_people
 
-    assert there.strip() == str(sorted(figures("train", 5).fingerprint().items()))
+    assert there.strip() == str(sorted(synthetic_people("train", 5).fingerprint().items()))
 
 
-def test_boxes_are_squares_around_the_labelled_joints() -> None:
+def test_boxes_are_squares_around_the_labeled_joints() -> None:
     nan = np.nan
     joints = np.array(
         [
@@ -149,20 +149,20 @@ def test_boxes_are_squares_around_the_labelled_joints() -> None:
             [[7.0, 8.0], [nan, 1.0], [900.0, nan]],  # half a position is no position
         ]
     )
-    centre, side = boxes(joints, margin=1.25)
-    np.testing.assert_allclose(centre, [[20.0, 60.0], [5.0, 3.5], [7.0, 8.0]])
+    center, side = boxes(joints, margin=1.25)
+    np.testing.assert_allclose(center, [[20.0, 60.0], [5.0, 3.5], [7.0, 8.0]])
     np.testing.assert_allclose(side, [100.0, 25.0, 0.0])
 
 
-def test_nobody_labelled_has_no_box() -> None:
+def test_nobody_labeled_has_no_box() -> None:
     joints = np.full((2, 14, 2), np.nan)
     joints[1] = [[0.0, 0.0], [8.0, 4.0]] * 7
-    centre, side = boxes(joints, margin=2.0)
-    assert np.isnan(centre[0]).all() and np.isnan(side[0])
-    assert centre[1].tolist() == [4.0, 2.0] and side[1] == 16.0
-    assert centre.shape == (2, 2) and side.shape == (2,)
+    center, side = boxes(joints, margin=2.0)
+    assert np.isnan(center[0]).all() and np.isnan(side[0])
+    assert center[1].tolist() == [4.0, 2.0] and side[1] == 16.0
+    assert center.shape == (2, 2) and side.shape == (2,)
 
 
 def test_boxes_of_no_people() -> None:
-    centre, side = boxes(np.empty((0, 14, 2)), margin=1.0)
-    assert centre.shape == (0, 2) and side.shape == (0,)
+    center, side = boxes(np.empty((0, 14, 2)), margin=1.0)
+    assert center.shape == (0, 2) and side.shape == (0,)

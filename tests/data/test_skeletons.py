@@ -27,10 +27,12 @@ def test_joints_are_in_the_published_order() -> None:
 
 @pytest.mark.parametrize("skeleton", [LSP, MPII], ids=["lsp", "mpii"])
 def test_mirroring_swaps_the_sides_by_name(skeleton) -> None:
-    assert [skeleton.joints[m] for m in skeleton.mirror] == [
+    assert [skeleton.joints[m] for m in skeleton.flip_indices] == [
         mirrored_name(name) for name in skeleton.joints
     ]
-    assert [skeleton.mirror[m] for m in skeleton.mirror] == list(range(skeleton.num_joints))
+    assert [skeleton.flip_indices[m] for m in skeleton.flip_indices] == list(
+        range(skeleton.num_joints)
+    )
 
 
 @pytest.mark.parametrize("skeleton", [LSP, MPII], ids=["lsp", "mpii"])
@@ -38,7 +40,7 @@ def test_limbs_join_all_and_are_symmetric(skeleton) -> None:
     limbs = {frozenset(limb) for limb in skeleton.limbs}
     assert len(limbs) == len(skeleton.limbs)
     assert all(len(limb) == 2 for limb in limbs), "a limb joins two different joints"
-    assert limbs == {frozenset(skeleton.mirror[j] for j in limb) for limb in limbs}
+    assert limbs == {frozenset(skeleton.flip_indices[j] for j in limb) for limb in limbs}
     reached = {0}
     for _ in skeleton.joints:
         reached |= {j for limb in limbs if limb & reached for j in limb}
@@ -70,7 +72,7 @@ def test_groups_are_the_table_columns() -> None:
 
 
 def test_pck_is_measured_in_torso_diagonals() -> None:
-    assert [LSP.joints[j] for j in LSP.normaliser] == ["left shoulder", "right hip"]
+    assert [LSP.joints[j] for j in LSP.normalizer] == ["left shoulder", "right hip"]
     assert LSP.threshold == 0.2
 
 
@@ -80,7 +82,7 @@ FLIP_PAIRS = [[0, 5], [1, 4], [2, 3], [10, 15], [11, 14], [12, 13]]
 
 def test_mpii_mirrors_as_hrnet_does() -> None:
     assert MPII.num_joints == 16
-    swapped = [[a, b] for a, b in enumerate(MPII.mirror) if a < b]
+    swapped = [[a, b] for a, b in enumerate(MPII.flip_indices) if a < b]
     assert swapped == FLIP_PAIRS
 
 
@@ -102,7 +104,7 @@ def test_pelvis_and_thorax_are_in_no_score() -> None:
 def test_pckh_and_its_curve() -> None:
     assert (MPII.metric, MPII.threshold, MPII.curve_steps) == ("PCKh", 0.5, 50)
     assert (LSP.metric, LSP.curve_steps) == ("PCK", 20)
-    assert [MPII.joints[j] for j in MPII.normaliser] == ["upper neck", "head top"]
+    assert [MPII.joints[j] for j in MPII.normalizer] == ["upper neck", "head top"]
 
 
 def test_a_skeleton_cannot_be_changed() -> None:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fpd.data.augmentation import Augmentation, affine_23, draw_parameters, invert, transform
-from fpd.data.images import ImageFolder
+from fpd.data.io.images import ImageFolder
 from fpd.data.samples import id_hash
 from fpd.data.skeletons import LSP
-from fpd.data.views import PLAIN, Geometry, Views, cut
+from fpd.data.views import CENTER_CROP, Geometry, Views, cut
 
 fuzz = settings(deadline=None, max_examples=60, database=None)
 
@@ -38,14 +38,14 @@ def picture(width: int, height: int, blobs: dict[str, tuple[float, float]], radi
     channels = []
     for x, y in blobs.values():
         channel = np.zeros((height, width), np.uint8)
-        centre = round(x * 2**SHIFT), round(y * 2**SHIFT)
-        cv2.circle(channel, centre, round(radius * 2**SHIFT), 255, -1, cv2.LINE_AA, SHIFT)
+        center = round(x * 2**SHIFT), round(y * 2**SHIFT)
+        cv2.circle(channel, center, round(radius * 2**SHIFT), 255, -1, cv2.LINE_AA, SHIFT)
         channels.append(cv2.GaussianBlur(channel, (0, 0), radius / 3))
     return np.stack(channels, axis=-1)
 
 
 def joints_of(blobs: dict[str, tuple[float, float]]) -> NDArray[np.float64]:
-    """(14, 2), all others not labelled."""
+    """(14, 2), all others not labeled."""
     joints = np.full((14, 2), np.nan)
     for name, position in blobs.items():
         joints[LSP.joints.index(name)] = position
@@ -82,7 +82,7 @@ def blob_errors(views: Views, view: int, blobs: dict[str, tuple[float, float]]) 
 @pytest.fixture
 def person(make_people):
     """A person of three joints in a 120 x 110 picture, and the blobs upon them."""
-    return make_people([joints_of(BLOBS)], [picture(120, 110, BLOBS, 4.0)], centre=(58.0, 54.0))
+    return make_people([joints_of(BLOBS)], [picture(120, 110, BLOBS, 4.0)], center=(58.0, 54.0))
 
 
 def test_joints_and_pixels_move_together(person) -> None:
@@ -98,26 +98,26 @@ def test_joints_and_pixels_move_together(person) -> None:
 
 
 def test_the_plain_view_is_not_augmented(person) -> None:
-    plain = Views(person, CROP, WILD, seed=1)[0, PLAIN]
+    plain = Views(person, CROP, WILD, seed=1)[0, CENTER_CROP]
     assert plain["parameters"].tolist() == [1.0, 0.0, 0.0]
     # Box of 100 pixels around (58, 54), as 96 pixels around 47.5.
     crop_K2 = CROP.to_crop(plain["joints"].astype(np.float64))
     for name, position in BLOBS.items():
         expected = (np.array(position) - (58.0, 54.0)) * 0.96 + 47.5
         np.testing.assert_allclose(crop_K2[LSP.joints.index(name)], expected, atol=1e-5)
-    assert max(blob_errors(Views(person, CROP, WILD, seed=1), PLAIN, BLOBS)) < 0.15
+    assert max(blob_errors(Views(person, CROP, WILD, seed=1), CENTER_CROP, BLOBS)) < 0.15
 
 
 def test_the_plain_view_is_the_same_under_any_settings(person) -> None:
-    one = Views(person, CROP, WILD, seed=1)[0, PLAIN]
-    other = Views(person, CROP, Augmentation(), seed=2)[0, PLAIN]
+    one = Views(person, CROP, WILD, seed=1)[0, CENTER_CROP]
+    other = Views(person, CROP, Augmentation(), seed=2)[0, CENTER_CROP]
     np.testing.assert_array_equal(one["crop"], other["crop"])
     np.testing.assert_array_equal(one["joints"], other["joints"])
 
 
 def test_changing_a_view_does_not_change_the_next(person) -> None:
     views = Views(person, CROP, Augmentation(), seed=1)
-    for view in (PLAIN, 0):
+    for view in (CENTER_CROP, 0):
         before = views.parameters(0, view).copy()
         parameters = views[0, view]["parameters"]
         if parameters.flags.writeable:
@@ -143,16 +143,16 @@ def test_a_view_holds_what_it_says(person) -> None:
     np.testing.assert_array_equal(view["affine"], affine)
 
 
-def test_unlabelled_joints_stay_unlabelled(person) -> None:
+def test_unlabeled_joints_stay_unlabeled(person) -> None:
     views = Views(person, CROP, WILD, seed=1)
     kinds = set()
     for view in range(8):
         seen = views[0, view]
         mirrored = bool(seen["parameters"][2])
         kinds.add(mirrored)
-        labelled = {other_side(name) if mirrored else name for name in BLOBS}
+        labeled = {other_side(name) if mirrored else name for name in BLOBS}
         known = ~np.isnan(seen["joints"]).any(axis=-1)
-        assert {LSP.joints[k] for k in np.flatnonzero(known)} == labelled
+        assert {LSP.joints[k] for k in np.flatnonzero(known)} == labeled
     assert kinds == {False, True}
 
 
@@ -176,7 +176,7 @@ def test_a_view_hangs_on_the_id_and_not_on_the_place(make_people) -> None:
     reordered = Views(people.take([2, 0]), CROP, WILD, seed=1)
     assert len(all_three) == 3 and len(reordered) == 2
     for new, old in ((0, 2), (1, 0)):
-        for view in (PLAIN, 0, 5):
+        for view in (CENTER_CROP, 0, 5):
             one, other = reordered[new, view], all_three[old, view]
             for part in ("crop", "joints", "affine", "parameters"):
                 np.testing.assert_array_equal(one[part], other[part])
@@ -187,9 +187,9 @@ def test_a_view_hangs_on_the_id_and_not_on_the_place(make_people) -> None:
 SCRIPT = """
 import hashlib
 from fpd.data.augmentation import Augmentation
-from fpd.data.readers.figures import figures
+from fpd.data.readers.synthetic.people import synthetic_people
 from fpd.data.views import Geometry, Views
-views = Views(figures("train", 4), Geometry(crop_px=64), Augmentation(), seed=2**64 - 1)
+views = Views(synthetic_people("train", 4), Geometry(crop_px=64), Augmentation(), seed=2**64 - 1)
 for key in ((0, -1), (0, 0), (3, 11)):
     view = views[key]
     parts = (view[part].tobytes() for part in ("crop", "joints", "affine", "parameters"))
@@ -222,9 +222,9 @@ def test_the_fourth_channel_of_the_warp_changes_no_pixel(
     """What version 1 of the views says: one bilinear warp of the three channels."""
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-    centre = rng.uniform(0, size[::-1])
-    people = make_people([np.full((14, 2), 1.0)], [image], centre=tuple(centre))
-    affine = affine_23(centre, crop_px / zoom, np.array([1.0, rotation_deg, mirror]), crop_px)
+    center = rng.uniform(0, size[::-1])
+    people = make_people([np.full((14, 2), 1.0)], [image], center=tuple(center))
+    affine = affine_23(center, crop_px / zoom, np.array([1.0, rotation_deg, mirror]), crop_px)
     crop = cut(people.images, people[0], affine, crop_px)
     expected = cv2.warpAffine(image, affine, (crop_px, crop_px), flags=cv2.INTER_LINEAR)
     np.testing.assert_array_equal(crop, expected)
@@ -234,12 +234,12 @@ def test_the_fourth_channel_of_the_warp_changes_no_pixel(
 def test_beyond_the_image_is_black(make_people) -> None:
     white = np.full((40, 40, 3), 255, np.uint8)
     views = Views(
-        make_people([np.full((14, 2), 20.0)], [white], centre=(19.5, 19.5), side=80.0),
+        make_people([np.full((14, 2), 20.0)], [white], center=(19.5, 19.5), side=80.0),
         Geometry(crop_px=80),
         Augmentation(),
         seed=0,
     )
-    crop = views[0, PLAIN]["crop"]
+    crop = views[0, CENTER_CROP]["crop"]
     expected = np.zeros((80, 80, 3), np.uint8)
     expected[20:60, 20:60] = 255
     np.testing.assert_array_equal(crop, expected)
@@ -247,9 +247,9 @@ def test_beyond_the_image_is_black(make_people) -> None:
 
 def test_a_crop_of_the_whole_image_is_the_image(make_people) -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    people = make_people([np.full((14, 2), 20.0)], [image], centre=(31.5, 31.5), side=64.0)
+    people = make_people([np.full((14, 2), 20.0)], [image], center=(31.5, 31.5), side=64.0)
     views = Views(people, Geometry(crop_px=64), Augmentation(), seed=0)
-    np.testing.assert_array_equal(views[0, PLAIN]["crop"], image)
+    np.testing.assert_array_equal(views[0, CENTER_CROP]["crop"], image)
 
 
 # (side of the box, reduction) for a crop of 96 pixels. The boxes are as small as the reduction
@@ -290,35 +290,35 @@ def test_blobs_of_reduced_jpegs_land_where_they_should(
     assert image.shape == (-(-1503 // reduction), -(-1999 // reduction), 3)
     # The crop needs no more pixels than were decoded.
     assert side / reduction >= 96 or reduction == 1
-    people = make_people([joints_of(blobs)], images, centre=(900.0, 700.0), side=float(side))
+    people = make_people([joints_of(blobs)], images, center=(900.0, 700.0), side=float(side))
     turned = Augmentation(scale=(1, 1), rotation_deg=180)
     views = Views(people, CROP, turned, seed=1)
     mirrored = [v for v in range(40) if views.parameters(0, v)[2]]
     upright = [v for v in range(40) if not views.parameters(0, v)[2]]
-    for view in (PLAIN, *mirrored[:4], *upright[:4]):
+    for view in (CENTER_CROP, *mirrored[:4], *upright[:4]):
         assert max(blob_errors(views, view, blobs)) < 0.1  # measured: 0.03
 
 
-def test_colours_are_red_green_blue(person) -> None:
+def test_colors_are_red_green_blue(person) -> None:
     """Channel 0 is red: where the red blob is, 1 and 2 are dark."""
-    crop = Views(person, CROP, WILD, seed=1)[0, PLAIN]["crop"]
+    crop = Views(person, CROP, WILD, seed=1)[0, CENTER_CROP]["crop"]
     for channel in range(3):
         x, y = np.rint(centroid(crop[..., channel])).astype(int)
         assert np.argmax(crop[y, x]) == channel and crop[y, x, channel] > 200
 
 
-def test_colours_of_files_are_red_green_blue(make_people, tmp_path) -> None:
+def test_colors_of_files_are_red_green_blue(make_people, tmp_path) -> None:
     from PIL import Image
 
     Image.new("RGB", (64, 64), (250, 120, 10)).save(tmp_path / "orange.jpg", quality=95)
     people = make_people(
         [np.full((14, 2), 20.0)],
         ImageFolder(tmp_path, ["orange.jpg"]),
-        centre=(31.5, 31.5),
+        center=(31.5, 31.5),
         side=60.0,
     )
     for crop_px in (16, 64):
-        crop = Views(people, Geometry(crop_px=crop_px), Augmentation(), 0)[0, PLAIN]["crop"]
+        crop = Views(people, Geometry(crop_px=crop_px), Augmentation(), 0)[0, CENTER_CROP]["crop"]
         assert np.abs(crop.astype(int) - (250, 120, 10)).max() <= 4
 
 
@@ -338,7 +338,7 @@ def test_geometry_goes_there_and_back(stride, cells, positions) -> None:
     assert geometry.heatmap_px * stride == crop_px
 
 
-def test_both_grids_have_the_same_edges_and_centre() -> None:
+def test_both_grids_have_the_same_edges_and_center() -> None:
     geometry = Geometry()
     assert (geometry.crop_px, geometry.stride_px, geometry.heatmap_px) == (256, 4, 64)
     assert geometry.to_heatmap(np.array([-0.5, 127.5, 255.5])).tolist() == [-0.5, 31.5, 63.5]
@@ -424,5 +424,5 @@ def test_a_view_in_the_mirror_is_the_view_of_its_mirrored_parameters(person) -> 
     sample = person[0]
     for view in range(6):
         turned = views.mirrored(views[0, view])
-        expected = affine_23(sample.centre_2, sample.side_px, turned["parameters"], 96)
+        expected = affine_23(sample.center_2, sample.side_px, turned["parameters"], 96)
         np.testing.assert_allclose(turned["affine"], expected, atol=1e-9)

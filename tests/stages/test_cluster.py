@@ -20,8 +20,9 @@ import torch
 from click.testing import CliRunner, Result
 
 from fpd.cli import main
-from fpd.pipeline.cluster import Workers, driver
-from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.pipeline.caching import driver
+from fpd.pipeline.config.recipe import Recipe, apply_overrides
+from fpd.pipeline.runtime.dask_cluster import Workers
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import heatmaps
 

@@ -12,14 +12,13 @@ import xarray
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fpd.data.readers import load
-from fpd.data.targets import mirror
-from fpd.pipeline.inputs import normalise
-from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.data.datasets import load
+from fpd.data.heatmap_codec import flip_heatmaps
+from fpd.pipeline.config.recipe import Recipe, apply_overrides, stored_views
+from fpd.pipeline.models.checkpoint import load_model
+from fpd.pipeline.models.predictor import make_predictor
+from fpd.pipeline.models.preprocessing import normalize
 from fpd.pipeline.store import read_heatmaps
-from fpd.pipeline.teaching import asker
-from fpd.pipeline.training.feed import stored_views
-from fpd.pipeline.training.train import load_model
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import evaluate, heatmaps, student, teacher
 
@@ -87,19 +86,19 @@ def test_the_store_holds_what_the_teacher_says_of_each_view(work: WorkDir, recip
     """Against the live teacher, view by view, within the store's bound."""
     samples = load(recipe.data, "train")
     views = stored_views(recipe, samples)
-    network = load_model(work.teacher, samples.skeleton.num_joints, CPU)
+    network = load_model(work.teacher, CPU).network
     parameters = xarray.open_zarr(work.store, consolidated=False).parameters
     for index, view in [(0, 0), (3, 1), (len(samples) - 1, 1)]:
         crop = torch.from_numpy(views[index, view]["crop"])[None]
         with torch.inference_mode():
-            said = network(normalise(crop, CPU))[-1].numpy()
+            said = network(normalize(crop, CPU))[-1].numpy()
         assert_within_bound(read_heatmaps(work.store, view, [index]), said, recipe)
         np.testing.assert_array_equal(parameters[view, index], views[index, view]["parameters"])
 
 
 def assert_within_bound(found: NDArray, said: NDArray, recipe: Recipe) -> None:
     peaks = said.max((-2, -1), keepdims=True)
-    assert peaks.max() > 0.1  # the teacher has learnt to say something
+    assert peaks.max() > 0.1  # the teacher has learned to say something
     bound = recipe.store.max_error * np.maximum(peaks, 0.1)
     assert (np.abs(found - said.clip(min=0)) <= bound + 1e-5).all()
 
@@ -111,7 +110,7 @@ def test_a_student_learns_from_the_teacher_alone(work: WorkDir, recipe: Recipe) 
     record = student.run(work, recipe.model_copy(update={"student": settings}), CPU, name="alone")
     assert record["identity"]["settings"]["training"]["alpha"] == 1.0
     rows = [json.loads(row) for row in work.student("alone").metrics.read_text().splitlines()]
-    assert rows[-1]["loss"] < 0.5 * rows[-1]["zero_loss"]
+    assert rows[-1]["loss"] < 0.5 * rows[-1]["collapsed_loss"]
 
 
 # One stored view serves the student as it is and mirrored
@@ -119,7 +118,7 @@ def test_a_student_learns_from_the_teacher_alone(work: WorkDir, recipe: Recipe) 
 
 @pytest.fixture(scope="module")
 def averaged(recipe: Recipe) -> Recipe:
-    return apply_overrides(recipe.model_dump(mode="json"), ["store.mirror_averaged=true"])
+    return apply_overrides(recipe.model_dump(mode="json"), ["store.flip_averaged=true"])
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +136,7 @@ KEYS = [(0, 0), (3, 1), (7, 0), (9, 1)]
 
 
 def crops(recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """The stored views of `KEYS`, and the same in the mirror, uint8 (B, S, S, 3) each."""
+    """The stored views of `KEYS`, and the same in the flip_heatmaps, uint8 (B, S, S, 3) each."""
     views = stored_views(recipe, load(recipe.data, "train"))
     pairs = [(views[key], views.mirrored(views[key])) for key in KEYS]
     upright, turned = (
@@ -151,15 +150,17 @@ def test_stored_maps_mirrored_are_the_teachers_answer_to_the_mirrored_view(
     averaged_work: WorkDir, averaged: Recipe
 ) -> None:
     skeleton = load(averaged.data, "train").skeleton
-    network = load_model(averaged_work.teacher, skeleton.num_joints, CPU)
-    ask = asker(network, CPU, skeleton.mirror)
+    network = load_model(averaged_work.teacher, CPU).network
+    predictor = make_predictor(network, CPU, skeleton.flip_indices)
     upright, turned = crops(averaged)
     stored = np.concatenate([read_heatmaps(averaged_work.store, v, [i]) for i, v in KEYS])
     with torch.inference_mode():
-        live, live_turned = ask(upright), ask(turned)
-    torch.testing.assert_close(mirror(live, skeleton.mirror), live_turned, atol=1e-6, rtol=0)
+        live, live_turned = predictor(upright), predictor(turned)
+    torch.testing.assert_close(
+        flip_heatmaps(live, skeleton.flip_indices), live_turned, atol=1e-6, rtol=0
+    )
     assert_within_bound(stored, live.numpy(), averaged)
-    twins = mirror(torch.from_numpy(stored), skeleton.mirror)
+    twins = flip_heatmaps(torch.from_numpy(stored), skeleton.flip_indices)
     assert_within_bound(twins.numpy(), live_turned.numpy(), averaged)
 
 
@@ -168,10 +169,10 @@ def test_without_averaging_mirrored_maps_are_not_the_teachers_answer(
 ) -> None:
     """What naive mirroring would cost: far more than the store's own error."""
     skeleton = load(averaged.data, "train").skeleton
-    ask = asker(load_model(work.teacher, skeleton.num_joints, CPU), CPU, None)
+    predictor = make_predictor(load_model(work.teacher, CPU).network, CPU, None)
     upright, turned = crops(averaged)
     with torch.inference_mode():
-        naive, live = mirror(ask(upright), skeleton.mirror), ask(turned)
+        naive, live = flip_heatmaps(predictor(upright), skeleton.flip_indices), predictor(turned)
     off = (naive - live).abs().amax((-2, -1))
     bound = averaged.store.max_error * live.amax((-2, -1)).clamp_min(0.1)
     assert (off > bound).float().mean() > 0.5
@@ -184,9 +185,9 @@ def test_a_student_of_averaged_maps_mirrors_them_itself(
     views = stored_views(averaged, load(averaged.data, "train"))
     assert not any(views.parameters(index, view)[2] for index in range(18) for view in range(2))
     record = student.run(averaged_work, averaged, CPU)
-    assert record["identity"]["inputs"]["store"]["mirror_averaged"] is True
+    assert record["identity"]["inputs"]["store"]["flip_averaged"] is True
     never = averaged.model_copy(
-        update={"augmentation": averaged.augmentation.model_copy(update={"mirror": False})}
+        update={"augmentation": averaged.augmentation.model_copy(update={"flip_heatmaps": False})}
     )
-    with pytest.raises(ValueError, match="mirror_averaged: expected False, found True"):
+    with pytest.raises(ValueError, match="flip_averaged: expected False, found True"):
         student.run(averaged_work, never, CPU, name="upright")

@@ -13,10 +13,10 @@ import torch
 from click.testing import CliRunner
 
 from fpd.cli import main
-from fpd.data.predictions import read_predictions
-from fpd.data.readers import load
-from fpd.pipeline.metrics import pck
-from fpd.pipeline.recipe import Recipe
+from fpd.data.datasets import load
+from fpd.pipeline.config.recipe import Recipe
+from fpd.pipeline.evaluation.pck import pck
+from fpd.pipeline.evaluation.predictions import read_predictions
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import evaluate
 
@@ -30,7 +30,7 @@ def test_predictions_score_as_the_report_says(work: WorkDir, toy_recipe: Recipe)
     samples = load(toy_recipe.data, "test")
     path = work.evaluation / "predictions" / "teacher.json"
     found = read_predictions(path, {len(samples)}, samples.skeleton.num_joints)
-    score = pck(found.joints_NK2, samples.joints_NK2, samples.normaliser_N, samples.skeleton)
+    score = pck(found.joints_NK2, samples.joints_NK2, samples.normalizer_N, samples.skeleton)
     row = report["models"]["teacher"]
     assert score.mean == row["mean"] and score.auc == row["auc"]
     np.testing.assert_array_equal(score.curve_T, row["curve"]["pck"])

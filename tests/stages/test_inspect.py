@@ -14,13 +14,15 @@ import torch
 from click.testing import CliRunner, Result
 
 from fpd.cli import main
+from fpd.commands.summaries.inspect import describe
 from fpd.data.samples import SampleSet
-from fpd.pipeline.drawing import Teaching
-from fpd.pipeline.ranges import parse_ranges, show_ranges
-from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.pipeline.caching.figure import CachedFigure
+from fpd.pipeline.config.recipe import Recipe, apply_overrides
+from fpd.pipeline.runtime.text import parse_ranges, show_ranges
 from fpd.pipeline.store import Coverage, Layout, coverage, files_at, read_heatmaps
 from fpd.pipeline.workdir import WorkDir
-from fpd.stages import heatmaps, inspection
+from fpd.stages import heatmaps
+from fpd.stages import inspect as inspection
 
 CPU = torch.device("cpu")
 ARRAYS = ("heatmaps", "steps", "peaks", "parameters")
@@ -66,7 +68,7 @@ def test_numbers_are_those_of_the_files(toy_work: Path, toy_recipe: Recipe) -> N
         "partial_views": {},
     }
     assert found["layout"] == {"views": 2, "samples": 18, "shards": 3, "shard_samples": 8}
-    assert found["measured"] == found["manifest"]["measured"]
+    assert found["encoding_error"] == found["manifest"]["encoding_error"]
     assert found["canaries"] == 6 * 2
 
 
@@ -150,7 +152,7 @@ def test_thousands_of_shards_stay_a_few_lines(
     receipt = coverage(files_at(WorkDir(toy_work).store), Layout(2, (18,), 14, 16, 8)).receipts[0]
     found = Coverage(layout, missing, [receipt] * (layout.views * layout.shards - len(missing)))
     monkeypatch.setattr(inspection, "coverage", lambda *_: found)
-    text = inspection.describe(inspection.run(WorkDir(toy_work), toy_recipe))
+    text = describe(inspection.run(WorkDir(toy_work), toy_recipe))
     lines = text.splitlines()
     assert f"  whole views: {','.join(map(str, range(0, 60, 3)))} and 14 more" in lines
     assert "  and 25 more views there in part" in lines
@@ -176,9 +178,9 @@ def test_many_ranges_are_counted() -> None:
 # The picture
 
 
-def teaching_of(work: WorkDir, recipe: Recipe, sample: str, view: int, out: Path) -> Teaching:
+def teaching_of(work: WorkDir, recipe: Recipe, sample: str, view: int, out: Path) -> CachedFigure:
     """What is handed to be drawn."""
-    drawn: list[Teaching] = []
+    drawn: list[CachedFigure] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inspection, "draw_teaching", lambda teaching, _: drawn.append(teaching))
         inspection.draw(work, recipe, CPU, sample, view, out)
@@ -221,22 +223,22 @@ def test_labels_are_drawn_where_the_person_is(
     work: WorkDir, toy_recipe: Recipe, toy_samples: SampleSet, tmp_path: Path
 ) -> None:
     from fpd.data.augmentation import affine_23, transform
-    from fpd.pipeline.training.feed import stored_views
+    from fpd.pipeline.config.recipe import stored_views
 
     person = toy_samples[4]
     parameters = stored_views(toy_recipe, toy_samples).parameters(4, 0)
     expected = transform(
-        affine_23(person.centre_2, person.side_px, parameters, 64), person.joints_K2
+        affine_23(person.center_2, person.side_px, parameters, 64), person.joints_K2
     )
     if parameters[2]:
-        expected = expected[list(toy_samples.skeleton.mirror)]
+        expected = expected[list(toy_samples.skeleton.flip_indices)]
     drawn = teaching_of(work, toy_recipe, "4", 0, tmp_path / "view.png")
     np.testing.assert_allclose(drawn.labels_K2, expected, atol=1e-3)
 
 
 def test_a_mirror_averaged_store_says_so(work: WorkDir, toy_recipe: Recipe, tmp_path: Path) -> None:
     shutil.rmtree(work.store)
-    recipe = changed(toy_recipe, "store.mirror_averaged=true", "store.views=1")
+    recipe = changed(toy_recipe, "store.flip_averaged=true", "store.views=1")
     heatmaps.run(work, recipe, CPU)
     drawn = teaching_of(work, recipe, "0", 0, tmp_path / "view.png")
     assert "averaged with the mirrored twin" in drawn.title

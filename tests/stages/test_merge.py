@@ -16,14 +16,15 @@ import torch
 from click.testing import CliRunner, Result
 
 from fpd.cli import main
-from fpd.data.readers import load
-from fpd.pipeline.recipe import Recipe, apply_overrides
-from fpd.pipeline.stopping import Interrupted, Stop
+from fpd.data.datasets import load
+from fpd.pipeline.config.recipe import Recipe, apply_overrides
+from fpd.pipeline.runtime.interrupt import Interrupted, Stop
 from fpd.pipeline.store import Shard, StoreWriter, files_at
-from fpd.pipeline.store.files import LocalFiles
 from fpd.pipeline.store.merge import Copy, copy_shard
+from fpd.pipeline.store.storage import LocalFiles
 from fpd.pipeline.workdir import WorkDir
-from fpd.stages import heatmaps, merging, student
+from fpd.stages import heatmaps, student
+from fpd.stages import merge as merging
 
 CPU = torch.device("cpu")
 SHARDS = 3  # of the toy store: 8, 8 and 2 people
@@ -384,7 +385,9 @@ def test_people_added_at_the_end_extend_a_store(
     """12 people, then 20, nobody held out: their split would not keep the first ones first."""
     shutil.rmtree(work.store)
     fewer, more = (
-        changed(toy_recipe, "data.validation=0", f"data.figures.train={count}", "student.epochs=1")
+        changed(
+            toy_recipe, "data.validation=0", f"data.synthetic.train={count}", "student.epochs=1"
+        )
         for count in (12, 20)
     )
     assert load(more.data, "train").ids[:12] == load(fewer.data, "train").ids

@@ -15,16 +15,19 @@ from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
 from fpd.cli import main
+from fpd.commands.summaries.plan import describe
 from fpd.data.samples import SampleSet
-from fpd.pipeline import planning as plans
-from fpd.pipeline.pilot import TIMED_VIEWS, Pilot, Sizes, pilot_keys, run_pilot
-from fpd.pipeline.planning import Need, Plan, Stock, break_even_epochs, free_bytes
-from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.pipeline.caching import plan as plans
+from fpd.pipeline.caching.pilot import TIMED_VIEWS, Pilot, Sizes, pilot_keys, run_pilot
+from fpd.pipeline.caching.plan import Need, Plan, StoreStatus, break_even_epochs, free_bytes
+from fpd.pipeline.config.recipe import Recipe, apply_overrides
+from fpd.pipeline.models.predictor import make_predictor
+from fpd.pipeline.runtime.files import read_json
 from fpd.pipeline.store import Coverage, Layout, files_at, stored_layout
 from fpd.pipeline.store.schema import receipt_name
-from fpd.pipeline.teaching import asker
-from fpd.pipeline.workdir import WorkDir, read_json
-from fpd.stages import heatmaps, planning
+from fpd.pipeline.workdir import WorkDir
+from fpd.stages import heatmaps
+from fpd.stages import plan as planning
 
 CPU = torch.device("cpu")
 
@@ -44,7 +47,7 @@ PILOT = Pilot(
 # 10 people in shards of 4: two whole ones, and one of 2 with 2 rows of padding.
 LAYOUT = Layout(views=1, segments=(10,), joints=14, heatmap_px=16, shard_samples=4)
 ONE_VIEW = 10 * 1000 + 2 * 20 + 3 * 500
-NOTHING = Stock(Coverage(LAYOUT, LAYOUT.tasks(), []), bytes=0)
+NOTHING = StoreStatus(Coverage(LAYOUT, LAYOUT.tasks(), []), bytes=0)
 PLAN = Plan(PILOT, NOTHING, recipe_views=3, epochs=6, free_bytes=4 * ONE_VIEW, metadata_bytes=7000)
 
 
@@ -111,7 +114,7 @@ def test_a_row_counts_views_padding_receipts_and_metadata() -> None:
 
 def test_what_is_there_is_not_counted_again() -> None:
     layout = replace(LAYOUT, views=2)
-    stock = Stock(Coverage(layout, [(1, 2)], []), bytes=12_345)
+    stock = StoreStatus(Coverage(layout, [(1, 2)], []), bytes=12_345)
     plan = replace(PLAN, stock=stock, metadata_bytes=0)
     assert plan.row(1).added_bytes == 0
     assert plan.row(2).added_bytes == 2 * 1000 + 2 * 20 + 500  # the last shard of two people
@@ -121,7 +124,7 @@ def test_what_is_there_is_not_counted_again() -> None:
 
 
 def test_views_left_to_somebody_else_are_not_counted() -> None:
-    stock = Stock(Coverage(replace(LAYOUT, views=2), [(0, 0), (1, 2)], []), bytes=1)
+    stock = StoreStatus(Coverage(replace(LAYOUT, views=2), [(0, 0), (1, 2)], []), bytes=1)
     assert stock.need(4, only_views={1, 3}) == Need(samples=2 + 10, shards=1 + 3)
 
 
@@ -137,7 +140,7 @@ def test_no_more_views_are_chosen_than_a_student_has_epochs() -> None:
 
 def test_no_fewer_views_are_chosen_than_are_there() -> None:
     layout = replace(LAYOUT, views=3)
-    there = replace(PLAN, stock=Stock(Coverage(layout, [(2, 1)], []), bytes=50_000))
+    there = replace(PLAN, stock=StoreStatus(Coverage(layout, [(2, 1)], []), bytes=50_000))
     assert there.choose(5) == 2
     assert "no more than are there already" in planning.explain_choice(there, 5, 2)
 
@@ -150,7 +153,7 @@ def test_a_budget_below_one_view_is_refused_with_what_it_takes() -> None:
 def test_the_table_doubles_up_to_the_epochs_and_marks_its_rows() -> None:
     rows = {
         line.split()[0]: line
-        for line in planning.describe(PLAN, chosen=5).splitlines()
+        for line in describe(PLAN, chosen=5).splitlines()
         if re.match(r"[0-9]+ +[0-9.]+ kB", line)
     }
     assert list(rows) == ["1", "2", "3", "4", "5", "6"]
@@ -163,7 +166,7 @@ def test_the_table_doubles_up_to_the_epochs_and_marks_its_rows() -> None:
 
 
 def test_the_plan_says_what_the_pilot_measured() -> None:
-    text = planning.describe(replace(PLAN, free_bytes=None))
+    text = describe(replace(PLAN, free_bytes=None))
     for fact in (
         *("pilot of 48 views: 1,000 bytes a view (standard deviation 100)", "10 % of a peak"),
         *("40 views/s", "40 ms to read in each of 2 processes", "20 ms of the teacher"),
@@ -203,11 +206,11 @@ class Counting(nn.Module):
 def test_the_pilot_asks_as_the_cache_will(
     toy_recipe: Recipe, toy_samples: SampleSet, averaged: str, passes: int
 ) -> None:
-    recipe = changed(toy_recipe, f"store.mirror_averaged={averaged}")
+    recipe = changed(toy_recipe, f"store.flip_averaged={averaged}")
     teacher = Counting()
-    mirror = toy_samples.skeleton.mirror if recipe.mirror_averaged else None
-    ask, layout = asker(teacher, CPU, mirror), replace(LAYOUT, shard_samples=8)
-    pilot = run_pilot(ask, recipe, toy_samples, layout, CPU)
+    mirror = toy_samples.skeleton.flip_indices if recipe.flip_averaged else None
+    predictor, layout = make_predictor(teacher, CPU, mirror), replace(LAYOUT, shard_samples=8)
+    pilot = run_pilot(predictor, recipe, toy_samples, layout, CPU)
     assert pilot.views == 48
     assert teacher.views == passes * (48 + 8)  # a batch of 8 to warm up
     assert pilot.sizes.view > 1000  # noise is hard to compress
@@ -351,7 +354,7 @@ def test_ample_space_is_not_worth_asking_the_teacher(
 ) -> None:
     without_store(work)
     monkeypatch.setattr(plans, "free_bytes", disk_with(10**9))
-    monkeypatch.setattr(plans, "ask_batches", None)
+    monkeypatch.setattr(plans, "encode_all", None)
     assert heatmaps.run(work, toy_recipe, CPU)["written"] == 6
 
 

@@ -13,16 +13,17 @@ import torch
 from click.testing import CliRunner, Result
 
 from fpd.cli import main
-from fpd.data.readers import load
-from fpd.pipeline.cluster import choose_workers, make_student_job
-from fpd.pipeline.cluster.students import from_anywhere
-from fpd.pipeline.recipe import Recipe, apply_overrides
-from fpd.pipeline.sections import Sweep
-from fpd.pipeline.stopping import Interrupted
-from fpd.pipeline.sweeping import train_and_score, variants
+from fpd.data.datasets import load
+from fpd.pipeline.config.recipe import Recipe, apply_overrides
+from fpd.pipeline.config.sections import Sweep
+from fpd.pipeline.models.checkpoint import ModelDir
+from fpd.pipeline.runtime.dask_cluster import choose_workers
+from fpd.pipeline.runtime.interrupt import Interrupted
 from fpd.pipeline.training import loop
 from fpd.pipeline.training.step import train_step
-from fpd.pipeline.workdir import ModelDir, WorkDir
+from fpd.pipeline.training.sweep.cluster import from_anywhere, make_student_job
+from fpd.pipeline.training.sweep.variants import train_and_score, variants
+from fpd.pipeline.workdir import WorkDir
 from fpd.stages import student, sweep
 
 CPU = torch.device("cpu")
@@ -95,14 +96,17 @@ def test_a_student_that_does_not_fit_into_memory_is_a_failure_too(
     work: WorkDir, toy_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hungry(state: Any, network: Any, objective: Any, training: Any, *rest: Any) -> torch.Tensor:
-        if training.batch == 9:
+        if training.batch_size == 9:
             torch.empty(1 << 48)
         return train_step(state, network, objective, training, *rest)
 
     monkeypatch.setattr(loop, "train_step", hungry)
-    grid = Sweep(grid={"student.batch": [9, 8]}, seeds=1)
+    grid = Sweep(grid={"student.batch_size": [9, 8]}, seeds=1)
     large, small = sweep.run(work, toy_recipe, CPU, "batch", grid)["runs"]
-    assert "--set student.accumulate=2 takes them through the network in smaller" in large["error"]
+    assert (
+        "--set student.grad_accum_steps=2 takes them through the network in smaller"
+        in large["error"]
+    )
     assert large["error"].startswith("a step of seed-0 on cpu, of 9 views in 1 part, did not fit")
     assert "error" not in small
 
@@ -110,7 +114,7 @@ def test_a_student_that_does_not_fit_into_memory_is_a_failure_too(
 def test_ctrl_c_while_scoring_stops_after_that_student(
     work: WorkDir, toy_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fpd.pipeline import sweeping
+    from fpd.pipeline.training.sweep import variants as sweeping
 
     load = sweeping.load_model
 
@@ -130,7 +134,7 @@ def test_ctrl_c_while_scoring_stops_after_that_student(
 def test_cross_validation_leaves_a_part_out_and_scores_it(
     work: WorkDir, toy_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fpd.pipeline import distilling
+    from fpd.pipeline.training import distill as distilling
 
     seen: list[tuple[set[str], set[str]]] = []
     train_model = distilling.train_model
@@ -168,24 +172,14 @@ def test_weights_to_start_from_are_found_from_another_directory(
     monkeypatch.chdir(work.root)
     work = WorkDir(Path())
     start = Sweep(points={"on": {"student.init_from": "./teacher", "student.alpha": 0}}, seeds=1)
-    job = make_student_job(work, toy_recipe, "some", start, choose_workers(2, None, None, "cpu"))
+    workers = choose_workers(2, None, None, "cpu")
+    job = make_student_job(work, toy_recipe, "some", start, workers, None)
     (variant,) = [from_anywhere(work, variant) for variant in variants(start)]
-    by_recipe = json.loads(
-        make_student_job(
-            *(
-                work,
-                apply_overrides(
-                    toy_recipe.model_dump(mode="json"), ("student.init_from=./teacher",)
-                ),
-                "some",
-                start,
-            ),
-            choose_workers(2, None, None, "cpu"),
-        ).recipe
-    )
+    started = apply_overrides(toy_recipe.model_dump(mode="json"), ("student.init_from=./teacher",))
+    by_recipe = json.loads(make_student_job(work, started, "some", start, workers, None).recipe)
     monkeypatch.chdir("/")
     there, recipe = WorkDir(Path(job.work)), Recipe.model_validate_json(job.recipe)
-    assert "error" not in train_and_score(there, recipe, "some", start, variant, CPU)
+    assert "error" not in train_and_score(there, recipe, "some", start, variant, CPU, None)
     assert by_recipe["student"]["init_from"] == str(Path(job.work) / "teacher")
 
 

@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 from fpd.cli import main
 from fpd.data.skeletons import LSP, MPII
-from fpd.pipeline.cluster import Workers, make_job
-from fpd.pipeline.cluster.task import ShardFailed
-from fpd.pipeline.cluster.task import make as make_one
+from fpd.pipeline.caching.worker import make as make_one
+from fpd.pipeline.caching.worker import make_job
+from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.models.hourglass import Hourglass, HourglassSettings
-from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.pipeline.runtime.dask_cluster import TaskFailed, Workers
+from fpd.pipeline.runtime.files import write_json
 from fpd.pipeline.store import files_at, read_heatmaps, read_manifest
-from fpd.pipeline.teachers import TeacherSpec, remarks
-from fpd.pipeline.workdir import WorkDir, write_json
+from fpd.pipeline.teachers import TeacherSpec, compatibility_warnings
+from fpd.pipeline.workdir import WorkDir
 
 # COCO's body: LSP's neck and head top are not among them.
 COCO_BODY = tuple(
@@ -43,8 +44,8 @@ class Brightness:
     digest = "brightness, version 1"
 
     def __call__(self, crops):
-        grey = torch.nn.functional.avg_pool2d(crops.mean(1, keepdim=True), 2)
-        return torch.cat([grey, -grey], dim=1).sigmoid()
+        gray = torch.nn.functional.avg_pool2d(crops.mean(1, keepdim=True), 2)
+        return torch.cat([gray, -gray], dim=1).sigmoid()
 '''
 
 
@@ -119,7 +120,7 @@ def place(tmp_path: Path, toy_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -
     work.create()
     recipe = apply_overrides(
         toy_recipe.model_dump(mode="json"),
-        ["store.mirror_averaged=true", "store.views=1", "student.epochs=1"],
+        ["store.flip_averaged=true", "store.views=1", "student.epochs=1"],
     )
     write_json(work.kept_recipe, recipe.model_dump(mode="json"))
     return work
@@ -144,8 +145,8 @@ def test_from_the_cache_to_the_scores(
     made = fpd("cache-heatmaps", "-w", place.root, *options)
     assert made.exit_code == 0, made.output
     entry = read_manifest(files_at(place.store))["teacher"]
-    assert [part["kind"] for part in entry["sources"]] == kinds
-    assert set(LSP.joints) - set(entry["taught"]) == set(untaught)
+    assert [part["kind"] for part in entry["teachers"]] == kinds
+    assert set(LSP.joints) - set(entry["covered_joints"]) == set(untaught)
     peaks = read_heatmaps(place.store, 0, range(18)).max((0, 2, 3))
     silent = {name for name, peak in zip(LSP.joints, peaks, strict=True) if not peak}
     assert silent == set(untaught)
@@ -162,7 +163,7 @@ def test_from_the_cache_to_the_scores(
     report = json.loads((place.evaluation / "report.json").read_text())
     assert list(report["models"]) == ["student", "teacher"]
     row = report["models"]["teacher"]
-    assert row["teacher"]["sources"] == entry["sources"] and row["unknown"] == [
+    assert row["teacher"]["teachers"] == entry["teachers"] and row["unknown"] == [
         name for name in LSP.joints if name in untaught
     ]
     assert {name for name, share in row["per_joint"].items() if share is None} == set(untaught)
@@ -347,7 +348,7 @@ def test_another_teacher_on_a_worker_is_refused(cached: WorkDir) -> None:
     lost.unlink()
     with Path("model.pt2.json").open("w") as file:
         file.write(TeacherSpec(input=(64, 48), joints=COCO_BODY, peak=2).model_dump_json())
-    with pytest.raises(ShardFailed, match=r"another teacher .*model\.pt2"):
+    with pytest.raises(TaskFailed, match=r"another teacher .*model\.pt2"):
         make_one(job, 0, int(lost.parts[lost.parts.index("c") + 2]))
 
 
@@ -375,13 +376,13 @@ def test_what_nobody_teaches_is_said(
 
 def test_widths_that_differ_are_said(place: WorkDir, caplog: pytest.LogCaptureFixture) -> None:
     spec = TeacherSpec(input=(64, 48), joints=LSP.joints, sigma_px=3)
-    entry: dict[str, Any] = {"sources": [{"kind": "python", "spec": spec.model_dump(mode="json")}]}
+    entry: dict[str, Any] = {"teachers": [{"kind": "python", "spec": spec.model_dump(mode="json")}]}
     recipe = place.recipe(None, ())
     # 12 of its heatmap pixels show the crop, 16 of ours: sigma 3 becomes 4.
-    [said] = remarks(entry, recipe, LSP)
+    [said] = compatibility_warnings(entry, recipe, LSP)
     assert "--set targets.sigma_px=4" in said
     wide = apply_overrides(recipe.model_dump(mode="json"), ["targets.sigma_px=4"])
-    assert remarks(entry, wide, LSP) == []
+    assert compatibility_warnings(entry, wide, LSP) == []
 
 
 def test_the_documented_teacher_of_ones_own(place: WorkDir) -> None:
@@ -393,4 +394,4 @@ def test_the_documented_teacher_of_ones_own(place: WorkDir) -> None:
     command = rest.split("$ fpd ")[1].splitlines()[0].replace("work/lsp", str(place.root))
     found = fpd(*command.split())
     assert found.exit_code == 0, found.output
-    assert len(read_manifest(files_at(place.store))["teacher"]["taught"]) == 12
+    assert len(read_manifest(files_at(place.store))["teacher"]["covered_joints"]) == 12

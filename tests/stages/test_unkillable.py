@@ -25,15 +25,15 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-import fpd.pipeline.caching as caching
+import fpd.pipeline.caching.fill as caching
 from fpd.cli import main
 from fpd.data.samples import SampleSet
-from fpd.pipeline.recipe import Recipe
-from fpd.pipeline.stopping import Interrupted
+from fpd.pipeline.config.recipe import Recipe
+from fpd.pipeline.runtime.interrupt import Interrupted
 from fpd.pipeline.store import Shard, StoreReader, StoreWriter, coverage, files_at, read_manifest
 from fpd.pipeline.store.coverage import read_receipt
-from fpd.pipeline.store.files import LocalFiles
 from fpd.pipeline.store.manifest import stored_layout
+from fpd.pipeline.store.storage import LocalFiles
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import heatmaps
 
@@ -78,7 +78,7 @@ def shards(toy_work: Path) -> list[Shard]:
         assert receipt is not None
         cells = [reader.read(view, index) for index in layout.rows(shard)]
         columns = [np.stack([cell[i] for cell in cells]) for i in range(4)]
-        found.append(Shard(view, shard, *columns, receipt["measured"], receipt["canaries"]))
+        found.append(Shard(view, shard, *columns, receipt["encoding_error"], receipt["canaries"]))
     return found
 
 
@@ -88,7 +88,7 @@ def write_all(
 ) -> Callable[[Path], None]:
     """What `fpd cache-heatmaps` does, with a teacher that answers at once."""
     manifest = read_manifest(files_at(toy_work / "heatmaps.zarr"))
-    fresh = {key: value for key, value in manifest.items() if key != "measured"}
+    fresh = {key: value for key, value in manifest.items() if key != "encoding_error"}
 
     def write(path: Path) -> None:
         files = files_at(path)

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from fpd.cli import main
 from fpd.data.samples import SampleSet
-from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.store import Layout, Shard, StoreReader, StoreWriter, files_at, read_manifest
 from fpd.pipeline.store.coverage import read_receipt, sealed
 from fpd.pipeline.store.manifest import stored_layout
@@ -24,7 +24,8 @@ from fpd.pipeline.store.schema import ARRAYS, receipt_name, shard_name
 from fpd.pipeline.store.verify import examine, spread
 from fpd.pipeline.store.writer import digest
 from fpd.pipeline.workdir import WorkDir
-from fpd.stages import heatmaps, teacher, verification
+from fpd.stages import heatmaps, teacher
+from fpd.stages import verify as verification
 
 CPU = torch.device("cpu")
 
@@ -88,7 +89,7 @@ def test_cells_are_within_the_bound_and_the_worst_come_first(
     }
     assert errors == sorted(errors, reverse=True)
     # What was measured when the store was written, but for a batch's rounding.
-    largest = read_manifest(files_at(toy_work / "heatmaps.zarr"))["measured"]["max_error"]
+    largest = read_manifest(files_at(toy_work / "heatmaps.zarr"))["encoding_error"]["max_error"]
     assert max(errors) == pytest.approx(largest, abs=1e-3)
     assert 0 < largest < toy_recipe.store.max_error < found.bound
 
@@ -100,7 +101,7 @@ def test_a_mirror_averaged_store_is_compared_with_averaged_answers(
     shutil.copytree(toy_work / "teacher", work.teacher.path)
     recipe = apply_overrides(
         toy_recipe.model_dump(mode="json"),
-        ["store.mirror_averaged=true", "store.views=1", "store.max_error=0.004"],
+        ["store.flip_averaged=true", "store.views=1", "store.max_error=0.004"],
     )
     heatmaps.run(work, recipe, CPU)
     assert verification.run(work, recipe, CPU).trouble is None
@@ -155,7 +156,7 @@ def test_a_teacher_who_says_something_else_is_found_out(work: WorkDir, toy_recip
     metadata["attributes"]["fpd"]["teacher"]["sha256"] = record["weights_sha256"]
     group.write_text(json.dumps(metadata))
     assert run_student(work).exit_code == 0
-    found = fpd("verify-cache", "-w", work.root, "--cells", "10")
+    found = fpd("verify-cache", "-w", work.root, "--samples", "10")
     assert found.exit_code == 1
     assert "cells are not what the teacher says" in found.output
     assert fpd(*command_in(found.output)).exit_code == 0
@@ -171,7 +172,9 @@ def rewrite(work: WorkDir, change: Callable[[dict[str, Any]], object]) -> None:
     columns = {name: np.stack([c[i] for c in cells]) for i, name in enumerate(ARRAYS)}
     change(columns)
     writer = StoreWriter(files, read_manifest(files), 2, work.root)
-    writer.write(Shard(VIEW, SHARD, *columns.values(), receipt["measured"], receipt["canaries"]))
+    writer.write(
+        Shard(VIEW, SHARD, *columns.values(), receipt["encoding_error"], receipt["canaries"])
+    )
 
 
 WRONG: dict[str, Callable[[Any], Any]] = {
@@ -263,7 +266,7 @@ def test_damage_that_a_student_meets_is_mended_by_the_command_it_names(work: Wor
 
 def test_what_a_cell_meets_is_found_without_reading_everything(work: WorkDir) -> None:
     flip(work.store / FILES["heatmaps"], -3)
-    assert fpd("verify-cache", "-w", work.root, "--cells", "0").exit_code == 0
+    assert fpd("verify-cache", "-w", work.root, "--samples", "0").exit_code == 0
     found = fpd("verify-cache", "-w", work.root)
     assert found.exit_code == 1
     assert "heatmaps, view 1, shard 2" in found.output

@@ -19,15 +19,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fpd.data.readers.figures import figures
+from fpd.data.readers.synthetic.people import synthetic_people
 from fpd.data.samples import SampleSet
-from fpd.pipeline.store import CachedHeatmaps, Layout, Shard, StoreWriter, encode, files_at
+from fpd.pipeline.store import CachedHeatmaps, Layout, Shard, StoreWriter, compress, files_at
 from fpd.pipeline.store.schema import ARRAYS
 
 JOINTS, SIZE_PX, SHARD_SAMPLES, MAX_ERROR = 3, 12, 4, 0.02
 ZERO = (1, 6)  # (view, sample) of a view that is zero everywhere
 LAYOUT = Layout(2, (10,), JOINTS, SIZE_PX, SHARD_SAMPLES)
-PEOPLE = figures("train", 20)
+PEOPLE = synthetic_people("train", 20)
 
 
 @cache
@@ -46,7 +46,7 @@ def said(view: int, index: int) -> NDArray[np.float32]:
 
 @cache
 def stored(view: int, index: int) -> CachedHeatmaps:
-    coded = encode(torch.from_numpy(said(view, index))[None], MAX_ERROR)
+    coded = compress(torch.from_numpy(said(view, index))[None], MAX_ERROR)
     parameters = np.random.default_rng([7, view, index]).normal(size=3)
     return CachedHeatmaps(*(part[0].numpy() for part in coded), parameters)
 

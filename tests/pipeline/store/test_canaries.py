@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from fpd.data.samples import SampleSet
 from fpd.data.views import View, Views
-from fpd.pipeline.recipe import Recipe
+from fpd.pipeline.config.recipe import Recipe, stored_views
 from fpd.pipeline.store import check_canaries, files_at, read_manifest, stored_layout
 from fpd.pipeline.store.canaries import canary_rows, compare_canary, make_canary
 from fpd.pipeline.store.coverage import sealed
-from fpd.pipeline.training.feed import stored_views
 from fpd.pipeline.workdir import WorkDir
 
 Crop = NDArray[np.uint8]

@@ -70,9 +70,11 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a receipt without arrays": lambda s: edit_receipt(s, lambda r: without(r, "arrays")),
     "a receipt without its count": lambda s: edit_receipt(s, lambda r: without(r, "samples")),
     "a receipt of another count": lambda s: edit_receipt(s, lambda r: r | {"samples": 4}),
-    "a receipt without its errors": lambda s: edit_receipt(s, lambda r: without(r, "measured")),
+    "a receipt without its errors": lambda s: edit_receipt(
+        s, lambda r: without(r, "encoding_error")
+    ),
     "a receipt changed by hand": lambda s: edit_receipt(
-        s, lambda r: r | {"measured": {"max_error": 0.01}}, seal=False
+        s, lambda r: r | {"encoding_error": {"max_error": 0.01}}, seal=False
     ),
     "a receipt that is a list": lambda s: edit_receipt(s, lambda r: [r]),
     "a receipt of nothing": lambda s: edit_receipt(s, lambda _: None),
@@ -171,7 +173,7 @@ def test_measured_errors_are_maxima_and_means_over_samples(small: Any, tmp_path:
     assert writer.coverage().measured() == expected
     writer.finish()
     manifest = read_manifest(writer.files)
-    assert manifest.pop("measured") == expected
+    assert manifest.pop("encoding_error") == expected
     assert manifest.pop("audit") == {
         "views": 1,
         "samples": 10,

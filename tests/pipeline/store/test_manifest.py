@@ -12,24 +12,34 @@ import pytest
 import torch
 import zarr
 
-from fpd.data.readers import load
+from fpd.data.datasets import load
 from fpd.data.samples import SampleSet
-from fpd.pipeline.distilling import open_store
-from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.store import (
     Layout,
+    StoreReader,
     check_manifest,
     files_at,
     layout_of,
     make_manifest,
+    match,
     read_manifest,
     served_layout,
     stored_layout,
 )
+from fpd.pipeline.teachers import expected_entry
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import heatmaps
 
 CPU = torch.device("cpu")
+
+
+def open_store(
+    work: WorkDir, recipe: Recipe, samples: SampleSet
+) -> tuple[StoreReader, dict[str, Any]]:
+    """The store, opened as stage 3 opens it."""
+    manifest = read_manifest(match.existing_store(work, recipe))
+    return match.open_store(work, recipe, samples, expected_entry(work.teacher, recipe, manifest))
 
 
 def changed(recipe: Recipe, *overrides: str) -> Recipe:
@@ -52,16 +62,16 @@ def test_the_manifest_says_where_the_heatmaps_came_from(
     assert found["joints"][0] == "right ankle" and len(found["joints"]) == 14
     assert (found["seed"], found["max_error"], found["shard_samples"]) == (0, 0.1, 8)
     assert set(found["versions"]) >= {"torch", "numpy", "cv2", "zarr"}
-    assert 0 < found["measured"]["max_error"] <= 0.1
+    assert 0 < found["encoding_error"]["max_error"] <= 0.1
 
 
 @pytest.mark.parametrize("averaged", [False, True])
 def test_mirroring_is_in_the_stored_views_unless_the_student_draws_it(
     toy_recipe: Recipe, toy_samples: SampleSet, averaged: bool
 ) -> None:
-    recipe = changed(toy_recipe, f"store.mirror_averaged={str(averaged).lower()}")
+    recipe = changed(toy_recipe, f"store.flip_averaged={str(averaged).lower()}")
     found = make_manifest(recipe, toy_samples, "0")
-    assert found["mirror_averaged"] is averaged
+    assert found["flip_averaged"] is averaged
     assert found["augmentation"]["mirror"] is not averaged
 
 
@@ -103,18 +113,18 @@ def test_a_damaged_manifest_has_no_layout(small: Any, key: str, value: object) -
 
 
 MISMATCHES = [
-    ("data.figures.seed=1", "datasets.images"),
-    ("data.figures.train=30", "datasets.ids"),
-    ("data.figures.train=30", "datasets.samples"),
-    ("data.figures.label_noise=0.3", "datasets.labels"),
+    ("data.synthetic.seed=1", "datasets.images"),
+    ("data.synthetic.train=30", "datasets.ids"),
+    ("data.synthetic.train=30", "datasets.samples"),
+    ("data.label_corruption.noise=0.3", "datasets.labels"),
     ("augmentation.rotation_deg=10", "augmentation.rotation_deg"),
-    ("augmentation.mirror=false", "augmentation.mirror"),
+    ("augmentation.flip=false", "augmentation.flip"),
     ("augmentation.scale=[0.9, 1.1]", "augmentation.scale"),
     ("store.seed=1", "seed"),
     ("geometry.crop_px=128", "geometry.crop_px"),
     ("geometry.crop_px=128", "geometry.heatmap_px"),
     ("store.max_error=0.02", "max_error"),
-    ("store.mirror_averaged=true", "mirror_averaged"),
+    ("store.flip_averaged=true", "flip_averaged"),
     ("store.shard_samples=9", "shard_samples"),
     ("teacher.model.channels=16", "teacher.model.channels"),
 ]
@@ -178,7 +188,7 @@ def test_versions_and_measured_errors_may_differ(
 ) -> None:
     expected, found = fitting(toy_work, toy_recipe, toy_samples)
     other = copy.deepcopy(found)
-    other["versions"]["torch"], other["measured"] = "1.0", {}
+    other["versions"]["torch"], other["encoding_error"] = "1.0", {}
     check_manifest(files_at("p"), expected, other, Path("w"))
     check_manifest(files_at("p"), expected, found, Path("w"))
 
@@ -197,7 +207,7 @@ def test_any_data_set_that_a_store_was_extended_from_is_served(
 
 
 def test_other_settings_do_not_matter_to_a_store(toy_work: Path, toy_recipe: Recipe) -> None:
-    overrides = ["student.alpha=0.9", "targets.sigma_px=2", "store.batch=3", "store.views=1"]
+    overrides = ["student.alpha=0.9", "targets.sigma_px=2", "store.batch_size=3", "store.views=1"]
     recipe = changed(toy_recipe, *overrides, "teacher.epochs=9", "loader.workers=1")
     _, manifest = open_store(WorkDir(toy_work), recipe, load(recipe.data, "train"))
     assert manifest["schema"] == 2

@@ -21,8 +21,8 @@ from zstandard import ZstdCompressor
 import fpd.pipeline.store.reader as reader_module
 from fpd.data.samples import SampleSet
 from fpd.pipeline.store import Layout, StoreReader, files_at, stored_layout
-from fpd.pipeline.store.files import LocalFiles
 from fpd.pipeline.store.reader import has_own_layout
+from fpd.pipeline.store.storage import LocalFiles
 from fpd.pipeline.workdir import WorkDir
 
 # Files of view 1, shard 2: people 8 and 9.
@@ -324,7 +324,7 @@ def test_a_flipped_byte_in_a_chunk_is_refused(small: Any, store: Path, read: Any
     encoded[offset + size // 2] ^= 0xFF
     (store / HEATMAPS).write_bytes(encoded)
     reader = read(store)
-    small.check(reader.read(1, 8), 1, 8)  # the neighbour is whole
+    small.check(reader.read(1, 8), 1, 8)  # the neighbor is whole
     assert_refused(reader, 1, 9)
 
 

@@ -27,11 +27,11 @@ from torch.utils.data import DataLoader
 
 from fpd.cli import main
 from fpd.data.samples import SampleSet
-from fpd.pipeline.recipe import Recipe, apply_overrides
+from fpd.pipeline.config.recipe import Recipe, apply_overrides, stored_views
 from fpd.pipeline.store import Files, StoreReader, coverage, files_at, stored_layout
-from fpd.pipeline.store.files import LocalFiles, RemoteFiles
 from fpd.pipeline.store.schema import ARRAYS, receipt_name, shard_name
-from fpd.pipeline.training.feed import DistillationViews, stored_views
+from fpd.pipeline.store.storage import LocalFiles, RemoteFiles
+from fpd.pipeline.training.dataset import DistillationViews
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import evaluate, heatmaps, student
 
@@ -80,7 +80,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
 def url(endpoint: str, environment: pytest.MonkeyPatch) -> str:
     """Where a store may be put: a new bucket, and all that it takes to write there."""
     environment.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-    environment.setenv("AWS_ACCESS_KEY_ID", "testing")
+    environment.setenv("AWS_ACCESS_KEY_ID", "evaluation")
     environment.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     bucket = next(BUCKETS)
     s3fs.S3FileSystem().mkdir(bucket)
@@ -115,11 +115,11 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     client = aiobotocore_client.AioBaseClient
     call = client._make_api_call
 
-    async def counted(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+    async def pluralize(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
         found[method] += 1
         return await call(self, method, *args, **kwargs)
 
-    monkeypatch.setattr(client, "_make_api_call", counted)
+    monkeypatch.setattr(client, "_make_api_call", pluralize)
     return found
 
 
@@ -211,13 +211,13 @@ def test_a_damaged_object_is_found_and_mended(
 def test_a_store_made_for_something_else_is_refused_and_overwritten_on_request(
     filled: RemoteFiles, work: WorkDir, toy_recipe: Recipe
 ) -> None:
-    files_at(filled.url + "-2").write("zarr.json", b"a neighbour")
+    files_at(filled.url + "-2").write("zarr.json", b"a neighbor")
     recipe = at(toy_recipe, filled.url, "store.max_error=0.2")
     for stage in (heatmaps, student):
         with pytest.raises(ValueError, match=r"does not fit this run: max_error.*--overwrite"):
             stage.run(work, recipe, CPU)
     assert heatmaps.run(work, recipe, CPU, overwrite=True)["written"] == 6
-    assert files_at(filled.url + "-2").read("zarr.json") == b"a neighbour"
+    assert files_at(filled.url + "-2").read("zarr.json") == b"a neighbor"
 
 
 def test_a_removal_that_stops_midway_leaves_a_store_to_remove(

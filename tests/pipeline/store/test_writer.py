@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import zarr
 
-from fpd.data.readers.figures import figures
+from fpd.data.readers.synthetic.people import synthetic_people
 from fpd.pipeline.store import Shard, StoreReader, StoreWriter, coverage, files_at, read_manifest
-from fpd.pipeline.store.files import LocalFiles
+from fpd.pipeline.store.storage import LocalFiles
 
 
 def shard_files(content: dict[str, bytes]) -> dict[str, bytes]:
@@ -261,7 +261,7 @@ def other_people(small: Any, kind: str) -> Any:
     if kind == "other boxes":
         return replace(more, side_N=more.side_N * 1.1)
     if kind == "other pictures":
-        return figures("train", 15, seed=1)
+        return synthetic_people("train", 15, seed=1)
     return small.people(5)  # fewer, which no store was made of
 
 

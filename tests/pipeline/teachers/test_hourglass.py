@@ -161,7 +161,7 @@ def test_each_projects_files_answer_as_their_network_does(
     assert teacher.spec == LAYOUTS[project]
 
 
-def test_the_authors_read_blue_first_and_normalise_it_with_reds_numbers() -> None:
+def test_the_authors_read_blue_first_and_normalize_it_with_reds_numbers() -> None:
     spec = LAYOUTS["ilovepose"]
     assert spec.channels == "bgr"
     assert spec.mean_rgb[::-1] == (0.485, 0.456, 0.406)
@@ -185,8 +185,8 @@ def test_a_spec_beside_the_file_goes_before_everything(state: State, tmp_path: P
     beside.write_text(json.dumps({"input": [384, 288], "joints": joints[:-1]}))
     with pytest.raises(ValueError, match="names of 16 joints, found 15"):
         load(path, None)
-    beside.write_text('{"input": [384, 288], "joints": ["a"], "colour": 1}')
-    with pytest.raises(ValueError, match="colour: Extra inputs"):
+    beside.write_text('{"input": [384, 288], "joints": ["a"], "color": 1}')
+    with pytest.raises(ValueError, match="color: Extra inputs"):
         load(path, None)
 
 

@@ -81,7 +81,7 @@ def test_without_names_they_are_cocos(tmp_path: Path) -> None:
     assert load(tmp_path).spec.joints == COCO.joints
 
 
-def test_its_preprocessor_says_how_crops_are_normalised(folder: Path) -> None:
+def test_its_preprocessor_says_how_crops_are_normalized(folder: Path) -> None:
     prepared = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.1, 0.2, 0.3]}
     file = folder / "preprocessor_config.json"
     file.write_text(json.dumps(prepared | {"size": {"height": 64, "width": 48}}))

@@ -1,0 +1,90 @@
+"""Target heatmaps and their decoding, vectorised, on the device the tensors live on.
+
+Shape letters: B batch, K joints, H and W heatmap height and width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# A Gaussian is felt up to three sigma from its center: a joint further outside the map than this
+# leaves no mark on it, and no target is due. (HRNet's rule, lib/dataset/JointsDataset.py.)
+REACH_SIGMAS = 3.0
+
+
+def encode(
+    joints_BK2: Tensor, size_px: int, sigma_px: float, *, area_normalized: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Gaussian target heatmaps (paper, eq. 2), centerd at the sub-pixel joint, never rounded.
+
+    Args:
+        joints_BK2: (x, y) in heatmap pixels; NaN where a joint is not labeled.
+        size_px: side of the square maps.
+        sigma_px: standard deviation of the Gaussian, heatmap pixels.
+        area_normalized: False: peak 1, as every implementation trains. True: divided by
+            2 pi sigma^2, as eq. 2 is written.
+
+    Returns:
+        (heatmaps, weights): float32 (B, K, H, W), zero for joints without a target, and float32
+        (B, K), 1 where a target is due: the joint is labeled and its Gaussian reaches the map.
+    """
+    grid = torch.arange(size_px, dtype=torch.float32, device=joints_BK2.device)
+    reach = REACH_SIGMAS * sigma_px
+    inside = (joints_BK2 > -0.5 - reach) & (joints_BK2 < size_px - 0.5 + reach)
+    weights_BK = inside.all(dim=-1)  # a comparison with NaN is False
+    joints = torch.where(weights_BK[..., None], joints_BK2.float(), 0.0)
+    gauss_BK2S = torch.exp(-((grid - joints[..., None]) ** 2) / (2 * sigma_px**2))
+    heatmaps = gauss_BK2S[:, :, 1, :, None] * gauss_BK2S[:, :, 0, None, :]
+    heatmaps = heatmaps * weights_BK[..., None, None]
+    if area_normalized:
+        heatmaps = heatmaps / (2 * math.pi * sigma_px**2)
+    return heatmaps, weights_BK.float()
+
+
+def decode(heatmaps_BKHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Joints from heatmaps: the highest pixel, refined to sub-pixel.
+
+    Along each axis a parabola is laid through the logarithms of the highest pixel and its two
+    neighbors (at an edge: of the three pixels there); a Gaussian's logarithm is a parabola, so
+    its center comes back exactly. This is the Taylor step of DARK (Zhang et al., CVPR 2020, eq. 5
+    to 8) with the mixed derivative left out, which is zero for an upright Gaussian.
+
+    Args:
+        heatmaps_BKHW: float, at least 3 x 3 pixels.
+
+    Returns:
+        (joints, peaks): float32 (B, K, 2) of (x, y) in heatmap pixels, and float32 (B, K), the
+        value of the highest pixel.
+    """
+    heatmaps = heatmaps_BKHW.float()
+    height, width = heatmaps.shape[-2:]
+    peaks_BK, position = heatmaps.flatten(2).max(dim=-1)
+    y, x = position // width, position % width
+    # `gather`, for `take_along_dim` fixes the batch size where the function is exported.
+    row_BKW = heatmaps.gather(2, y[..., None, None].expand(-1, -1, 1, width)).squeeze(2)
+    column_BKH = heatmaps.gather(3, x[..., None, None].expand(-1, -1, height, 1)).squeeze(3)
+    return torch.stack([_vertex(row_BKW, x), _vertex(column_BKH, y)], dim=-1), peaks_BK
+
+
+def _vertex(line_BKS: Tensor, top_BK: Tensor) -> Tensor:
+    """Position of the maximum of the parabola through log values around `top`, float32 (B, K)."""
+    size = line_BKS.shape[-1]
+    middle = top_BK.clamp(1, size - 2)
+    offsets = torch.arange(-1, 2, device=line_BKS.device)
+    values = line_BKS.gather(-1, middle[..., None] + offsets)
+    # Values at or below zero have no logarithm; a floor far below any peak keeps the step finite.
+    floor = line_BKS.amax(-1, keepdim=True).clamp_min(1e-12) * 1e-6
+    before, at, after = torch.log(torch.maximum(values, floor)).unbind(-1)
+    curvature = 2 * at - before - after
+    vertex = middle + (after - before) / (2 * curvature.clamp_min(1e-6))
+    vertex = torch.where(curvature > 1e-6, vertex, top_BK)  # else the parabola has no maximum
+    # The maximum lies within half a pixel of the highest one; a pixel allows for noise and edges.
+    return torch.minimum(torch.maximum(vertex, top_BK - 1.0), top_BK + 1.0)
+
+
+def flip_heatmaps(heatmaps_BKHW: Tensor, flip_indices: tuple[int, ...]) -> Tensor:
+    """Heatmaps of the mirrored view: flipped left to right, joints swapped. No shift is due."""
+    return heatmaps_BKHW.flip(-1)[:, list(flip_indices)]

@@ -1,0 +1,1 @@
+"""Synthetic people: drawn images with exact joints."""

@@ -1,0 +1,1 @@
+"""Filling a heatmap store: locally or on a Dask cluster."""

@@ -1,0 +1,1 @@
+"""Settings: the recipe and its sections."""

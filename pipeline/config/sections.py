@@ -1,0 +1,279 @@
+"""The recipe's sections: how networks are trained, heatmaps stored, models evaluated, runs watched.
+
+Each field states its unit and, where it has one, its source. Settings of the data, geometry,
+augmentation, networks and Dask clusters are defined where they are used: in `data/`, `models/` and
+`runtime/`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ...data.settings import Settings
+from ..models.hourglass import HourglassSettings
+from ..models.networks import AnyModel
+
+NEEDS_SIGMOID = "expected model.output = sigmoid with {} = bce: it compares probabilities"
+
+UNIT_SCALE = 1.0
+"""The factor on a person's box of the crop that all evaluation starts from."""
+
+
+class Targets(Settings):
+    """The heatmap made from a label (paper, eq. 2)."""
+
+    sigma_px: float = Field(
+        1.0, gt=0, le=10, description="in heatmap pixels; Newell: 1, HRNet: 2 (at 64 x 64)"
+    )
+    area_normalized: bool = Field(
+        False, description="divide by 2 pi sigma^2, as eq. 2 is written; every port has peak 1"
+    )
+
+
+class Training(Settings):
+    """How a network is trained. The paper's: rmsprop, constant 2.5e-4, batch 4, 130 epochs."""
+
+    model: AnyModel = HourglassSettings()
+    epochs: int = Field(130, ge=1, description="the paper, section 4: MPII 130, LSP 70")
+    batch_size: int = Field(16, ge=1, description="views a step, over all processes")
+    optimizer: Literal["adamw", "rmsprop"] = Field(
+        "adamw", description="PyTorch's, with its defaults but for the settings below"
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="the highest one of the schedule")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW only")
+    lr_schedule: Literal["one-cycle", "cosine", "constant"] = Field(
+        "one-cycle", description="PyTorch's, updated after every step"
+    )
+    warmup_fraction: float = Field(
+        0.15,
+        gt=0,
+        lt=1,
+        description="one-cycle: share of the steps in which the learning rate rises; PyTorch's "
+        "default is 0.3",
+    )
+    loss: Literal["mse", "bce", "kl"] = Field(
+        "mse",
+        description="mse: squared error (eq. 3). bce: binary cross-entropy; needs model.output = "
+        "sigmoid. kl: KL divergence of the maps' spatial softmaxes; it does not see a constant "
+        "added to a map, which is fixed when the network is run",
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the forward pass; auto: bfloat16 on CUDA. Losses are float32"
+    )
+    compile: bool = Field(False, description="compile the network with torch.compile")
+    seed: int = Field(0, ge=0, lt=2**32, description="initial weights, order of samples, views")
+    grad_accum_steps: int = Field(
+        1,
+        ge=1,
+        description="parts in which a process passes its share of a batch through the network, one "
+        "after another: less memory; batch statistics are of one part",
+    )
+    clip_grad_norm: float | None = Field(
+        None,
+        gt=0,
+        description="largest norm of a step's gradient, over all weights; null: none",
+    )
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="score and keep an exponential moving average of the weights, with this decay a "
+        "step; 0.999 averages over about 1000 steps; null: the weights themselves",
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="stop after this many epochs without a better validation PCK; null: never",
+    )
+    sync_batch_norm: bool = Field(
+        True,
+        description="under torchrun: batch statistics over the views of all processes, so that the "
+        "result does not depend on their number; false is faster, and accurate enough with 16 or "
+        "more views a process",
+    )
+
+    @property
+    def offset_is_free(self) -> bool:
+        """Whether training leaves a constant added to a map undetermined (`models.offset`)."""
+        return self.loss == "kl"
+
+    @model_validator(mode="after")
+    def _bce_has_probabilities(self) -> Training:
+        if self.loss == "bce" and self.model.output != "sigmoid":
+            raise ValueError(NEEDS_SIGMOID.format("loss"))
+        return self
+
+
+class Student(Training):
+    """A student; with `alpha = 0` it is trained on labels alone and needs no store."""
+
+    alpha: float = Field(0.5, ge=0, le=1, description="weight of the teacher in the loss, eq. 5")
+    teacher_scale: Literal["unit", "raw"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        "unit",
+        description="unit: scale each teacher map to peak 1. raw: use it as it is (eq. 4). A number "
+        "between: the peak becomes its own power with this exponent, from 0 (unit) to 1 (raw)",
+    )
+    peak_floor: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="maps with a lower peak are scaled as if their peak were this high",
+    )
+    kd_loss: Literal["mse", "bce", "kl"] | None = Field(
+        None, description="loss against the teacher's maps, with the values of loss; null: as loss"
+    )
+    kd_visible_only: bool = Field(
+        False,
+        description="learn from the teacher only where there is a label, as the authors' code does",
+    )
+    confidence_weighting: bool = Field(
+        False, description="weight each teacher map by its peak, up to 1"
+    )
+    init_from: str | None = Field(
+        None,
+        description="start from these weights: a model's folder, by its path or its path below the "
+        "work directory (another student's name, for example), or a .safetensors file",
+    )
+    fold: tuple[int, int] | None = Field(
+        None,
+        description="cross-validation: [k, n] trains on the training samples outside part k of n "
+        "and validates on that part",
+    )
+
+    @property
+    def offset_is_free(self) -> bool:
+        on_labels = {self.loss} if self.alpha < 1 else set()
+        on_teacher = {self.kd_loss or self.loss} if self.alpha > 0 else set()
+        return on_labels | on_teacher == {"kl"}
+
+    @field_validator("fold")
+    @classmethod
+    def _fold_is_one_of_n(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and not 0 <= value[0] < value[1]:
+            raise ValueError(f"expected [k, n] with 0 <= k < n, got {list(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _kd_bce_has_probabilities(self) -> Student:
+        if self.kd_loss == "bce" and self.model.output != "sigmoid":
+            raise ValueError(NEEDS_SIGMOID.format("kd_loss"))
+        return self
+
+
+def parse_training(tree: dict[str, Any]) -> Training:
+    """The training settings in a record."""
+    kind = Student if "alpha" in tree else Training
+    return kind.model_validate(tree)
+
+
+class Store(Settings):
+    """The heatmap store."""
+
+    views: int = Field(4, ge=1, le=1_000_000, description="augmented views of each sample")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the views' augmentation")
+    max_error: float = Field(
+        0.1,
+        ge=0.004,
+        le=0.25,
+        description="largest error of a stored pixel, as a share of its map's peak (of 0.1 where "
+        "the peak is lower); negative values are stored as 0",
+    )
+    flip_averaged: bool = Field(
+        True,
+        description="average the teacher's output with its output on the flipped crop, flipped "
+        "back (two passes a view). The student then flips views itself, and one stored view serves "
+        "both ways. Only where augmentation.flip is on",
+    )
+    shard_samples: int = Field(512, ge=1, le=65536, description="samples in a file")
+    batch_size: int = Field(32, ge=1, description="views in a forward pass of the teacher")
+    location: str | None = Field(
+        None, description="folder or fsspec URL; null: heatmaps.zarr in the work directory"
+    )
+    teachers: tuple[str, ...] = Field(
+        (),
+        description="external teachers, averaged: files, folders or package.module:factory "
+        "(docs/teachers.md); none: the teacher of the work directory",
+    )
+
+
+class Loader(Settings):
+    """Reading and cropping."""
+
+    workers: int | None = Field(
+        None, ge=0, le=256, description="processes; null: 1 on a CPU, up to 8 with a GPU"
+    )
+    prefetch: int = Field(4, ge=1, le=64, description="batches that each process reads ahead")
+
+
+class TestTimeAugmentation(Settings):
+    """How `fpd evaluate` runs finished models. During training, each sample takes one pass."""
+
+    __test__ = False  # pytest would collect it by its name
+
+    flip_test: bool = Field(
+        False,
+        description="average the output with that on the flipped crop, flipped back (Newell et "
+        "al., ECCV 2016)",
+    )
+    scales: tuple[float, ...] = Field(
+        (UNIT_SCALE,),
+        description="average over crops of the person's box times each of these; 1 among them",
+    )
+
+    @field_validator("scales")
+    @classmethod
+    def _unit_scale_is_among_them(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        fit = all(0.25 <= scale <= 4 for scale in value)
+        if not fit or len(set(value)) != len(value) or UNIT_SCALE not in value:
+            raise ValueError(f"expected different factors of 0.25 to 4, 1 among them, got {value}")
+        return value
+
+
+class Monitor(Settings):
+    """What a run shows while it trains (docs/monitoring.md). It does not change the weights."""
+
+    contact_sheet_every: int = Field(
+        5,
+        ge=0,
+        description="epochs between contact sheets; the first and the last epoch have one, too; 0: "
+        "none",
+    )
+    contact_sheet_samples: int = Field(8, ge=1, le=64, description="rows of a contact sheet")
+    tensorboard: bool = Field(
+        False, description="write TensorBoard event files; needs the tensorboard package"
+    )
+
+
+SWEPT = ("student.", "targets.", "store.views")
+"""What a sweep may vary: all students of one sweep learn from one store."""
+
+
+class Sweep(Settings):
+    """A grid of students to compare, trained on one store (`fpd sweep`)."""
+
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
+        {}, description="settings by dotted key, with the values of each: every combination"
+    )
+    points: dict[str, dict[str, Any]] = Field(
+        {}, description="named students, each with settings by dotted key; crossed with the grid"
+    )
+    seeds: int = Field(3, ge=1, le=1000, description="runs of each, from student.seed 0 on")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=100,
+        description="cross-validation: score each student on every one of this many parts of the "
+        "training samples, trained on the others; null: on the test samples",
+    )
+
+    @model_validator(mode="after")
+    def _only_students_vary(self) -> Sweep:
+        for key in (*self.grid, *(key for point in self.points.values() for key in point)):
+            if not key.startswith(SWEPT) or key in ("student.seed", "student.fold"):
+                raise ValueError(
+                    f"expected settings of student or targets, or store.views, got {key!r}; "
+                    "runs of several seeds or folds are the sweep's own seeds and folds"
+                )
+        return self

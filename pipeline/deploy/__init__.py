@@ -1,1 +1,0 @@
-"""A finished model as a file that needs nothing of this package: made, compared, quantised."""

@@ -1,0 +1,1 @@
+"""Scores: predictions, PCK, OKS, and the report."""

@@ -1,0 +1,1 @@
+"""What every room of the pipeline stands on: devices, processes, files, text."""

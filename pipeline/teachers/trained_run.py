@@ -1,0 +1,64 @@
+"""A network that another run trained here: `--teacher work/other/teacher`.
+
+Weights, geometry, and joints come from its folder.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from ..config.sections import Targets
+from ..models.checkpoint import ModelDir, load_model
+from ..runtime.files import sha256
+from .spec import TeacherSpec
+
+
+class TrainedRunTeacher:
+    """A finished model's folder."""
+
+    def __init__(self, network: nn.Module, spec: TeacherSpec, digest: str) -> None:
+        self.network, self.spec, self.digest = network, spec, digest
+
+    def to(self, device: torch.device) -> TrainedRunTeacher:
+        self.network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
+
+    def __call__(self, crops_B3HW: Tensor) -> Tensor:
+        last: Tensor = self.network(crops_B3HW)[-1]
+        return last
+
+
+def load(path: Path) -> TrainedRunTeacher:
+    """The network of a finished run.
+
+    Raises:
+        ValueError: its folder or its weights are missing or damaged.
+    """
+    folder = ModelDir(path)
+    model = load_model(folder, torch.device("cpu"))
+    targets = _targets(folder)
+    spec = TeacherSpec(
+        input=(model.geometry.crop_px, model.geometry.crop_px),
+        joints=model.skeleton.joints,
+        stride_px=model.geometry.stride_px,
+        # Eq. 2 as it is written has the peak of a density.
+        peak=1 / (2 * math.pi * targets.sigma_px**2) if targets.area_normalized else 1.0,
+        sigma_px=targets.sigma_px,
+    )
+    return TrainedRunTeacher(model.network.requires_grad_(False), spec, sha256(folder.weights))
+
+
+def _targets(folder: ModelDir) -> Targets:
+    """The label heatmaps that the network was trained on."""
+    try:
+        return Targets.model_validate(folder.record()["identity"]["settings"]["targets"])
+    except (KeyError, TypeError, ValidationError):
+        raise ValueError(
+            f"{folder.record_path} is damaged: expected a finished model's folder, such as "
+            "work/other/teacher"
+        ) from None

@@ -1,0 +1,1 @@
+"""Grids of students trained on one store."""

@@ -1,0 +1,265 @@
+"""COCO's format: its people, and skeletons that a file brings along."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from fpd.data.augmentation import Augmentation
+from fpd.data.datasets import Data, load
+from fpd.data.readers.coco import Coco, coco, flip_indices_of
+from fpd.data.skeletons import COCO
+from fpd.data.views import CENTER_CROP, Geometry, Views
+
+ONE_FILE = {
+    "train": "all.json",
+    "test": "all.json",
+    "train_images": "images",
+    "test_images": "images",
+}
+FLY = ("head", "L_wing", "R_wing", "tail")
+
+
+def annotation(number: int, **changes: Any) -> dict[str, Any]:
+    """A fly in a box of 40 x 20 whose left wing nobody labeled."""
+    return {
+        "id": number,
+        "image_id": 7,
+        "category_id": 3,
+        "bbox": [10.0, 20.0, 40.0, 20.0],
+        "area": 500.0,
+        "iscrowd": 0,
+        "keypoints": [12, 22, 2, 0, 0, 0, 30, 38, 1, 48, 24, 2],
+        "num_keypoints": 3,
+    } | changes
+
+
+def dataset(*annotations: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    category = {
+        "id": 3,
+        "name": "fly",
+        "keypoints": list(FLY),
+        "skeleton": [[1, 2], [1, 3], [1, 4]],
+    }
+    return {
+        "images": [{"id": 7, "file_name": "sub/a.jpg", "width": 120, "height": 90}],
+        "categories": [category, {"id": 4, "name": "leaf"}],
+        "annotations": list(annotations) or [annotation(1)],
+    } | changes
+
+
+def write(root: Path, content: Any, name: str = "all.json") -> Path:
+    path = root / "coco" / "annotations" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def people_of(root: Path, content: Any, **settings: Any) -> Any:
+    write(root, content)
+    return coco(root, "train", Coco(**ONE_FILE | settings))
+
+
+def test_people_boxes_and_joints(tmp_path) -> None:
+    people = people_of(tmp_path, dataset(annotation(41), annotation(9)))
+    assert people.ids == ("coco/all/41", "coco/all/9")
+    assert people.images.locate(0) == str(tmp_path / "coco" / "images" / "sub" / "a.jpg")
+    assert people.image_N.tolist() == [0, 0]
+    # Keypoints are pixel indices from 0: the package's coordinates.
+    np.testing.assert_array_equal(
+        people.joints_NK2[0], [[12, 22], [np.nan] * 2, [30, 38], [48, 24]]
+    )
+    # The box covers pixels 10 to 49 and 20 to 39, whose middle is 29.5, 29.5.
+    np.testing.assert_allclose(people.center_N2[0], [29.5, 29.5])
+    np.testing.assert_allclose(people.side_N, 1.25 * 40)
+    np.testing.assert_allclose(people.normalizer_N, 40)
+
+
+def test_the_skeleton_is_the_files(tmp_path) -> None:
+    skeleton = people_of(tmp_path, dataset()).skeleton
+    assert skeleton.name == "fly"
+    assert skeleton.joints == ("head", "L wing", "R wing", "tail")
+    assert skeleton.flip_indices == (0, 2, 1, 3)
+    assert skeleton.limbs == ((0, 1), (0, 2), (0, 3))
+    assert skeleton.groups == (("head", (0,)), ("wing", (1, 2)), ("tail", (3,)))
+    assert (skeleton.metric, skeleton.threshold, skeleton.sigmas) == ("PCK(box)", 0.2, ())
+
+
+def test_settings_of_the_skeleton(tmp_path) -> None:
+    settings = {"flip": [("head", "tail")], "sigmas": [0.1, 0.2, 0.3, 0.4]}
+    skeleton = people_of(tmp_path, dataset(), **settings).skeleton
+    assert skeleton.flip_indices == (3, 1, 2, 0) and skeleton.sigmas == (0.1, 0.2, 0.3, 0.4)
+    for flip in ([("head", "nose")], [("head", "head")], [("head", "tail"), ("tail", "L_wing")]):
+        with pytest.raises(ValueError, match=r"data\.coco\.flip: expected pairs of different"):
+            people_of(tmp_path, dataset(), flip=flip)
+    with pytest.raises(ValueError, match=r"data\.coco\.sigmas: expected 4 numbers, got 1"):
+        people_of(tmp_path, dataset(), sigmas=[0.1])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("left eye", "right eye"),
+        ("eye left", "eye right"),
+        ("L_Eye", "R_Eye"),
+        ("LeftEye", "RightEye"),
+        ("LEye", "REye"),
+        ("l hip", "r hip"),
+        ("LEFT hand", "RIGHT hand"),
+    ],
+)
+def test_sides_are_known_by_name(one, other) -> None:
+    assert flip_indices_of((one, "middle", other), None) == (2, 1, 0)
+
+
+def test_names_that_only_look_like_sides_have_no_twin() -> None:
+    assert flip_indices_of(("leftover", "rightover", "lip", "rip", "left eye"), None) == (
+        0,
+        1,
+        2,
+        3,
+        4,
+    )
+
+
+def test_who_is_left_out(tmp_path) -> None:
+    nobody = annotation(4, keypoints=[0] * 12, num_keypoints=0)
+    content = dataset(
+        annotation(1, iscrowd=1),
+        annotation(2, category_id=4),
+        annotation(3, bbox=[10.0, 20.0, 0.0, 5.0]),
+        nobody,
+        annotation(5),
+    )
+    assert people_of(tmp_path, content).ids == ("coco/all/5",)
+    assert people_of(tmp_path, content, min_keypoints=0).ids == ("coco/all/4", "coco/all/5")
+    assert len(people_of(tmp_path, content, min_keypoints=4)) == 0
+
+
+def test_a_category_is_chosen_where_several_have_joints(tmp_path) -> None:
+    content = dataset()
+    content["categories"][1]["keypoints"] = ["stem", "tip"]
+    with pytest.raises(ValueError, match=r"one category .* found 2 .* fly, leaf; .*category=NAME"):
+        people_of(tmp_path, content)
+    assert people_of(tmp_path, content, category="fly").skeleton.name == "fly"
+    with pytest.raises(ValueError, match="expected one category with keypoints, found 0"):
+        people_of(tmp_path, content, category="bee")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "expected COCO's format, an object with images, categories, annotations"),
+        ({"images": [], "categories": []}, "expected COCO's format"),
+        (dataset(annotations=[]), "expected 1 to 1000000 people, found 0"),
+        (dataset(annotation(1, category_id=9)), "annotations of 'fly', found 0"),
+        (dataset(annotation(5, keypoints=[1, 2, 2])), "'keypoints' of 12 .* at annotation 5$"),
+        (dataset(annotation(5, keypoints=[float("nan")] * 12)), "'keypoints' .* annotation 5$"),
+        (dataset(annotation(5, bbox=None)), "'bbox' of 4 .* at annotation 5$"),
+        (dataset(annotation(5, image_id=[8])), "image_id and category_id in all annotations"),
+        (dataset(images=[{"file_name": "a.jpg"}]), "expected id in all images"),
+        (dataset(annotation(5, image_id=8)), "annotation 5: expected an image with a file_name"),
+        (dataset(images=[{"id": 7, "file_name": "../../../b.jpg"}]), "image names inside"),
+    ],
+)
+def test_impossible_labels_are_refused(tmp_path, content, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        people_of(tmp_path, content)
+
+
+def test_impossible_skeletons_are_refused(tmp_path) -> None:
+    for limbs in ([[1, 5]], [[0, 1]], [[1]], [["a", "b"]], [[1, 2, 3]]):
+        content = dataset()
+        content["categories"][0]["skeleton"] = limbs
+        with pytest.raises(ValueError, match="expected a skeleton of pairs of joints, from 1 to 4"):
+            people_of(tmp_path, content)
+    for names in (["a", "a", "b", "c"], "abc", 5):
+        content = dataset()
+        content["categories"][0]["keypoints"] = names
+        with pytest.raises(ValueError, match="keypoints of different names"):
+            people_of(tmp_path, content)
+
+
+def test_missing_and_cut_files_are_named(tmp_path) -> None:
+    path = write(tmp_path, json.dumps(dataset())[:-30])
+    with pytest.raises(ValueError, match=r"all\.json cannot be read as labels: "):
+        coco(tmp_path, "train", Coco(**ONE_FILE))
+    path.unlink()
+    with pytest.raises(ValueError, match=r"all\.json is missing: .* --set data\.coco\.train=FILE"):
+        coco(tmp_path, "train", Coco(**ONE_FILE))
+
+
+@pytest.mark.parametrize("name", ["../x.json", "/etc/x.json", ""])
+def test_settings_do_not_lead_out_of_the_folder(name) -> None:
+    for key in ("train", "test_images"):
+        with pytest.raises(ValidationError, match=r"expected a name inside data\.root/coco"):
+            Coco(**{key: name})
+
+
+def test_a_broken_image_and_a_joint_far_outside_are_found_by_name(tmp_path) -> None:
+    far = annotation(2, keypoints=[500, 22, 2, *[0] * 9])
+    write(tmp_path, dataset(annotation(1), far))
+    image = tmp_path / "coco" / "images" / "sub" / "a.jpg"
+    image.parent.mkdir(parents=True)
+    Image.new("RGB", (120, 90)).save(image)
+    data = Data(reader="coco", root=tmp_path, validation=0, coco=Coco(**ONE_FILE))
+    with pytest.raises(ValueError, match=r"^coco: 1 of 2 .*coco/all/2: head at \(500, 22\) is far"):
+        load(data, "train")
+    image.write_bytes(image.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"2 of 2 .*coco/all/1: .*a\.jpg is a JPEG cut short"):
+        load(data, "train")
+
+
+REAL = Path(__file__).parents[4] / "shared" / "data"
+real = pytest.mark.skipif(
+    not (REAL / "coco" / "annotations" / "person_keypoints.json").is_file(),
+    reason=f"COCO is not in {REAL}",
+)
+
+
+@pytest.fixture
+def published() -> Any:
+    files = ONE_FILE | dict.fromkeys(("train", "test"), "person_keypoints.json")
+    return load(Data(reader="coco", root=REAL, coco=Coco(**files)), "test")
+
+
+@real
+def test_published_people_can_be_used(published) -> None:
+    """Numbers read off the file: 14 annotations, two without joints; its first person."""
+    assert len(published) == 12 and published.skeleton is COCO
+    assert published.ids[0] == "coco/person_keypoints/442619"
+    np.testing.assert_array_equal(published.joints_NK2[0, 0], [367, 81])
+    np.testing.assert_allclose(
+        published.center_N2[0], [280.79 + 218.7 / 2 - 0.5, 44.73 + 346.68 / 2 - 0.5]
+    )
+    assert published.side_N[0] == pytest.approx(1.25 * 346.68)
+    assert np.isnan(published.joints_NK2[1]).any(-1).tolist() == [
+        k in (3, 7, 10) for k in range(17)
+    ]
+
+
+@real
+def test_published_people_are_in_their_crops(published) -> None:
+    views = Views(published, Geometry(crop_px=64), Augmentation(), seed=0)
+    for index in range(len(published)):
+        view = views[index, CENTER_CROP]
+        labeled = view["joints"][~np.isnan(view["joints"]).any(-1)]
+        assert view["crop"].std() > 5
+        assert (labeled > -0.5).all() and (labeled < 15.5).all()
+
+
+def test_cocos_skeleton_mirrors_by_name() -> None:
+    assert flip_indices_of(COCO.joints, None) == COCO.flip_indices
+    assert len(COCO.sigmas) == COCO.num_joints == 17
+    assert sorted(j for _, group in COCO.groups for j in group) == list(range(17))
+
+
+def test_sigmas_are_those_of_pycocotools() -> None:
+    cocoeval = pytest.importorskip("pycocotools.cocoeval")
+    np.testing.assert_allclose(cocoeval.Params("keypoints").kpt_oks_sigmas, COCO.sigmas)

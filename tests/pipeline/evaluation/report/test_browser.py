@@ -1,0 +1,339 @@
+"""The page in a real browser: by mouse, by keyboard, on a phone, in the dark, in silence."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fpd.data.samples import SampleSet
+from fpd.pipeline.evaluation.inference import Predicted
+from fpd.pipeline.evaluation.report.gallery import disagreements, measure
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+if CHROMIUM is None or DRIVER is None:
+    pytest.skip("chromium and chromedriver are not installed", allow_module_level=True)
+
+from selenium import webdriver  # noqa: E402
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import Select  # noqa: E402
+
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--disable-dev-shm-usage", "--window-size=1280,900"),
+)
+PHONE, DESKTOP = (360, 740), (1280, 900)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def url(page: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(page, "utf-8")
+    return path.as_uri()
+
+
+def view(driver: webdriver.Chrome, size: tuple[int, int], scheme: str = "light") -> None:
+    width, height = size
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+@pytest.fixture
+def opened(browser: webdriver.Chrome, url: str) -> Iterator[webdriver.Chrome]:
+    """The page, fresh; after the test nothing has been logged and nothing asked for."""
+    for kind in ("browser", "performance"):
+        browser.get_log(kind)
+    view(browser, DESKTOP)
+    browser.get(url)
+    yield browser
+    assert browser.get_log("browser") == []
+    assert set(requests(browser, url)) == {url}
+
+
+def requests(driver: webdriver.Chrome, page: str) -> list[str]:
+    """What the page asked for; the browser's own start page may be busy still."""
+    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    urls = [params["request"]["url"] for params in sent if params["documentURL"].startswith(page)]
+    return [found.partition("#")[0] for found in urls if not found.startswith("data:")]
+
+
+def find(driver: webdriver.Chrome, selector: str) -> Any:
+    return driver.find_element(By.CSS_SELECTOR, selector)
+
+
+def texts(driver: webdriver.Chrome, selector: str) -> list[str]:
+    script = (
+        "return [...document.querySelectorAll(arguments[0])]"
+        ".filter(e => e.checkVisibility()).map(e => e.textContent.trim())"
+    )
+    found: list[str] = driver.execute_script(script, selector)
+    return found
+
+
+def order(driver: webdriver.Chrome) -> list[str]:
+    return texts(driver, ".cards .id")
+
+
+def choose(driver: webdriver.Chrome, name: str, text: str) -> None:
+    Select(find(driver, f"#pick-{name}")).select_by_visible_text(text)
+
+
+def test_columns_sort_by_mouse_and_by_keyboard(
+    opened: webdriver.Chrome, report: dict[str, Any]
+) -> None:
+    heading = find(opened, ".sortable th:nth-child(9)")
+    assert heading.text.startswith("mean") and heading.get_attribute("aria-sort") is None
+    heading.find_element(By.TAG_NAME, "button").click()
+    means = {name: row["mean"] for name, row in report["models"].items()}
+    names = sorted(means, key=lambda name: -means[name])
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert texts(opened, ".sortable tbody th") == names
+    heading.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert texts(opened, ".sortable tbody th") == names[::-1]
+    first = find(opened, ".sortable th:first-child")
+    first.find_element(By.TAG_NAME, "button").send_keys(Keys.SPACE)
+    assert texts(opened, ".sortable tbody th") == sorted(names)
+    assert first.get_attribute("aria-sort") == "ascending"
+    assert heading.get_attribute("aria-sort") is None
+
+
+def test_people_are_ordered_by_model_joint_and_rule(
+    opened: webdriver.Chrome, samples: SampleSet, predicted: dict[str, Predicted]
+) -> None:
+    measured = measure(samples, predicted)
+    find(opened, "#more").click()
+    shown = order(opened)
+    assert set(shown) <= set(samples.ids) and len(shown) > 24
+
+    def expected(key_N: Any) -> list[str]:
+        keys = dict(zip(samples.ids, np.round(key_N, 3), strict=True))
+        return sorted(shown, key=lambda name: keys[name])
+
+    def assert_ordered(key_N: Any) -> None:
+        keys = dict(zip(samples.ids, key_N, strict=True))
+        found = [keys[name] for name in order(opened)]
+        assert len(found) == len(shown)
+        assert (np.diff(found) >= -1.5e-3).all()  # the page knows three decimals
+        assert expected(key_N)[0] == order(opened)[0]
+
+    assert_ordered(-measured.means["student"])
+    choose(opened, "joint", "left wrist")
+    wrist = samples.skeleton.joints.index("left wrist")
+    assert_ordered(-measured.errors["student"][:, wrist])
+    worst = find(opened, ".cards li:not([hidden]) .score").text
+    assert worst == f"left wrist {measured.errors['student'][:, wrist].max():.2f}"
+    choose(opened, "model", "labels-only")
+    choose(opened, "order", "smallest error first")
+    assert_ordered(measured.errors["labels-only"][:, wrist])
+    choose(opened, "order", "nearest the median first")
+    errors_N = measured.errors["labels-only"][:, wrist]
+    assert_ordered(abs(errors_N - np.median(errors_N)))
+    choose(opened, "joint", "all: the mean")
+    assert not find(opened, ".layer.teacher").is_displayed()
+    choose(opened, "order", "teacher against label")
+    assert find(opened, ".cards li:first-child .layer.teacher").is_displayed()
+    against = disagreements(measured.errors["teacher"], predicted["teacher"].peaks_NK)
+    assert_ordered(-against.max(axis=1))
+    assert texts(opened, "[role=status]") == [
+        f"{len(shown)} of {len(shown)} people: teacher against label."
+    ]
+
+
+def test_the_chosen_models_prediction_is_drawn(opened: webdriver.Chrome) -> None:
+    drawn = ".cards li:first-child .prediction:not(.other) .limbs"
+    paths = opened.execute_script(
+        "return [...document.querySelectorAll('.cards li:first-child .prediction .limbs')]"
+        ".map(e => e.getAttribute('d'))"
+    )
+    assert len(set(paths)) == 3
+    assert find(opened, drawn).get_attribute("d") == paths[2]  # the student, after labels-only
+    choose(opened, "order", "smallest error first")
+    choose(opened, "model", "teacher")
+    find(opened, "#more").click()
+    assert len(texts(opened, ".layer.prediction:not(.other)")) == len(order(opened))
+
+
+@pytest.mark.parametrize("layer", ["prediction", "label", "teacher"])
+def test_layers_are_switched_by_mouse_and_by_keyboard(opened: webdriver.Chrome, layer: str) -> None:
+    drawing = find(opened, f".cards li:first-child .layer.{layer}:not(.other)")
+    box = find(opened, f"[data-layer={layer}]")
+    before = layer != "teacher"  # it is asked for
+    assert drawing.is_displayed() == box.is_selected() == before
+    box.click()
+    assert drawing.is_displayed() is not before
+    box.send_keys(Keys.SPACE)
+    assert drawing.is_displayed() is before
+
+
+def test_a_card_opens_by_enter_shows_its_errors_and_closes(
+    opened: webdriver.Chrome, samples: SampleSet, predicted: dict[str, Predicted]
+) -> None:
+    names = order(opened)
+    card = find(opened, ".cards li:first-child button")
+    card.send_keys(Keys.ENTER)
+    dialog = find(opened, "dialog")
+    assert dialog.is_displayed()
+    assert find(opened, "#person-title").text == names[0]
+    errors_NK = measure(samples, predicted).errors["student"]
+    index = samples.ids.index(names[0])
+    cells = texts(opened, "dialog tbody td:nth-child(4)")[1:]
+    assert [float(cell.split()[0]) for cell in cells] == pytest.approx(
+        errors_NK[index].tolist(), abs=0.006
+    )
+    assert [cell.endswith("*") for cell in cells] == (errors_NK[index] > 0.2).tolist()
+    image = find(opened, "#person-picture svg")
+    assert image.size["width"] > 300 and image.accessible_name.startswith(names[0])
+    find(opened, "#next").click()
+    assert find(opened, "#person-title").text == names[1]
+    dialog.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    assert find(opened, "#person-title").text not in names[:24]
+    dialog.send_keys(Keys.ESCAPE)
+    assert not dialog.is_displayed()
+    assert opened.switch_to.active_element == card
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_scrolls_down_only(opened: webdriver.Chrome, scheme: str) -> None:
+    view(opened, PHONE, scheme)
+    opened.execute_script("document.querySelectorAll('details').forEach(e => e.open = true)")
+    assert opened.execute_script("return document.documentElement.scrollWidth") == 360
+    for text in opened.find_elements(By.CSS_SELECTOR, ".chart svg text")[:20]:
+        assert text.rect["height"] >= 10  # pixels of the screen
+    find(opened, ".cards button").click()
+    assert opened.execute_script("return document.documentElement.scrollWidth") == 360
+    assert find(opened, "dialog").rect["width"] <= 360
+    assert opened.execute_script(
+        "const d = document.querySelector('dialog');return d.scrollWidth <= d.clientWidth"
+    )
+
+
+def luminance(color: str) -> float:
+    """WCAG 2.2's relative luminance of `rgb(r, g, b)`."""
+    shares = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+def contrast(one: str, other: str) -> float:
+    high, low = sorted([luminance(one), luminance(other)], reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize(("scheme", "media"), [("light", ""), ("dark", ""), ("dark", "print")])
+def test_contrast_is_enough_in_both_schemes_and_in_print(
+    opened: webdriver.Chrome, scheme: str, media: str
+) -> None:
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+    script = (
+        "const probe = document.createElement('i'); document.body.append(probe);"
+        "return Object.fromEntries(arguments[0].map(name => {"
+        "probe.style.color = `var(--${name})`; return [name, getComputedStyle(probe).color]}))"
+    )
+    series = [f"s{number}" for number in range(6)]
+    colors = opened.execute_script(script, ["paper", "panel", "ink", "soft", "accent", *series])
+    assert (luminance(colors["paper"]) > 0.5) is (scheme == "light" or media == "print")
+    for text in ("ink", "soft", "accent"):
+        for ground in ("paper", "panel"):
+            assert contrast(colors[text], colors[ground]) >= 4.5, (text, ground)
+    for line in series:
+        assert contrast(colors[line], colors["paper"]) >= 4.5, line
+    body = find(opened, "body")
+    assert luminance(body.value_of_css_property("background-color")) == luminance(colors["paper"])
+    label = find(opened, ".chart svg text").value_of_css_property("fill")
+    assert luminance(label) == luminance(colors["ink"])
+
+
+NAMED = {"button", "combobox", "checkbox", "image", "link", "table", "region", "dialog", "group"}
+
+
+def test_everything_to_use_or_to_look_at_has_a_name(opened: webdriver.Chrome) -> None:
+    opened.execute_script("document.querySelectorAll('details').forEach(e => e.open = true)")
+    nodes = opened.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    roles: dict[str, list[str]] = {}
+    for node in nodes:
+        if not node["ignored"]:
+            roles.setdefault(node["role"]["value"], []).append(node["name"]["value"])
+    for role in NAMED & roles.keys() - {"group"}:
+        assert all(roles[role]), (role, roles[role])
+    assert {"banner", "main", "contentinfo", "navigation", "status", "image"} <= roles.keys()
+    assert len(roles["image"]) == 6 and len(roles["checkbox"]) == 3
+    levels = opened.execute_script(
+        "return [...document.querySelectorAll('h1, h2, h3')].map(e => Number(e.tagName[1]))"
+    )
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert max(np.diff(levels)) <= 1
+    assert find(opened, "html").get_attribute("lang") == "en"
+
+
+def test_the_keyboard_reaches_everything_and_shows_where_it_is(
+    opened: webdriver.Chrome,
+) -> None:
+    script = (
+        "const e = document.activeElement, s = getComputedStyle(e);"
+        "return [e.id || e.tagName, s.outlineStyle, s.outlineWidth, e.closest('.cards') !== null]"
+    )
+    reached = set()
+    for _ in range(60):
+        webdriver.ActionChains(opened).send_keys(Keys.TAB).perform()
+        name, style, width, at_cards = opened.execute_script(script)
+        assert style != "none" and width == "3px", name
+        reached.add(name)
+        if at_cards:
+            break
+    assert {"A", "BUTTON", "SUMMARY", "pick-model", "pick-joint", "pick-order", "INPUT"} <= reached
+    assert at_cards
+
+
+def test_names_of_users_run_nothing(
+    browser: webdriver.Chrome, build: Callable[..., str], tmp_path: Path
+) -> None:
+    evil = "</script><script>hacked=1</script><img src=x onerror=hacked=1>"
+    path = tmp_path / "report.html"
+    path.write_text(build(6, {"teacher": 0.1, evil: 0.2}, lambda name: name + evil), "utf-8")
+    browser.get(path.as_uri())
+    find(browser, ".cards button").send_keys(Keys.ENTER)
+    assert find(browser, "#person-title").text.endswith(evil)
+    assert browser.execute_script("return typeof hacked") == "undefined"
+    # And were something to come through, the policy would stop it.
+    browser.execute_script(
+        "document.body.append(document.createRange().createContextualFragment(arguments[0]))", evil
+    )
+    assert browser.execute_script("return typeof hacked") == "undefined"
+    assert "Content Security Policy" in browser.get_log("browser")[0]["message"]
+
+
+def test_without_scripts_everyone_is_there(browser: webdriver.Chrome, url: str) -> None:
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        browser.get(url)
+        assert find(browser, "noscript p").is_displayed()
+        cards = browser.find_elements(By.CSS_SELECTOR, ".cards li")
+        assert len(cards) > 24 and cards[-1].is_displayed()
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

@@ -1,0 +1,175 @@
+"""Our own files: atomic writes, JSON, digests, and messages for what cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from fpd.pipeline.models.checkpoint import ModelDir
+from fpd.pipeline.runtime import files
+from fpd.pipeline.runtime.files import (
+    atomic,
+    atomic_group,
+    check_output,
+    read_json,
+    sha256,
+    versions,
+    write_json,
+)
+
+
+def test_atomic_puts_the_file_in_place_when_the_block_is_done(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with atomic(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.parent == tmp_path  # on the same file system, or renaming would copy
+    assert path.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_atomic_leaves_the_old_file_when_the_block_raises(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write() -> None:
+        with atomic(path) as temporary:
+            temporary.write_text("half of the n")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("where", ["write", "sync"])
+def test_files_that_belong_together_stay_as_they_were_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    paths = (tmp_path / "a", tmp_path / "b")
+    for path in paths:
+        path.write_text("old")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    synced: list[Path] = []
+
+    def sync(path: Path) -> None:
+        synced.append(path)
+        if len(synced) == 2:
+            raise full
+
+    def write() -> None:
+        with atomic_group(*paths) as (first, second):
+            first.write_text("new")
+            second.write_text("new")
+            if where == "write":
+                raise full
+
+    monkeypatch.setattr(files, "sync", sync)
+    with pytest.raises(OSError, match="No space") as raised:
+        write()
+    assert raised.value.filename == str(paths[0])
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(paths, "old")
+
+
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "file"
+    with pytest.raises(FileNotFoundError) as raised:
+        write_json(path, {})
+    assert raised.value.filename == str(path)
+    elsewhere = tmp_path / "another"
+    with pytest.raises(FileNotFoundError) as raised, atomic(tmp_path / "file"):
+        elsewhere.read_text()
+    assert Path(raised.value.filename) == elsewhere
+
+
+def test_atomic_leaves_nothing_where_nothing_was(tmp_path: Path) -> None:
+    def write() -> None:
+        with atomic(tmp_path / "file") as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_the_same_bytes_for_the_same_value(tmp_path: Path) -> None:
+    write_json(tmp_path / "a", {"x": 1, "y": {"b": [1, 2], "a": None}})
+    write_json(tmp_path / "b", {"y": {"a": None, "b": [1, 2]}, "x": 1})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert json.loads((tmp_path / "a").read_text()) == {"x": 1, "y": {"b": [1, 2], "a": None}}
+    assert read_json(tmp_path / "a") == {"x": 1, "y": {"b": [1, 2], "a": None}}
+
+
+def test_a_value_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write_json(path, {"x": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"x": object()})
+    assert read_json(path) == {"x": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": ', b"[1]", b"null", b"\xff\xfe", b"\0" * 9])
+def test_damaged_json_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "record.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"record\.json is damaged .*remove it"):
+        read_json(path)
+
+
+def test_a_missing_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"record\.json"):
+        ModelDir(tmp_path).record()
+
+
+def test_sha256(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert sha256(tmp_path / "abc") == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
+
+
+def test_versions_name_what_decides_pixels_and_numbers() -> None:
+    found = versions()
+    assert {"python", "fpd", "torch", "numpy", "cv2", "zarr"} <= set(found)
+    assert all(text[0].isdigit() for text in found.values())
+
+
+def test_what_is_no_plain_file_is_not_replaced(tmp_path: Path) -> None:
+    """Such as /dev/null, which root's rename would replace for everybody."""
+    pipe, link, plain = (tmp_path / name for name in ("pipe", "link", "plain.json"))
+    os.mkfifo(pipe)
+    plain.write_text("{}")
+    link.symlink_to(plain)
+    for path in (pipe, link):
+        with pytest.raises(ValueError, match="a new file or a plain one"):
+            check_output(path, ())
+    check_output(plain, ())
+    check_output(tmp_path / "new.json", ())
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="no /proc, where root cannot write")
+def test_a_folder_that_cannot_be_written_to_is_found_before_the_work() -> None:
+    with pytest.raises(ValueError, match=r"the folder /proc cannot be written to \(.+\): .*--json"):
+        check_output(Path("/proc/scores.json"), ())
+
+
+def test_what_went_wrong_is_said_where_nothing_can_be_cleaned_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(ValueError, match="the reason"), atomic(tmp_path / "x"):
+        raise ValueError("the reason")

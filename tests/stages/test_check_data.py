@@ -1,0 +1,117 @@
+"""`fpd check-data`: everything that is wrong with a data set is found and named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from fpd.cli import main
+from fpd.commands.summaries.check_data import describe
+from fpd.data.datasets import Data
+from fpd.stages import check_data as checking
+
+FILES = {"train": "a.json", "test": "b.json", "train_images": "images", "test_images": "images"}
+
+
+def annotation(number: int, **changes: Any) -> dict[str, Any]:
+    keypoints = [20, 20, 2, 0, 0, 0]
+    row = {"id": number, "image_id": number % 3, "category_id": 1, "bbox": [5, 5, 40, 30]}
+    return row | {"keypoints": keypoints} | changes
+
+
+def write(root: Path, name: str, annotations: list[dict[str, Any]]) -> None:
+    content = {
+        "images": [{"id": n, "file_name": f"{n}.png"} for n in range(3)],
+        "categories": [{"id": 1, "name": "bee", "keypoints": ["head", "tail"]}],
+        "annotations": annotations,
+    }
+    path = root / "coco" / "annotations" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "coco" / "images").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
+    for n in range(3):
+        Image.fromarray(noise).save(tmp_path / "coco" / "images" / f"{n}.png")
+    write(tmp_path, "a.json", [annotation(n) for n in range(6)])
+    write(tmp_path, "b.json", [annotation(7)])
+    return tmp_path
+
+
+def check(root: Path) -> dict[str, Any]:
+    return checking.run(Data(reader="coco", root=root, validation=0, coco=FILES), workers=2)
+
+
+def test_a_good_data_set(root) -> None:
+    report = check(root)
+    assert report["usable"] and report["problems"] == []
+    train = report["splits"]["train"]
+    assert (train["people"], train["images"], train["joints"]) == (6, 3, 6)
+    assert train["labeled"] == 0.5 and train["per_joint"] == {"head": 1.0, "tail": 0.0}
+    assert train["box_px"] == [50, 50, 50] and train["image_px"] == [120, 120, 120]
+    assert report["splits"]["validation"]["people"] == 0
+    assert "nothing is wrong" in describe(report)
+
+
+def test_pixels_that_a_header_does_not_show_are_found(root) -> None:
+    image = root / "coco" / "images" / "1.png"
+    image.write_bytes(image.read_bytes()[:2000])
+    report = check(root)
+    assert [p.split(": ")[:2] for p in report["problems"]] == [
+        ["train", "coco/a/1"],
+        ["test", "coco/b/7"],
+    ]
+    assert all("1.png cannot be decoded" in problem for problem in report["problems"])
+
+
+def test_all_problems_are_listed_not_a_few(root) -> None:
+    far = [annotation(n, keypoints=[900, 20, 2, 0, 0, 0]) for n in range(30)]
+    write(root, "a.json", far)
+    (root / "coco" / "images" / "2.png").unlink()
+    problems = check(root)["problems"]
+    assert sum("head at (900, 20) is far outside" in problem for problem in problems) == 20
+    assert sum("2.png is missing" in problem for problem in problems) == 10
+
+
+def test_a_damaged_label_file_does_not_hide_the_other(root) -> None:
+    path = root / "coco" / "annotations" / "a.json"
+    path.write_bytes(path.read_bytes()[:-9])
+    report = check(root)
+    assert list(report["splits"]) == ["test"]
+    assert len(report["problems"]) == 1 and "a.json cannot be read" in report["problems"][0]
+
+
+def run(root: Path, *options: str) -> Any:
+    settings = [f"data.coco.{key}={value}" for key, value in FILES.items()]
+    settings += ["data.reader=coco", f"data.root={root}", "data.validation=0"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    return CliRunner().invoke(main, ["check-data", "-w", str(root / "work"), *words, *options])
+
+
+def test_the_command(root, tmp_path) -> None:
+    out = tmp_path / "check.json"
+    result = run(root, "--json", str(out))
+    assert result.exit_code == 0, result.output
+    assert "nothing is wrong with it" in result.output and "50.0 %" in result.output
+    assert json.loads(out.read_text())["usable"] is True
+    assert not (root / "work").exists()  # nothing is begun there
+    (root / "coco" / "images" / "0.png").unlink()
+    result = run(root)
+    assert result.exit_code == 1 and "train: coco/a/0: " in result.output
+    assert "0.png is missing" in result.output
+    result = run(root, "--json", str(tmp_path / "none" / "check.json"))
+    assert result.exit_code == 1 and "expected a folder" in result.output
+
+
+def test_figures_need_no_files() -> None:
+    report = checking.run(Data(synthetic={"train": 4, "test": 2}))
+    assert report["usable"] and report["splits"]["test"]["people"] == 2
