@@ -1,0 +1,62 @@
+"""docs/deploying.md is true: its script finds what `fpd predict` finds."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from fpd.cli import main
+from fpd.data.readers.synthetic.people import synthetic_people
+
+DOCS = Path(__file__).parents[2] / "docs" / "deploying.md"
+IMPORTS = {"cv2", "numpy", "onnxruntime"}
+
+
+def script() -> str:
+    (block,) = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+    return block
+
+
+def test_the_script_finds_what_predict_finds(
+    toy_work: Path, toy_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert set(re.findall(r"^import (\w+)", script(), re.MULTILINE)) == IMPORTS
+    assert "from " not in script().replace("# ", "")
+    pixels, _ = synthetic_people("test", 1).images.read(0, 1.0)
+    # Without loss, whatever the name says: a JPEG of this size would be shrunk in decoding.
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg", format="PNG")
+    shutil.copy(toy_onnx, tmp_path / "student.onnx")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(script(), found)
+    box = ",".join(str(found[name]) for name in "xywh")
+    arguments = ["predict", "photo.jpg", "-w", str(toy_work), "--name", "teacher", "--box", box]
+    result = CliRunner().invoke(main, [*arguments, "-o", "out"])
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    expected = np.array(row["keypoints"]).reshape(-1, 3)
+    np.testing.assert_allclose(found["joints"], expected[:, :2], atol=0.02)
+    np.testing.assert_allclose(found["peaks"][0], expected[:, 2], atol=1e-3)
+
+
+def test_the_numbers_of_the_text_are_those_of_the_code() -> None:
+    from fpd.pipeline.evaluation.overlay import FAINTEST
+    from fpd.pipeline.models.export.parity import BATCHES, HEATMAP_TOLERANCE, JOINT_TOLERANCE_PX
+    from fpd.stages.export import CALIBRATION_CROPS, COMPARED_VIEWS
+    from fpd.stages.predict import BOX_MARGIN
+
+    text = " ".join(DOCS.read_text("utf-8").split())
+    assert f"A square {BOX_MARGIN:g} times" in text and f"1 / {BOX_MARGIN}" not in text
+    assert f"within {HEATMAP_TOLERANCE:.0e}".replace("e-04", "e-4") in text
+    assert f"joints within {JOINT_TOLERANCE_PX:g} pixels" in text
+    assert f"for {COMPARED_VIEWS} views" in text and f"up to {CALIBRATION_CROPS} crops" in text
+    assert "batches of {}, {} and {}".format(*BATCHES) in text
+    assert f"peak is below {FAINTEST:g}" in text
