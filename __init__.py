@@ -1,3 +1,3 @@
-"""Fast pose distillation: the teacher runs once, students train on its cached heatmaps."""
+"""Fast pose distillation: run the teacher once, train students on its cached heatmaps."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""`python -m fpd`: the command line, for torchrun and the like."""
+"""`python -m fpd` is the command `fpd`, for torchrun."""
 
 from .cli import main
 

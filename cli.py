@@ -1,6 +1,6 @@
-"""The command line: what `fpd` answers to. The commands themselves are in `commands/`.
+"""The entry point of `fpd`; its commands are in `commands/`.
 
-Everything heavy is imported inside the commands, so that `fpd --help` answers at once.
+Heavy packages are imported inside the commands, so that `fpd --help` is instant.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from .commands import cache, data, deploy, evaluate, sweep, train
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fast-pose-distillation")
 def main() -> None:
-    """Fast pose distillation: the teacher runs once, students train on its cached heatmaps.
+    """Fast pose distillation: run the teacher once, train students on its cached heatmaps.
 
     \b
-    fpd demo                              all four stages on drawn people
+    fpd demo                              all four stages on synthetic people
     fpd run all -r lsp -w work/lsp --set data.root=datasets
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

@@ -1,4 +1,7 @@
-"""What the benchmarks share: one core, heatmaps like a teacher's, stores, rounds, tables."""
+"""Shared by the benchmarks: options, synthetic heatmaps and stores, timing in turns, tables.
+
+Shape letters: B views, K joints, H and W heatmap height and width.
+"""
 
 from __future__ import annotations
 
@@ -6,54 +9,80 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from fpd.data.augmentation import PARAMETERS
+from fpd.pipeline.config.recipe import Recipe, apply_overrides
+from fpd.pipeline.config.sections import Student, Targets
+from fpd.pipeline.models.hourglass import HourglassSettings
 from fpd.pipeline.runtime.files import versions
-from fpd.pipeline.store import CompressedHeatmaps, Shard, StoreWriter, compress, files_at
+from fpd.pipeline.runtime.text import align
+from fpd.pipeline.store import Shard, StoreWriter, compress, open_storage
+from fpd.pipeline.store.schema import SCHEMA_VERSION
+from fpd.pipeline.training.losses import distillation_loss
+from fpd.pipeline.training.objective import Batch, Losses, Objective, amplitude_factors
 
+CPU = torch.device("cpu")
 JOINTS, HEATMAP_PX = 16, 64
 SIGMA_PX = 2.0
 MAX_ERROR = 0.1
-NOISE = 0.01  # of background, as a share of a full peak
-NOISE_CELLS = 10  # noise values across a map: smooth over 6 px, as a network's background is
+NOISE = 0.01  # amplitude of the background, as a share of a full peak
+NOISE_POINTS = 10  # noise values across a heatmap: smooth over 6 px, as a network's background is
 
 Results = dict[str, dict[str, float]]
-"""Rows of a table: figures by column, by the row's name."""
+"""A table: the values of each row by column, by the row's name."""
+
+Case = Callable[[int], int]
+"""Work to time: takes a number that differs from call to call, returns the units processed."""
 
 
-def options(description: str | None, **more: Any) -> argparse.Namespace:
-    """The command line: `--json`, and a whole-number option for each of `more` (its default)."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="write the figures here, too")
-    for name, default in more.items():
-        parser.add_argument(
-            f"--{name}", type=int, default=default, help=f"{name} (default {default:,})"
-        )
-    return parser.parse_args()
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the description's lines, and states the defaults of options that have one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """A command line with `--json`, to which each benchmark adds its own options."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    return parser
 
 
 def use_one_core() -> None:
-    """Keep this process, and every thread it starts, on one core."""
+    """Pin this process, and all threads and processes that it starts, to one core."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 
 
-def heatmaps_like_a_teachers(views: int, seed: int = 0) -> torch.Tensor:
-    """Gaussians of peaks 0.05..1 over a smooth background; float32 (B, K, H, W).
+def process_memory_kib(field: str) -> int:
+    """A memory figure of this process from Linux's `/proc/self/status`, such as "VmRSS"."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
-    About as many bytes a view as real output takes (docs/store.md).
+
+def hourglass(size: str) -> HourglassSettings:
+    """The network of a size such as "8x256": 8 stages of 256 channels."""
+    stages, channels = (int(number) for number in size.split("x"))
+    return HourglassSettings(stages=stages, channels=channels)
+
+
+def teacher_like_heatmaps(views: int, seed: int = 0) -> Tensor:
+    """Gaussians with peaks of 0.05 to 1 over a smooth background; float32 (B, K, H, W).
+
+    They take about as many bytes per view as the output of real teachers (docs/store.md).
     """
     random = torch.Generator().manual_seed(seed)
     pixel = torch.arange(float(HEATMAP_PX))
@@ -63,38 +92,92 @@ def heatmaps_like_a_teachers(views: int, seed: int = 0) -> torch.Tensor:
         torch.exp(-((pixel - center_BK2[..., axis, None]) ** 2) / (2 * SIGMA_PX**2))
         for axis in (0, 1)
     )
-    noise = torch.randn(views, JOINTS, NOISE_CELLS, NOISE_CELLS, generator=random)
-    smooth = torch.nn.functional.interpolate(
+    noise = torch.randn(views, JOINTS, NOISE_POINTS, NOISE_POINTS, generator=random)
+    background = torch.nn.functional.interpolate(
         noise, size=HEATMAP_PX, mode="bicubic", align_corners=True
     )
     gaussians = y[..., :, None] * x[..., None, :] * peak_BK[..., None, None]
-    return (gaussians + NOISE * smooth).clamp_min(0)
+    return (gaussians + NOISE * background).clamp_min(0)
 
 
-class Content:
-    """Any number of encoded views, each dealt from a pool of encoded maps."""
+class TimedTeacher(nn.Module):
+    """A network that takes its usual time, but outputs heatmaps like a trained teacher's.
+
+    An untrained network's own heatmaps would take an untypical number of bytes.
+    """
+
+    def __init__(
+        self, model: HourglassSettings, joints: int, batch_size: int, heatmap_px: int
+    ) -> None:
+        """Batches may have up to `batch_size` crops."""
+        super().__init__()
+        self.network = model.build(joints)
+        self.heatmaps_BKHW = teacher_like_heatmaps(batch_size)[:, :joints, :heatmap_px, :heatmap_px]
+
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        self.network(inputs)
+        return [self.heatmaps_BKHW[: len(inputs)]]
+
+
+class OnlineObjective:
+    """Eq. 5 with the teacher run in the step: `batch["teacher"]`, float32 (B, K, H, W)."""
+
+    def __init__(self, student: Student, targets: Targets, heatmap_px: int) -> None:
+        self.student = student
+        self.labels = Objective(targets, heatmap_px)
+
+    def __call__(self, stages: Sequence[Tensor], batch: Batch) -> Losses:
+        labels, weights = self.labels.encode_labels(batch, stages[-1].device)
+        heatmaps = batch["teacher"]
+        factors = amplitude_factors(heatmaps.detach().amax((-2, -1)), self.student)
+        target = heatmaps * factors[..., None, None]
+        loss = distillation_loss(stages, labels, weights, target, self.student.alpha).loss
+        return Losses(loss, loss.detach())
+
+
+def synthetic_recipe(
+    *, samples: int, crop_px: int, store: Mapping[str, Any], **sections: Mapping[str, Any]
+) -> Recipe:
+    """A recipe on synthetic samples, none of them held out for validation."""
+    data = {
+        "reader": "synthetic",
+        "validation": 0.0,
+        "synthetic": {"train": samples, "test": 1},
+    }
+    tree = {"data": data, "geometry": {"crop_px": crop_px}, "store": dict(store), **sections}
+    return apply_overrides(tree, [])
+
+
+class ShardFactory:
+    """Makes any number of shards, whose heatmaps are drawn from a pool of encoded ones."""
 
     def __init__(self, pool_views: int = 512) -> None:
-        parts = [
-            compress(heatmaps_like_a_teachers(32, seed), MAX_ERROR)
-            for seed in range(pool_views // 32)
+        batches = [
+            compress(teacher_like_heatmaps(32, seed), MAX_ERROR) for seed in range(pool_views // 32)
         ]
-        self.pool = CompressedHeatmaps(
-            *(torch.cat(column).flatten(0, 1).numpy() for column in zip(*parts, strict=True))
+        self.coefficients, self.steps, self.peaks = (
+            torch.cat(column).flatten(0, 1).numpy() for column in zip(*batches, strict=True)
         )
 
-    def shard(self, view: int, shard: int, rows: Sequence[int]) -> Shard:
-        """The content of one shard; the same every time."""
+    def make(self, view: int, shard: int, rows: Sequence[int]) -> Shard:
+        """The content of one shard; the same for the same arguments."""
         random = np.random.default_rng((view, shard))
-        dealt = random.integers(len(self.pool.peaks), size=(len(rows), JOINTS))
-        coefficients, steps, peaks = (column[dealt] for column in self.pool)
-        parameters = random.normal(size=(len(rows), len(PARAMETERS)))
-        return Shard(view, shard, coefficients, steps, peaks, parameters, measured={"max_error": 0})
+        drawn = random.integers(len(self.peaks), size=(len(rows), JOINTS))
+        return Shard(
+            view=view,
+            shard=shard,
+            heatmaps_SKYXC=self.coefficients[drawn],
+            steps_SK=self.steps[drawn],
+            peaks_SK=self.peaks[drawn],
+            parameters_SP=random.normal(size=(len(rows), len(PARAMETERS))),
+            encoding_error={"max_error": 0},
+        )
 
 
-def manifest(samples: int, shard_samples: int) -> dict[str, Any]:
-    """The least that makes a store of 16 joints and 64 x 64 heatmaps."""
+def minimal_manifest(samples: int, shard_samples: int) -> dict[str, Any]:
+    """The least that a store of 16 joints and 64 x 64 heatmaps needs."""
     return {
+        "schema": SCHEMA_VERSION,
         "datasets": [{"name": "benchmark", "samples": samples}],
         "joints": [f"joint {number}" for number in range(JOINTS)],
         "geometry": {"heatmap_px": HEATMAP_PX},
@@ -103,57 +186,73 @@ def manifest(samples: int, shard_samples: int) -> dict[str, Any]:
     }
 
 
-def new_store(folder: Path, views: int, samples: int, shard_samples: int) -> StoreWriter:
-    """An empty store."""
-    wanted = manifest(samples, shard_samples)
-    return StoreWriter(files_at(folder), wanted, views, folder.parent)
+def make_store(folder: Path, views: int, samples: int, shard_samples: int) -> StoreWriter:
+    """Create an empty store, or open the one that exists."""
+    manifest = minimal_manifest(samples, shard_samples)
+    return StoreWriter(open_storage(folder), manifest, views, folder.parent)
 
 
-def rates(
-    cases: dict[str, Callable[[int], int]], rounds: int, at_least_s: float = 0.0
+def measure_rates(
+    cases: Mapping[str, Case], rounds: int, min_seconds: float = 0.0
 ) -> dict[str, list[float]]:
-    """Units a second of each case, round by round, the cases taking turns within a round.
+    """Units per second of each case and round; the cases take turns within a round.
+
+    The machine's speed changes over minutes, so only rates of the same round can be compared.
 
     Args:
-        cases: each does some work, given a number that differs from call to call, and returns how
-            many units that was. Called once before it counts, then at least once a round.
-        at_least_s: how long a case goes on within a round.
+        cases: each is called once for warming up, then at least once per round.
+        min_seconds: a case is repeated within a round until this much time has passed.
     """
-    found: dict[str, list[float]] = {name: [] for name in cases}
+    rates: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(-1, rounds):
         for name, work in cases.items():
             units, calls, start = 0, 0, time.perf_counter()
-            while not calls or time.perf_counter() - start < at_least_s:
+            while not calls or time.perf_counter() - start < min_seconds:
                 units += work((number + 1) * 1_000_000 + calls)
                 calls += 1
             if number >= 0:
-                found[name].append(units / (time.perf_counter() - start))
-    return found
+                rates[name].append(units / (time.perf_counter() - start))
+    return rates
 
 
-def medians(found: dict[str, list[float]]) -> dict[str, float]:
-    return {name: statistics.median(values) for name, values in found.items()}
+def medians(rates: Mapping[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(values) for name, values in rates.items()}
 
 
-def number(value: float) -> str:
-    """A figure in four digits or so."""
+def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """The median over rounds of the ratio within a round."""
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+def format_number(value: float) -> str:
+    """A number in about three digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table in columns, the first one to the left."""
-    lines = [list(head), *(list(row) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    for line in lines:
-        cells = [line[0].ljust(widths[0])] + [
-            cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)
-        ]
-        print("  ".join(cells).rstrip())
-    sys.stdout.flush()
+    """Print aligned columns, the first one left-aligned."""
+    print(align([list(head), *map(list, rows)]), flush=True)
 
 
-def write_json(path: Path | None, name: str, results: Any, **about: Any) -> None:
-    """Keep figures for a machine to read."""
+def print_results(heading: str, results: Mapping[str, Mapping[str, float]]) -> None:
+    """Print a table of numbers.
+
+    Args:
+        heading: of the first column, which has the rows' names.
+        results: rows with the same columns in the same order.
+    """
+    columns = list(next(iter(results.values())))
+    rows = [[name, *map(format_number, row.values())] for name, row in results.items()]
+    print_table([heading, *columns], rows)
+
+
+def write_results(path: Path | None, benchmark: str, results: Any, **settings: Any) -> None:
+    """Write results as JSON, with versions and the settings they were measured with."""
     if path is not None:
-        content = {"benchmark": name, "versions": versions(), **about, "results": results}
-        path.write_text(json.dumps(content, indent=2) + "\n")
+        content = {
+            "benchmark": benchmark,
+            "versions": versions(),
+            **settings,
+            "results": results,
+        }
+        path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")

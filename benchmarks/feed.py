@@ -1,32 +1,33 @@
-"""Feeding a student: our loader beside the same views made as other people's loaders make them.
+"""Data loading for a student: our loader against other projects' loaders on the same views.
 
-    python benchmarks/feed.py [--views 128] [--batch 32] [--rounds 7] [--json OUT]
+    python benchmarks/feed.py [--data datasets] [--views 128] [--batch 32] [--rounds 7] [--json OUT]
 
-    fpd             crops as uint8 with the teacher's maps as stored; JPEGs decoded at reduced scale
-                    where the crop allows; everything else is left to the training device
-    HRNet           full decompress, warp, float32 normalize, targets drawn with NumPy; no teacher. Also
-                    the loader of the paper's authors, who took it over (`_loaders.py`)
-    HRNet, maps     the same with the teacher's maps as raw float16 from a memory-mapped file
-    pytorch-pose    floats from the start, NumPy and Pillow
+    fpd               uint8 crops with the teacher's heatmaps as stored; JPEGs decoded at reduced
+                      scale where the crop allows it; the rest is left to the training device
+    HRNet             full decoding, warp, float32 normalization, targets drawn with NumPy; no
+                      teacher. The paper's authors use this loader too (`_loaders.py`)
+    HRNet, heatmaps   the same, with the teacher's heatmaps as raw float16 from a memory-mapped file
+    pytorch-pose      float images from the start, NumPy and Pillow
 
-256 x 256 crops, 64 x 64 maps, 14 joints, half of the views mirrored, the same crops for all (they
-are compared first), batches collated by PyTorch. Photographs of three kinds, all in the page cache:
-LSP (cut around the person), LSPET, and the five MPII photographs at hand, again and again in other
-augmentation; without `../shared/data`, drawn figures, written as JPEGs.
+256 x 256 crops, 64 x 64 heatmaps, 14 joints, half of the views flipped, batches collated by
+PyTorch. All loaders make the same crops, which is checked first. Photographs of three kinds, all in
+the page cache: LSP (cropped around the person), LSPET, and MPII, whose first images are used again
+and again under other augmentations. Without these data sets, synthetic images are written as JPEGs.
 
-All on one core. `in process` is the work alone; `by a worker` has it done by a worker process on
-that same core and handed over through shared memory, as in training. `device` is what is left to
-the training device, timed on that same core too: on a machine without a GPU it does not vanish, and
-`with it` has all of it. Views a second: medians of rounds in which the rows take turns. Then where
-our time goes, a view.
+Everything runs on one core. `in process` is the work alone; `by a worker` is done by a worker
+process on that same core and handed over through shared memory, as in training. `device` is what is
+left to the training device, timed on that same core, which is where it runs on a machine without a
+GPU; `with device` includes it. Views per second are medians of rounds in which the rows take turns.
+A second table has the milliseconds per view of each part of our loader's work.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,18 +36,21 @@ import cv2
 import numpy as np
 import torch
 from _common import (
-    Content,
+    CPU,
+    SIGMA_PX,
+    Case,
     Results,
-    manifest,
+    ShardFactory,
+    format_number,
+    make_parser,
+    measure_rates,
     medians,
-    number,
-    options,
+    minimal_manifest,
     print_table,
-    rates,
     use_one_core,
-    write_json,
+    write_results,
 )
-from _loaders import HRNetViews, HRNetWithMaps, Key, PytorchPoseViews
+from _loaders import HRNetViews, HRNetViewsWithHeatmaps, Key, PytorchPoseViews
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -54,259 +58,276 @@ from torch.utils.data import default_collate
 from fpd.data.augmentation import Augmentation, affine_23, transform
 from fpd.data.datasets import Data, load
 from fpd.data.heatmap_codec import encode, flip_heatmaps
-from fpd.data.io.images import REDUCED_FLAGS, ImageFolder, _read_bytes
-from fpd.data.readers.synthetic.people import synthetic_people
+from fpd.data.io.images import REDUCED_FLAGS, ImageFolder
+from fpd.data.readers.synthetic.people import synthetic_samples
 from fpd.data.samples import SampleSet
 from fpd.data.skeletons import LSP
-from fpd.data.views import Geometry, Views, cut
+from fpd.data.views import Geometry, Views, crop_image
 from fpd.pipeline.models.preprocessing import normalize
-from fpd.pipeline.runtime.loader import make_loader
-from fpd.pipeline.store import Shard, StoreReader, StoreWriter, decompress, files_at
+from fpd.pipeline.runtime.loader import in_batches, make_loader
+from fpd.pipeline.store import StoreReader, StoreWriter, decompress, open_storage
 from fpd.pipeline.training.dataset import DistillationViews
 
-REAL = Path(__file__).parents[2] / "shared" / "data"
-CPU = torch.device("cpu")
 GEOMETRY = Geometry()
-SIGMA_PX = 2.0
-SHARD = 128
-SECONDS = 0.1  # of a part of the work, a round
-TARGET = 3  # times the rate of the other loaders
-LIKENESS = 0.8  # correlation of crops that show the same, in other colors and cut otherwise
-MPII_BOX = 1.25 * 200  # pixels a unit of `scale`, as HRNet widens it
-MPII_DOWN_PX = 15  # and moves the center, a unit of `scale`
-MPII_AS_LSP = (0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 8, 9)
+SHARD_SAMPLES = 128
+MIN_SECONDS = 0.1  # of a part of the work, per round
+TARGET_RATIO = 3  # of our rate to those of the other loaders
+MIN_CORRELATION = 0.8  # of crops that show the same content with other colors and interpolation
+MPII_BOX_PX = 1.25 * 200  # a box's side is `scale` times this (HRNet)
+MPII_SHIFT_PX = 15  # and its center is moved down by `scale` times this (HRNet)
+MPII_TO_LSP = (0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 8, 9)
 
 
-class Side(NamedTuple):
-    """A way to make batches, and what it leaves to the device."""
+class LoaderCase(NamedTuple):
+    """A data set that makes views, and the work on a batch that it leaves to the device."""
 
-    views: Any
-    device: Callable[[Any], object] | None = None
+    dataset: Any
+    device_work: Callable[[Any], object] | None = None
 
 
 def main() -> None:
-    arguments = options(__doc__, views=128, batch=32, rounds=7)
+    arguments = parse_arguments()
     use_one_core()
-    results, profiles, about = {}, {}, {}
+    rates, profiles, descriptions = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for kind, people in photographs(Path(folder), arguments.views).items():
-            views = Views(people, GEOMETRY, Augmentation(flip=False), seed=0)
-            sides = make_sides(Path(folder) / kind, views)
-            check_same_crops(sides)
-            keys = [(index, 0, index % 2 == 1) for index in range(len(people))]
-            size = arguments.batch
-            batches = [keys[start : start + size] for start in range(0, len(keys), size)]
-            about[kind] = describe(views)
-            print(f"\n{kind}: {about[kind]}")
-            results[kind] = measure(sides, batches, arguments.rounds)
-            profiles[kind] = profile(views, sides["fpd"], batches, arguments.rounds)
-            print_results(results[kind])
-            print_profile(profiles[kind], results[kind]["fpd"])
-    everything = {"sides": results, "profile": profiles, "photographs": about}
-    write_json(arguments.json, "feed", everything, views=arguments.views, batch=arguments.batch)
+        sample_sets = load_photographs(arguments.data, Path(folder), arguments.views)
+        for kind, samples in sample_sets.items():
+            views = Views(samples, GEOMETRY, Augmentation(flip=False), seed=0)
+            cases = make_cases(Path(folder) / kind, views)
+            check_same_crops(cases)
+            keys = [(index, 0, index % 2 == 1) for index in range(len(samples))]
+            batches = in_batches(keys, arguments.batch)
+            descriptions[kind] = describe(views)
+            print(f"\n{kind}: {descriptions[kind]}")
+            rates[kind] = measure_loaders(cases, batches, arguments.rounds)
+            profiles[kind] = profile(views, cases["fpd"].dataset, batches, arguments.rounds)
+            print_rates(rates[kind])
+            print_profile(profiles[kind], rates[kind]["fpd"])
+    write_results(
+        arguments.json,
+        "feed",
+        {"loaders": rates, "profile": profiles, "photographs": descriptions},
+        views=arguments.views,
+        batch_size=arguments.batch,
+    )
 
 
-def photographs(folder: Path, count: int) -> dict[str, SampleSet]:
-    """People on photographs of each kind, by its name."""
-    if not (REAL / "lspet" / "joints.mat").is_file():
-        print(f"{REAL} is not there: drawn figures instead")
-        return {"figures": drawn(folder, count)}
+def load_photographs(root: Path, folder: Path, count: int) -> dict[str, SampleSet]:
+    """Sample sets of `count` samples, by the kind of their photographs."""
+    if not (root / "lspet" / "joints.mat").is_file():
+        print(f"no data sets at {root} (--data): using synthetic images")
+        return {"synthetic": write_synthetic(folder, count)}
     lsp, lspet = (
-        load(Data(reader=reader, root=REAL, validation=0), "train") for reader in ("lsp", "lspet")
+        load(Data(reader=reader, root=root, validation=0), "train") for reader in ("lsp", "lspet")
     )
     return {
         "LSP": lsp.take(np.linspace(0, len(lsp) - 1, count).astype(int)),
         "LSPET": lspet.take(np.linspace(0, len(lspet) - 1, count).astype(int)),
-        "MPII": mpii(count),
+        "MPII": load_mpii(root, count),
     }
 
 
-def drawn(folder: Path, count: int) -> SampleSet:
-    """Figures as JPEG files."""
-    people = synthetic_people("train", count)
+def write_synthetic(folder: Path, count: int) -> SampleSet:
+    """Synthetic samples, their images written as JPEG files."""
+    samples = synthetic_samples("train", count)
     names = [f"{index}.jpg" for index in range(count)]
     for index, name in enumerate(names):
-        image, _ = people.images.read(index, 1.0)
+        image, _ = samples.images.read(index, 1.0)
         cv2.imwrite(str(folder / name), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    return replace(people, images=ImageFolder(folder, names))
+    return replace(samples, images=ImageFolder(folder, names))
 
 
-def mpii(count: int) -> SampleSet:
-    """The MPII people at hand, as if each were many; the joints that LSP has, too."""
-    annotated = json.loads((REAL / "mpii" / "annot" / "valid.json").read_text())
-    joints = np.array([person["joints"] for person in annotated])[:, MPII_AS_LSP] - 1.0
-    labeled = np.array([person["joints_vis"] for person in annotated])[:, MPII_AS_LSP, None]
-    scale = np.array([person["scale"] for person in annotated])
-    center = np.array([person["center"] for person in annotated]) - 1.0
-    center[:, 1] += MPII_DOWN_PX * scale
-    who = np.arange(count) % len(annotated)
+def load_mpii(root: Path, count: int) -> SampleSet:
+    """MPII's validation samples, repeated under new ids, with the joints that LSP has."""
+    annotations = json.loads((root / "mpii" / "annot" / "valid.json").read_text())
+    joints = np.array([entry["joints"] for entry in annotations])[:, MPII_TO_LSP] - 1.0
+    labeled = np.array([entry["joints_vis"] for entry in annotations])[:, MPII_TO_LSP, None]
+    scale = np.array([entry["scale"] for entry in annotations])
+    center = np.array([entry["center"] for entry in annotations]) - 1.0
+    center[:, 1] += MPII_SHIFT_PX * scale
+    indices = np.arange(count) % len(annotations)
     return SampleSet(
         name="mpii",
         skeleton=LSP,
-        images=ImageFolder(REAL / "mpii" / "images", [person["image"] for person in annotated]),
+        images=ImageFolder(root / "mpii" / "images", [entry["image"] for entry in annotations]),
         ids=tuple(f"mpii/{index}" for index in range(count)),
-        image_N=who,
-        joints_NK2=np.where(labeled, joints, np.nan)[who],
-        center_N2=center[who],
-        side_N=MPII_BOX * scale[who],
+        image_N=indices,
+        joints_NK2=np.where(labeled, joints, np.nan)[indices],
+        center_N2=center[indices],
+        side_N=MPII_BOX_PX * scale[indices],
         normalizer_N=np.full(count, np.nan),
     )
 
 
-def make_sides(folder: Path, views: Views) -> dict[str, Side]:
-    """Every way to make these views; the teacher's maps are written where it wants them."""
-    writer, maps = write_targets(folder, views)
-    ours = DistillationViews(views, StoreReader(writer.files, writer.layout))
+def make_cases(folder: Path, views: Views) -> dict[str, LoaderCase]:
+    """Every loader of these views, after writing the teacher's heatmaps where it reads them."""
+    writer, heatmaps = write_teacher_heatmaps(folder, views)
+    ours = DistillationViews(views, StoreReader(writer.storage, writer.layout))
     return {
-        "fpd": Side(ours, finish),
-        "HRNet": Side(HRNetViews(views)),
-        "HRNet, maps": Side(HRNetWithMaps(views, maps), lambda batch: batch[-1].float()),
-        "pytorch-pose": Side(PytorchPoseViews(views)),
+        "fpd": LoaderCase(ours, work_on_device),
+        "HRNet": LoaderCase(HRNetViews(views)),
+        "HRNet, heatmaps": LoaderCase(
+            HRNetViewsWithHeatmaps(views, heatmaps), lambda batch: batch[-1].float()
+        ),
+        "pytorch-pose": LoaderCase(PytorchPoseViews(views)),
     }
 
 
-def write_targets(folder: Path, views: Views) -> tuple[StoreWriter, NDArray[np.float16]]:
-    """Maps like a teacher's: in a store, and as float16 (samples, K, H, W) in a mapped file."""
+def write_teacher_heatmaps(folder: Path, views: Views) -> tuple[StoreWriter, NDArray[np.float16]]:
+    """The same teacher-like heatmaps in a store, and as float16 (samples, K, H, W) in a file."""
     folder.mkdir()
-    people, joints = views.samples, views.samples.skeleton.num_joints
-    wanted = manifest(len(people), SHARD) | {"joints": list(people.skeleton.joints)}
-    writer = StoreWriter(files_at(folder / "heatmaps.zarr"), wanted, 1, folder)
-    content = Content(pool_views=128)
-    shape = (len(people), joints, GEOMETRY.heatmap_px, GEOMETRY.heatmap_px)
-    maps = np.memmap(folder / "heatmaps.f16", np.float16, "w+", shape=shape)
-    for _, shard in writer.layout.tasks():
-        rows = writer.layout.rows(shard)
-        dealt = content.shard(0, shard, rows)
-        coded = [c[:, :joints] for c in (dealt.heatmaps_SKYXC, dealt.steps_SK, dealt.peaks_SK)]
+    samples, joints = views.samples, views.samples.skeleton.num_joints
+    manifest = minimal_manifest(len(samples), SHARD_SAMPLES)
+    manifest["joints"] = list(samples.skeleton.joints)
+    writer = StoreWriter(open_storage(folder / "heatmaps.zarr"), manifest, 1, folder)
+    factory = ShardFactory(pool_views=128)
+    shape = (len(samples), joints, GEOMETRY.heatmap_px, GEOMETRY.heatmap_px)
+    heatmaps = np.memmap(folder / "heatmaps.f16", np.float16, "w+", shape=shape)
+    for _, number in writer.layout.tasks():
+        rows = writer.layout.rows(number)
+        shard = factory.make(0, number, rows)
+        coefficients = shard.heatmaps_SKYXC[:, :joints]
+        steps = shard.steps_SK[:, :joints]
         parameters = np.array([views.parameters(index, 0) for index in rows])
-        writer.write(Shard(0, shard, *coded, parameters, measured=dealt.measured))
-        coefficients, steps = (torch.from_numpy(values) for values in coded[:2])
-        maps[rows.start : rows.stop] = decompress(coefficients, steps, GEOMETRY.heatmap_px).numpy()
+        writer.write(
+            replace(
+                shard,
+                heatmaps_SKYXC=coefficients,
+                steps_SK=steps,
+                peaks_SK=shard.peaks_SK[:, :joints],
+                parameters_SP=parameters,
+            )
+        )
+        decoded = decompress(
+            torch.from_numpy(coefficients), torch.from_numpy(steps), GEOMETRY.heatmap_px
+        )
+        heatmaps[rows.start : rows.stop] = decoded.numpy()
     writer.finish()
-    return writer, maps
+    return writer, heatmaps
 
 
-def finish(batch: dict[str, Tensor]) -> None:
-    """What of our view is made on the device (`objective.py`)."""
+def decode_heatmaps(batch: dict[str, Tensor]) -> Tensor:
+    heatmaps = decompress(batch["coefficients"], batch["steps"], GEOMETRY.heatmap_px)
+    flipped = flip_heatmaps(heatmaps, LSP.flip_indices)
+    return torch.where(batch["flipped"][:, None, None, None], flipped, heatmaps)
+
+
+DEVICE_PARTS: dict[str, Callable[[dict[str, Tensor]], object]] = {
+    "normalize crops": lambda batch: normalize(batch["crop"], CPU),
+    "encode labels": lambda batch: encode(batch["joints"], GEOMETRY.heatmap_px, SIGMA_PX),
+    "decode heatmaps": decode_heatmaps,
+}
+
+
+def work_on_device(batch: dict[str, Tensor]) -> None:
+    """The part of making our views that the training device does (`training/objective.py`)."""
     for part in DEVICE_PARTS.values():
         part(batch)
 
 
-def teachers_maps(batch: dict[str, Tensor]) -> Tensor:
-    maps = decompress(batch["coefficients"], batch["steps"], GEOMETRY.heatmap_px)
-    return torch.where(
-        batch["mirrored"][:, None, None, None], flip_heatmaps(maps, LSP.flip_indices), maps
-    )
-
-
-DEVICE_PARTS: dict[str, Callable[[dict[str, Tensor]], object]] = {
-    "normalize": lambda batch: normalize(batch["crop"], CPU),
-    "targets": lambda batch: encode(batch["joints"], GEOMETRY.heatmap_px, SIGMA_PX),
-    "teacher's maps": teachers_maps,
-}
-
-
-def check_same_crops(sides: dict[str, Side]) -> None:
-    """All sides show the same person in the same place.
+def check_same_crops(cases: dict[str, LoaderCase]) -> None:
+    """Check that all loaders show the same sample in the same place.
 
     Raises:
         RuntimeError: they do not, so their rates cannot be compared.
     """
     for key in [(index, 0, bool(index % 2)) for index in range(4)]:
-        ours = sides["fpd"].views[key]
-        hrnet, _, _, hrnet_meta = sides["HRNet"].views[key]
-        floats, _, floats_meta = sides["pytorch-pose"].views[key]
-        hrnet_joints = GEOMETRY.to_heatmap(hrnet_meta["joints"][:, :2])
-        seen = {
-            "HRNet": (hrnet, hrnet_joints),
-            "pytorch-pose": (floats, floats_meta["tpts"][:, :2].numpy()),
+        ours = cases["fpd"].dataset[key]
+        hrnet_crop, _, _, hrnet_meta = cases["HRNet"].dataset[key]
+        pytorch_pose_crop, _, pytorch_pose_meta = cases["pytorch-pose"].dataset[key]
+        others = {
+            "HRNet": (hrnet_crop, GEOMETRY.to_heatmap(hrnet_meta["joints"][:, :2])),
+            "pytorch-pose": (pytorch_pose_crop, pytorch_pose_meta["tpts"][:, :2].numpy()),
         }
-        for name, (crop, joints) in seen.items():
-            theirs = crop.numpy().reshape(3, -1)
-            likeness = correlation(ours["crop"].reshape(-1, 3).T, theirs)
-            apart_px = np.nanmedian(abs(joints - ours["joints"]))
-            if likeness < LIKENESS or apart_px > 0.5:
+        for name, (crop, joints) in others.items():
+            similarity = correlation(ours["crop"].reshape(-1, 3).T, crop.numpy().reshape(3, -1))
+            distance_px = np.nanmedian(abs(joints - ours["joints"]))
+            if similarity < MIN_CORRELATION or distance_px > 0.5:
                 raise RuntimeError(
-                    f"{name}, view {key}: not our crop (correlation {likeness:.2f}, joints "
-                    f"{apart_px:.2f} heatmap pixels apart)"
+                    f"{name}, view {key}: expected the same crop as ours, got a correlation of "
+                    f"{similarity:.2f} and joints {distance_px:.2f} heatmap pixels apart"
                 )
 
 
-def correlation(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """Of two crops (3, pixels), each color by itself: brighter or paler counts as the same."""
-    return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(one, other, strict=True)]))
+def correlation(crop: NDArray[Any], other: NDArray[Any]) -> float:
+    """Mean over the color channels of two crops, (3, pixels): brightness does not matter."""
+    return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(crop, other, strict=True)]))
 
 
 def describe(views: Views) -> str:
-    """What the photographs are like."""
-    people = views.samples
-    sizes = np.array([people.images.size(int(image)) for image in people.image_N])
-    kilobytes = np.median([Path(locate(views, i)).stat().st_size for i in range(len(people))]) / 1e3
-    reduced = np.mean([ready(views, index).reduction > 1 for index in range(len(people))])
+    """The typical size of the photographs."""
+    samples = views.samples
+    sizes = np.array([samples.images.size(int(image)) for image in samples.image_N])
+    paths = [image_path(views, index) for index in range(len(samples))]
+    kilobytes = np.median([path.stat().st_size for path in paths]) / 1e3
+    reduced = np.mean([read_image(views, index).reduction > 1 for index in range(len(samples))])
     width, height = np.median(sizes, axis=0)
     return (
-        f"{width:.0f} x {height:.0f} pixels and {kilobytes:.0f} kB in the median, "
-        f"person's box {np.median(people.side_N):.0f} pixels, {100 * reduced:.0f} % of crops "
-        "decoded at reduced scale"
+        f"medians: {width:.0f} x {height:.0f} pixels, {kilobytes:.0f} kB, person's box "
+        f"{np.median(samples.side_N):.0f} pixels; {100 * reduced:.0f} % of the crops decoded at "
+        "reduced scale"
     )
 
 
-def locate(views: Views, index: int) -> str:
-    return views.samples.images.locate(views.samples[index].image)
+def image_path(views: Views, index: int) -> Path:
+    return Path(views.samples.images.locate(views.samples[index].image))
 
 
-def measure(sides: dict[str, Side], batches: list[list[Key]], rounds: int) -> Results:
-    """Views a second of every side; bytes a view; milliseconds a view that the device is left."""
-    first = {name: collated(side.views, batches[0]) for name, side in sides.items()}
-    work: dict[str, Callable[[int], int]] = {}
-    for name, side in sides.items():
-        loader = make_loader(side.views, batches, CPU, workers=1, prefetch=4)
-        work[name] = partial(in_process, side.views, batches)
-        work[f"{name}, by a worker"] = partial(by_a_worker, loader)
-    left = {
-        name: partial(on_device, side.device, first[name], len(batches[0]))
-        for name, side in sides.items()
-        if side.device is not None
+def measure_loaders(
+    cases: dict[str, LoaderCase], batches: Sequence[Sequence[Key]], rounds: int
+) -> Results:
+    """Views per second, milliseconds per view left to the device, and bytes per view."""
+    first_batches = {name: collate(case.dataset, batches[0]) for name, case in cases.items()}
+    loading: dict[str, Case] = {}
+    for name, case in cases.items():
+        loader = make_loader(case.dataset, batches, CPU, workers=1, prefetch=4)
+        loading[name] = partial(load_in_process, case.dataset, batches)
+        loading[f"{name}, by a worker"] = partial(load_by_worker, loader)
+    device: dict[str, Case] = {
+        name: partial(run_device_work, case.device_work, first_batches[name], len(batches[0]))
+        for name, case in cases.items()
+        if case.device_work is not None
     }
-    rate = medians(rates(work, rounds))
-    device_rate = medians(rates(left, rounds, SECONDS))
-    table: Results = {}
-    for name in sides:
-        device_s = 1 / device_rate[name] if name in device_rate else 0.0
-        table[name] = {
-            "in process": rate[name],
-            "by a worker": rate[f"{name}, by a worker"],
+    rates = medians(measure_rates(loading, rounds))
+    device_rates = medians(measure_rates(device, rounds, MIN_SECONDS))
+    results: Results = {}
+    for name in cases:
+        by_worker = rates[f"{name}, by a worker"]
+        device_s = 1 / device_rates[name] if name in device_rates else 0.0
+        results[name] = {
+            "in process": rates[name],
+            "by a worker": by_worker,
             "device, ms": 1e3 * device_s,
-            "with it": 1 / (1 / rate[f"{name}, by a worker"] + device_s),
-            "bytes a view": tensor_bytes(first[name]) / len(batches[0]),
+            "with device": 1 / (1 / by_worker + device_s),
+            "bytes per view": tensor_bytes(first_batches[name]) / len(batches[0]),
         }
-    return table
+    return results
 
 
-def collated(views: Any, batch: list[Key]) -> Any:
-    return default_collate([views[key] for key in batch])
+def collate(dataset: Any, batch: Sequence[Key]) -> Any:
+    return default_collate([dataset[key] for key in batch])
 
 
-def in_process(views: Any, batches: list[list[Key]], _: int) -> int:
+def load_in_process(dataset: Any, batches: Sequence[Sequence[Key]], _: int) -> int:
     for batch in batches:
-        collated(views, batch)
+        collate(dataset, batch)
     return sum(map(len, batches))
 
 
-def by_a_worker(loader: Any, _: int) -> int:
+def load_by_worker(loader: Any, _: int) -> int:
     for _batch in loader:
         pass
     return sum(map(len, loader.batch_sampler))
 
 
-def on_device(work: Callable[[Any], object], batch: Any, views: int, _: int) -> int:
+def run_device_work(work: Callable[[Any], object], batch: Any, views: int, _: int) -> int:
     with torch.inference_mode():
         work(batch)
     return views
 
 
 def tensor_bytes(batch: Any) -> int:
-    """Bytes of all tensors in a batch: what a worker hands over, and then goes to the device."""
+    """Bytes of all tensors in a batch, which a worker hands over and the device receives."""
     if isinstance(batch, Tensor):
         return batch.nbytes
     if isinstance(batch, dict):
@@ -314,8 +335,9 @@ def tensor_bytes(batch: Any) -> int:
     return sum(map(tensor_bytes, batch)) if isinstance(batch, list | tuple) else 0
 
 
-class Ready(NamedTuple):
-    """An image already read, as `Images` gives it, and what it was decoded from."""
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image with its encoded bytes; stands in for `SampleSet.images`."""
 
     encoded: bytes
     image: NDArray[np.uint8]
@@ -324,93 +346,107 @@ class Ready(NamedTuple):
     def read(self, _index: int, _zoom: float) -> tuple[NDArray[np.uint8], int]:
         return self.image, self.reduction
 
+    def decode(self) -> object:
+        flags = REDUCED_FLAGS[self.reduction] | cv2.IMREAD_IGNORE_ORIENTATION
+        return cv2.imdecode(np.frombuffer(self.encoded, np.uint8), flags)
 
-def ready(views: Views, index: int) -> Ready:
-    zoom = float(np.sqrt(abs(np.linalg.det(affine(views, index)[:, :2]))))
+
+def read_image(views: Views, index: int) -> DecodedImage:
+    zoom = float(np.sqrt(abs(np.linalg.det(make_affine(views, index)[:, :2]))))
     image, reduction = views.samples.images.read(views.samples[index].image, zoom)
-    return Ready(_read_bytes(Path(locate(views, index))), image, reduction)
+    return DecodedImage(image_path(views, index).read_bytes(), image, reduction)
 
 
-def affine(views: Views, index: int) -> NDArray[np.float64]:
+def make_affine(views: Views, index: int) -> NDArray[np.float64]:
     sample = views.samples[index]
     parameters = views.parameters(index, 0)
     return affine_23(sample.center_2, sample.side_px, parameters, GEOMETRY.crop_px)
 
 
-def profile(views: Views, side: Side, batches: list[list[Key]], rounds: int) -> dict[str, float]:
-    """Milliseconds a view of each part of our work, each on its own over all views."""
+def profile(
+    views: Views, dataset: DistillationViews, batches: Sequence[Sequence[Key]], rounds: int
+) -> dict[str, float]:
+    """Milliseconds per view of each part of our loader's work, each timed on all views."""
     indices = range(len(views))
-    images = [ready(views, index) for index in indices]
-    affines = [affine(views, index) for index in indices]
+    images = [read_image(views, index) for index in indices]
+    affines = [make_affine(views, index) for index in indices]
     samples = [views.samples[index] for index in indices]
-    paths = [Path(locate(views, index)) for index in indices]
-    plain = [views[index, 0] for index in indices]
-    made = [side.views[key] for batch in batches for key in batch]
+    paths = [image_path(views, index) for index in indices]
+    unflipped = [views[index, 0] for index in indices]
+    first_items = [dataset[key] for key in batches[0]]
+    first_batch = default_collate(first_items)
 
-    def place(index: int) -> object:
-        moved = transform(affine(views, index), samples[index].joints_K2)
-        return GEOMETRY.to_heatmap(moved)
+    def transform_labels(index: int) -> object:
+        crop_joints = transform(make_affine(views, index), samples[index].joints_K2)
+        return GEOMETRY.to_heatmap(crop_joints)
 
     parts: dict[str, Callable[[int], object]] = {
-        "file": lambda i: _read_bytes(paths[i]),
-        "JPEG decompress": lambda i: decoded(images[i]),
-        "warp": lambda i: cut(images[i], samples[i], affines[i], GEOMETRY.crop_px),
-        "parameters, labels": place,
-        "flip_heatmaps": lambda i: views.mirrored(plain[i]) if i % 2 else None,
-        "cached target": lambda i: side.views.store.read(0, i),
+        "read file": lambda i: paths[i].read_bytes(),
+        "decode JPEG": lambda i: images[i].decode(),
+        "warp": lambda i: crop_image(images[i], samples[i], affines[i], GEOMETRY.crop_px),
+        "parameters, labels": transform_labels,
+        "flip": lambda i: views.flipped(unflipped[i]) if i % 2 else None,
+        "read heatmaps": lambda i: dataset.store.read(0, i),
     }
-    cases: dict[str, Callable[[int], int]] = {
-        name: partial(one_by_one, part, len(views)) for name, part in parts.items()
+    cases: dict[str, Case] = {
+        name: partial(run_for_each, part, len(views)) for name, part in parts.items()
     }
-    cases["in process, all"] = partial(in_process, side.views, batches)
-    size = len(batches[0])
-    cases["collate"] = lambda _: len(default_collate(made[:size])["index"])
-    batch = default_collate(made[:size])
+    cases["collate"] = lambda _: len(default_collate(first_items)["index"])
+    cases["in process, all"] = partial(load_in_process, dataset, batches)
     for name, work in DEVICE_PARTS.items():
-        cases[f"device: {name}"] = partial(on_device, work, batch, size)
-    found = medians(rates(cases, rounds, SECONDS))
-    return {name: 1e3 / rate for name, rate in found.items()}
+        cases[f"device: {name}"] = partial(run_device_work, work, first_batch, len(first_items))
+    rates = medians(measure_rates(cases, rounds, MIN_SECONDS))
+    return {name: 1e3 / rate for name, rate in rates.items()}
 
 
-def decoded(image: Ready) -> object:
-    flags = REDUCED_FLAGS[image.reduction] | cv2.IMREAD_IGNORE_ORIENTATION
-    return cv2.imdecode(np.frombuffer(image.encoded, np.uint8), flags)
-
-
-def one_by_one(work: Callable[[int], object], count: int, _: int) -> int:
+def run_for_each(work: Callable[[int], object], count: int, _: int) -> int:
     for index in range(count):
         work(index)
     return count
 
 
-def print_results(results: Results) -> None:
-    """Each side with how many times ours is of it."""
-    rated = ("in process", "by a worker", "with it")
+def print_rates(results: Results) -> None:
+    """Print each loader's rates, and the ratio of ours to each."""
+    columns = ("in process", "by a worker", "with device")
     rows = []
     for name, row in results.items():
         cells = [
-            f"{row[column]:,.0f} ({results['fpd'][column] / row[column]:.2f} x)" for column in rated
+            f"{row[column]:,.0f} ({results['fpd'][column] / row[column]:.2f} x)"
+            for column in columns
         ]
-        rows.append([name, *cells, f"{row['device, ms']:.2f}", number(row["bytes a view"])])
-    print_table(["views/s (fpd is)", *rated, "device, ms a view", "bytes a view"], rows)
+        device_ms, view_bytes = f"{row['device, ms']:.2f}", format_number(row["bytes per view"])
+        rows.append([name, *cells, device_ms, view_bytes])
+    head = ["views/s (fpd / this)", *columns, "device, ms per view", "bytes per view"]
+    print_table(head, rows)
     for name in ("HRNet", "pytorch-pose"):
-        times = results["fpd"]["by a worker"] / results[name]["by a worker"]
-        verdict = "met" if times >= TARGET else "missed"
-        print(f"target {TARGET} x {name}, by a worker: {times:.2f} x, {verdict}")
+        ratio = results["fpd"]["by a worker"] / results[name]["by a worker"]
+        verdict = "met" if ratio >= TARGET_RATIO else "missed"
+        print(f"target: {TARGET_RATIO} x {name}, by a worker; measured {ratio:.2f} x: {verdict}")
 
 
-def print_profile(parts: dict[str, float], ours: dict[str, float]) -> None:
-    """Where our time goes: parts, what they leave unexplained, and what a worker adds."""
-    left = {name: value for name, value in parts.items() if name.startswith("device")}
-    own = {name: value for name, value in parts.items() if name not in left}
-    whole = own.pop("in process, all")
-    more = {
-        "between them": whole - sum(own.values()),
-        "in process, all": whole,
-        "handing over": 1e3 / ours["by a worker"] - 1e3 / ours["in process"],
+def print_profile(parts: dict[str, float], our_rates: dict[str, float]) -> None:
+    """Print the parts of our loader's work, the remainder, and what a worker adds."""
+    device = {name: value for name, value in parts.items() if name.startswith("device")}
+    loader = {name: value for name, value in parts.items() if name not in device}
+    total = loader.pop("in process, all")
+    sums = {
+        "remainder": total - sum(loader.values()),
+        "in process, all": total,
+        "handing over": 1e3 / our_rates["by a worker"] - 1e3 / our_rates["in process"],
     }
-    rows = (own | more | left).items()
-    print_table(["fpd", "ms a view"], [[name, f"{value:.3f}"] for name, value in rows])
+    rows = (loader | sums | device).items()
+    print_table(["fpd", "ms per view"], [[name, f"{value:.3f}"] for name, value in rows])
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "--data", type=Path, default=Path("datasets"), help="folder with lsp, lspet and mpii"
+    )
+    parser.add_argument("--views", type=int, default=128, help="of each kind of photograph")
+    parser.add_argument("--batch", type=int, default=32, help="views per batch")
+    parser.add_argument("--rounds", type=int, default=7, help="number of rounds")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-"""SIGKILL while heatmaps are cached, at random moments: what survives?
+"""Kill caching with SIGKILL at random moments, and check what is left.
 
     python benchmarks/kill.py --kills 100
 
-A toy teacher caches a store in a forked process (no interpreter to start anew), which is killed,
-looked at, and started again, until the store is finished and compared byte for byte with one that
-nobody disturbed; then the next store, until all kills are spent. Printed are files that bore their
-final name and were not what the undisturbed store has (must be 0), complete shards that a kill lost
-(must be 0), and finished stores that differ (must be 0).
+A toy teacher fills a store in a forked process (which need not start an interpreter). The process
+is killed, the store examined, and the process started again, until the store is finished and
+compared byte for byte with one that was written without interruption; then the next store is begun,
+until all kills are used up. Three counts must be 0: files under their final names that differ from
+the uninterrupted store's ("torn"), complete shards that a kill lost, and finished stores that
+differ.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import shutil
@@ -18,54 +20,109 @@ import signal
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from _common import options, use_one_core, write_json
+from _common import CPU, make_parser, use_one_core, write_results
 
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
-from fpd.pipeline.store import coverage, files_at
+from fpd.pipeline.store import coverage, open_storage
 from fpd.pipeline.store.manifest import stored_layout
-from fpd.pipeline.store.storage import LocalFiles
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import heatmaps, teacher
 
-SMALL = {"stages": 1, "channels": 8, "stem": "ports"}
-TOY: dict[str, Any] = {
+TOY_MODEL = {"stages": 1, "channels": 8, "stem": "ports"}
+TOY_RECIPE: dict[str, Any] = {
     "data": {"reader": "synthetic", "synthetic": {"train": 24, "test": 8}},
     "geometry": {"crop_px": 64},
-    "teacher": {"epochs": 1, "batch_size": 8, "model": SMALL},
-    "student": {"model": SMALL},
+    "teacher": {"epochs": 1, "batch_size": 8, "model": TOY_MODEL},
+    "student": {"model": TOY_MODEL},
     "store": {"views": 4, "shard_samples": 4, "batch_size": 4},
     "loader": {"workers": 0},
 }
-HALF_WRITTEN = (".tmp", ".partial")
-CPU = torch.device("cpu")
+TEMPORARY_SUFFIXES = (".tmp", ".partial")
+
+FileContents = dict[str, bytes]
+"""By the file's path relative to the store."""
 
 
 @dataclass
-class Survey:
-    """What was found after the kills."""
+class Counts:
+    """What was found after the kills.
+
+    Attributes:
+        too_late: kills that found the process finished.
+        temporary_files: left half-written, under temporary names.
+        complete_shards: after each kill.
+    """
 
     kills: int = 0
-    finished_first: int = 0  # the process was done before its kill
-    torn: int = 0
-    lost: int = 0
-    differing: int = 0
+    too_late: int = 0
+    torn_files: int = 0
+    lost_shards: int = 0
     stores: int = 0
-    leftovers: int = 0
-    complete: list[int] = field(default_factory=list)  # shards, after each kill
+    differing_stores: int = 0
+    temporary_files: int = 0
+    complete_shards: list[int] = field(default_factory=list)
 
 
-def content(path: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {str(f.relative_to(path)): f.read_bytes() for f in path.rglob("*") if f.is_file()}
+@dataclass(frozen=True)
+class Trial:
+    """A work directory with a trained teacher, and the store that it leads to.
+
+    Attributes:
+        expected: the files of the store written without interruption.
+        seconds: that writing it took.
+    """
+
+    work: WorkDir
+    recipe: Recipe
+    expected: FileContents
+    shards: int
+    seconds: float
 
 
-def cache(work: WorkDir, recipe: Recipe, kill_after_s: float | None) -> bool:
-    """Cache in a forked process; whether it was killed."""
+def main() -> None:
+    arguments = parse_arguments()
+    use_one_core()
+    with tempfile.TemporaryDirectory() as folder:
+        trial = prepare(Path(folder) / "work")
+        counts = run_trial(trial, arguments.kills, arguments.seed)
+    complete = counts.complete_shards or [0]
+    print(
+        f"uninterrupted: {trial.shards} shards, {len(trial.expected)} files in "
+        f"{trial.seconds:.2f} s\n"
+        f"kills: {counts.kills} (and {counts.too_late} that came too late)\n"
+        f"complete shards after a kill: {min(complete)} to {max(complete)}, "
+        f"{statistics.mean(complete):.1f} on average\n"
+        f"half-written files under temporary names: {counts.temporary_files}\n"
+        f"torn files under final names: {counts.torn_files}\n"
+        f"complete shards lost: {counts.lost_shards}\n"
+        f"stores finished: {counts.stores}, of which differ from the uninterrupted one: "
+        f"{counts.differing_stores}"
+    )
+    write_results(arguments.json, "kill", asdict(counts), seed=arguments.seed)
+
+
+def prepare(root: Path) -> Trial:
+    """Train the teacher, and write the store without interruption."""
+    work, recipe = WorkDir(root), apply_overrides(TOY_RECIPE, [])
+    work.create()
+    teacher.run(work, recipe, CPU)
+    run_caching(work, recipe)
+    expected = read_files(work.store)
+    shards = len(stored_layout(open_storage(work.store)).tasks())
+    shutil.rmtree(work.store)
+    start = time.perf_counter()  # of a second run, with everything in the page cache
+    run_caching(work, recipe)
+    seconds = time.perf_counter() - start
+    shutil.rmtree(work.store)
+    return Trial(work, recipe, expected, shards, seconds)
+
+
+def run_caching(work: WorkDir, recipe: Recipe, kill_after_s: float | None = None) -> bool:
+    """Run caching in a forked process; returns whether it was killed before it finished."""
     child = os.fork()
     if child == 0:
         try:
@@ -82,72 +139,49 @@ def cache(work: WorkDir, recipe: Recipe, kill_after_s: float | None) -> bool:
     return status != 0
 
 
-def look(store: Path, whole: dict[str, bytes], survey: Survey, complete: int) -> int:
-    """Count what a kill left; returns the complete shards."""
-    found = content(store)
-    half_written = {name for name in found if name.endswith(HALF_WRITTEN)}
-    survey.leftovers += len(half_written)
-    # The manifest gets its last entry, the errors measured, when all shards are there.
-    finals = found.keys() - half_written - {"zarr.json"}
-    survey.torn += sum(found[name] != whole.get(name) for name in finals)
-    files = files_at(store)
-    now = 0
-    if files.exists():
-        now = len(coverage(files, stored_layout(files)).receipts)
-    survey.lost += max(0, complete - now)
-    survey.complete.append(now)
-    return now
-
-
-def disturb(
-    work: WorkDir, recipe: Recipe, whole: dict[str, bytes], took_s: float, kills: int, seed: int
-) -> Survey:
-    """Kill, look and go on, as often as asked, and finish every store that was begun."""
-    survey, moments, complete = Survey(), random.Random(seed), 0
-    shutil.rmtree(work.store, ignore_errors=True)
-    while survey.kills < kills or work.store.exists():
-        last = survey.kills == kills
-        killed = cache(work, recipe, None if last else moments.uniform(0, took_s / 2))
-        if killed:
-            survey.kills += 1
-            complete = look(work.store, whole, survey, complete)
+def run_trial(trial: Trial, kills: int, seed: int) -> Counts:
+    """Kill, examine and continue until all kills are used up and the last store is finished."""
+    work, counts, complete_shards = trial.work, Counts(), 0
+    generator = random.Random(seed)
+    while counts.kills < kills or work.store.exists():
+        uninterrupted = counts.kills == kills
+        kill_after_s = None if uninterrupted else generator.uniform(0, trial.seconds / 2)
+        if run_caching(work, trial.recipe, kill_after_s):
+            counts.kills += 1
+            complete_shards = examine(work.store, trial.expected, counts, complete_shards)
             continue
-        survey.finished_first += not last
-        survey.stores += 1
-        survey.differing += content(work.store) != whole
+        counts.too_late += not uninterrupted
+        counts.stores += 1
+        counts.differing_stores += read_files(work.store) != trial.expected
         shutil.rmtree(work.store)
-        complete = 0
-    return survey
+        complete_shards = 0
+    return counts
 
 
-def main() -> None:
-    """Make an undisturbed store, then disturb others."""
-    arguments = options(__doc__, kills=100, seed=0)
-    use_one_core()
-    with tempfile.TemporaryDirectory() as folder:
-        work, recipe = WorkDir(Path(folder) / "work"), apply_overrides(TOY, [])
-        work.create()
-        teacher.run(work, recipe, CPU)
-        cache(work, recipe, None)
-        whole = content(work.store)
-        shutil.rmtree(work.store)
-        start = time.perf_counter()
-        cache(work, recipe, None)
-        took_s = time.perf_counter() - start
-        shards = len(stored_layout(LocalFiles(work.store)).tasks())
-        survey = disturb(work, recipe, whole, took_s, arguments.kills, arguments.seed)
-    print(
-        f"undisturbed: {shards} shards, {len(whole)} files in {took_s:.2f} s\n"
-        f"kills: {survey.kills} (besides, {survey.finished_first} came too late)\n"
-        f"complete shards after a kill: {min(survey.complete)} to {max(survey.complete)}, "
-        f"{statistics.mean(survey.complete):.1f} in the mean\n"
-        f"half-written files under temporary names: {survey.leftovers}\n"
-        f"torn files under final names: {survey.torn}\n"
-        f"complete shards lost: {survey.lost}\n"
-        f"stores finished: {survey.stores}, of which differ from the undisturbed: "
-        f"{survey.differing}"
-    )
-    write_json(arguments.json, "kill", vars(survey))
+def examine(store: Path, expected: FileContents, counts: Counts, complete_before: int) -> int:
+    """Count what a kill left behind; returns the number of complete shards."""
+    contents = read_files(store)
+    temporary = {name for name in contents if name.endswith(TEMPORARY_SUFFIXES)}
+    counts.temporary_files += len(temporary)
+    # The manifest gets its last entries when all shards exist.
+    final = contents.keys() - temporary - {"zarr.json"}
+    counts.torn_files += sum(contents[name] != expected.get(name) for name in final)
+    storage = open_storage(store)
+    complete = len(coverage(storage, stored_layout(storage)).receipts) if storage.exists() else 0
+    counts.lost_shards += max(0, complete_before - complete)
+    counts.complete_shards.append(complete)
+    return complete
+
+
+def read_files(folder: Path) -> FileContents:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--kills", type=int, default=100, help="number of kills")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

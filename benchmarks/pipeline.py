@@ -1,307 +1,332 @@
-"""The whole bill: E epochs of S students from a cache, and with the teacher in every step.
+"""Total cost of E epochs of S students: with cached heatmaps, and with the teacher in every step.
 
-    python benchmarks/pipeline.py [--people 128] [--views 2] [--epochs 6] [--students 2]
+    python benchmarks/pipeline.py [--samples 128] [--views 2] [--epochs 6] [--students 2]
         [--threads 1] [--json OUT]
 
-Both ways are run for real, at a small size (drawn people of 128 pixels, teacher 2 x 64, student
-1 x 32, the teacher averaged with its mirrored twin): once with `cache-heatmaps` and students from
-the store, once with the teacher asked in every step of every student. The cost model
+Both are run in full at a small size (synthetic samples of 128 pixels, teacher 2 x 64,
+flip-averaged, student 1 x 32): once filling a store and training students from it, once running the
+teacher in every step of every student. The cost model
 
     cached = N V c + S (u + E N s)          online = S (u + E N o)
 
-(N people, V views; seconds c to cache a view, s and o of a step's view, u to start a student) is
-fitted to a shorter run of both, compared with the longer one, and then used for other E and S. The
-floors are GMACs over the rate of one large convolution on the same threads, measured between the
-two; training takes three times a forward pass's. The paper's size is extrapolated from GMACs at the
-share of that rate which the small size reached.
+(N samples, V views; c seconds to cache a view, s and o of a step per view, u to start a student) is
+fitted to a shorter run of both, compared with the longer run, and evaluated for other E and S. The
+lower bound ("floor") of a stage is its GMACs divided by the rate of one large convolution on the
+same threads; training takes three times the GMACs of a forward pass. The paper's size is
+extrapolated from its GMACs, at the share of that rate which the small size reached.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from _common import number, options, print_table, write_json
-from step import Online, model
-from store_write import Teacher
+from _common import (
+    CPU,
+    OnlineObjective,
+    Results,
+    TimedTeacher,
+    hourglass,
+    make_parser,
+    print_results,
+    synthetic_recipe,
+    write_results,
+)
 from torch import Tensor, nn
+from torch.utils.benchmark import Timer
 
 from fpd.data.datasets import load
 from fpd.pipeline.caching.fill import fill
-from fpd.pipeline.config.recipe import Recipe, apply_overrides, fresh_views, stored_views
-from fpd.pipeline.config.sections import Student
+from fpd.pipeline.config.recipe import Recipe, fresh_views, stored_views
 from fpd.pipeline.models.checkpoint import ModelDir
 from fpd.pipeline.models.complexity import count
-from fpd.pipeline.models.predictor import make_predictor
-from fpd.pipeline.store import StoreReader, StoreWriter, files_at, make_manifest
-from fpd.pipeline.training.dataset import DistillationViews
+from fpd.pipeline.models.predictor import HeatmapPredictor, make_predictor
+from fpd.pipeline.store import StoreReader, StoreWriter, make_manifest, open_storage
+from fpd.pipeline.training.dataset import DistillationViews, TrainingData
 from fpd.pipeline.training.objective import Batch, Losses, Objective
 from fpd.pipeline.training.train import train_model
 
-CPU = torch.device("cpu")
-TEACHER, STUDENT, CROP_PX, BATCH = "2x64", "1x32", 128, 8
-PASSES = 2  # of the teacher a view: averaged with its mirrored twin
+TEACHER, STUDENT, CROP_PX, BATCH_SIZE = "2x64", "1x32", 128, 8
+HEATMAP_PX = CROP_PX // 4
+PASSES = 2  # of the teacher per view, because it is flip-averaged
+TRAINING_GMACS = 3  # of a training step, in forward passes
 
-# The paper: teacher and student of Table 1, MPII's people, section 4's epochs; four stored views.
-PAPER = {"teacher": "8x256", "student": "4x128", "people": 22_246, "epochs": 130, "views": 4}
+SHORT_RUN = {"epochs": 2, "students": 1}
+# The paper: the networks of Table 1, MPII's training samples, the epochs of section 4.
+PAPER_TEACHER, PAPER_STUDENT = "8x256", "4x128"
+PAPER_SAMPLES, PAPER_EPOCHS, STORED_VIEWS = 22_246, 130, 4
 
 
-class Asking(Online):
-    """The loss with the teacher asked in the step."""
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    logging.getLogger("fpd").setLevel(logging.ERROR)  # such short trainings do collapse
+    experiment = Experiment(arguments.samples, arguments.views)
+    epochs, students = arguments.epochs, arguments.students
+    costs: dict[str, Cost] = {}
+    measured: Results = {}
+    for name, run in (("cached", experiment.run_cached), ("online", experiment.run_online)):
+        short = run(**SHORT_RUN)
+        costs[name] = run(epochs, students)
+        measured[name] = costs[name].row(predicted_s=short.predict(epochs, students))
+    print_results(f"E = {epochs}, S = {students}", measured)
+    predicted = predict_others(costs["cached"], costs["online"])
+    print()
+    print_results("by the model", predicted)
+    rate = convolution_gmacs_per_s()
+    bounds = lower_bounds(experiment, costs["cached"], costs["online"], rate)
+    print()
+    print_results(f"floor at {rate:.0f} GMAC/s", bounds)
+    paper = extrapolate_to_paper(rate, bounds)
+    print()
+    print_results(f"MPII, {PAPER_TEACHER} -> {PAPER_STUDENT}", paper)
+    results = {"measured": measured, "model": predicted, "floors": bounds, "paper": paper}
+    settings = {"threads": arguments.threads, "samples": arguments.samples}
+    write_results(arguments.json, "pipeline", results, **settings)
 
-    def __init__(self, teacher: nn.Module, student: Student, heatmap_px: int, joints: int) -> None:
-        super().__init__(student, heatmap_px)
-        self.predictor = make_predictor(
-            teacher, CPU, tuple(range(joints))
-        )  # any pairing costs the same
 
-    def __call__(self, stages: list[Tensor], batch: Batch) -> Losses:
+class InStepObjective(OnlineObjective):
+    """The loss of a student whose teacher runs inside the training step."""
+
+    def __init__(self, predictor: HeatmapPredictor, recipe: Recipe) -> None:
+        super().__init__(recipe.student, recipe.targets, recipe.geometry.heatmap_px)
+        self.predictor = predictor
+
+    def __call__(self, stages: Sequence[Tensor], batch: Batch) -> Losses:
         with torch.no_grad():
-            said = self.predictor(batch["crop"])
-        return super().__call__(stages, {**batch, "teacher": said})
+            heatmaps = self.predictor(batch["crop"])
+        return super().__call__(stages, {**batch, "teacher": heatmaps})
 
 
 @dataclass(frozen=True)
-class Bill:
-    """What one way took.
+class Cost:
+    """The cost of distilling some students.
 
     Attributes:
         fill_s: seconds to fill the store; 0 online.
-        start_s: seconds of a student besides its epochs, in the mean.
-        epoch_s: median seconds of an epoch.
-        bytes: of the store.
+        start_s: seconds that a student takes outside its epochs, mean.
+        epoch_s: seconds of an epoch, median.
+        teacher_passes: crops that passed through the teacher.
+        store_bytes: 0 online.
     """
 
     fill_s: float
     start_s: float
     epoch_s: float
     total_s: float
-    passes: int
-    bytes: int
+    teacher_passes: int
+    store_bytes: int
 
     def predict(self, epochs: int, students: int) -> float:
         """Seconds by the cost model."""
         return self.fill_s + students * (self.start_s + epochs * self.epoch_s)
 
+    def row(self, predicted_s: float) -> dict[str, float]:
+        return {
+            "teacher passes": self.teacher_passes,
+            "seconds": self.total_s,
+            "model": predicted_s,
+            "filling": self.fill_s,
+            "per epoch": self.epoch_s,
+            "bytes stored": self.store_bytes,
+        }
 
-class Way:
-    """One data set, teacher and recipe, to be paid for one way or the other."""
 
-    def __init__(self, people: int, views: int) -> None:
-        self.recipe = recipe_for(people, views)
+class Experiment:
+    """A teacher, a data set and a recipe, for running both kinds of distillation."""
+
+    def __init__(self, samples: int, views: int) -> None:
+        self.recipe = synthetic_recipe(
+            samples=samples,
+            crop_px=CROP_PX,
+            store={
+                "views": views,
+                "batch_size": BATCH_SIZE,
+                "shard_samples": max(1, samples // 4),
+            },
+            student={"model": hourglass(STUDENT).model_dump(), "batch_size": BATCH_SIZE},
+            monitor={"contact_sheet_every": 0},
+        )
         self.samples = load(self.recipe.data, "train")
-        joints = self.samples.skeleton.num_joints
-        # Its answers look like a trained teacher's, and take as long as an untrained one's.
-        teacher = Teacher(model(TEACHER), joints).eval()
-        teacher.answer_BKHW = teacher.answer_BKHW[..., : CROP_PX // 4, : CROP_PX // 4]
-        self.teacher = teacher.to(memory_format=torch.channels_last)
-
-    def cached(self, epochs: int, students: int, folder: Path) -> Bill:
-        views, people = self.recipe.store.views, len(self.samples)
-        start = time.perf_counter()
-        files = files_at(folder / "heatmaps.zarr")
-        manifest = make_manifest(self.recipe, self.samples, "0" * 64)
-        writer = StoreWriter(files, manifest, views, folder)
-        mirror = self.samples.skeleton.flip_indices if self.recipe.flip_averaged else None
-        predictor = make_predictor(self.teacher, CPU, mirror)
-        fill(writer, writer.layout.tasks(), predictor, self.recipe, self.samples, CPU)
-        size = writer.finish().bytes()
-        fill_s = time.perf_counter() - start
-        reader = StoreReader(files, writer.layout)
-        dataset = DistillationViews(stored_views(self.recipe, self.samples), reader)
-        objective = Objective(
-            self.recipe.targets,
-            CROP_PX // 4,
-            self.recipe.student,
+        self.joints = self.samples.skeleton.num_joints
+        teacher = TimedTeacher(hourglass(TEACHER), self.joints, BATCH_SIZE, HEATMAP_PX).eval()
+        # Flip-averaged in the step, too, as stores are by default.
+        self.predictor = make_predictor(
+            teacher.to(memory_format=torch.channels_last),
+            CPU,
             self.samples.skeleton.flip_indices,
         )
-        trained = self._train(objective, dataset, views, epochs, students, folder)
-        return self._bill(fill_s, trained, epochs, PASSES * views * people, size)
 
-    def online(self, epochs: int, students: int, folder: Path) -> Bill:
-        joints = self.samples.skeleton.num_joints
-        objective = Asking(self.teacher, self.recipe.student, CROP_PX // 4, joints)
-        dataset = fresh_views(self.recipe, self.samples, 0)
-        trained = self._train(objective, dataset, None, epochs, students, folder)
-        passes = PASSES * epochs * students * len(self.samples)
-        return self._bill(0.0, trained, epochs, passes, 0)
+    def run_cached(self, epochs: int, students: int) -> Cost:
+        views = self.recipe.store.views
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            start = time.perf_counter()
+            writer = self._fill(folder)
+            store_bytes = writer.finish().bytes()
+            fill_s = time.perf_counter() - start
+            reader = StoreReader(writer.storage, writer.layout)
+            dataset = DistillationViews(stored_views(self.recipe, self.samples), reader)
+            flip_indices = self.samples.skeleton.flip_indices
+            objective = Objective(
+                self.recipe.targets, HEATMAP_PX, self.recipe.student, flip_indices
+            )
+            data = self._training_data(dataset, views)
+            seconds = self._train(folder, objective, data, epochs, students)
+        return make_cost(seconds, fill_s, PASSES * views * len(self.samples), store_bytes)
+
+    def run_online(self, epochs: int, students: int) -> Cost:
+        objective = InStepObjective(self.predictor, self.recipe)
+        data = self._training_data(fresh_views(self.recipe, self.samples, 0), None)
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = self._train(Path(folder), objective, data, epochs, students)
+        return make_cost(seconds, 0.0, PASSES * epochs * students * len(self.samples), 0)
+
+    def _fill(self, folder: Path) -> StoreWriter:
+        manifest = make_manifest(self.recipe, self.samples, "0" * 64)
+        files = open_storage(folder / "heatmaps.zarr")
+        writer = StoreWriter(files, manifest, self.recipe.store.views, folder)
+        fill(writer, writer.layout.tasks(), self.predictor, self.recipe, self.samples, CPU)
+        return writer
+
+    def _training_data(self, dataset: Any, views: int | None) -> TrainingData:
+        return TrainingData(
+            samples=self.samples,
+            validation=self.samples.take([]),
+            dataset=dataset,
+            views=views,
+            inputs={},
+            flip=views is not None,
+        )
 
     def _train(
-        self,
-        objective: Any,
-        dataset: Any,
-        views: int | None,
-        epochs: int,
-        students: int,
-        folder: Path,
-    ) -> list[tuple[float, list[float]]]:
-        """Seconds of each student, and of its epochs."""
-        found = []
-        people = {"train": self.samples, "validation": self.samples.take([])}
+        self, folder: Path, objective: Any, data: TrainingData, epochs: int, students: int
+    ) -> list[StudentSeconds]:
+        student_seconds = []
         for seed in range(students):
             training = self.recipe.student.model_copy(update={"epochs": epochs, "seed": seed})
             out, start = ModelDir(folder / f"student-{seed}"), time.perf_counter()
-            train_model(
-                *(out, self.recipe, training, objective, dataset, people, views, {}, CPU),
-                mirror=views is not None,
-            )
-            seconds = time.perf_counter() - start
-            found.append((seconds, epoch_seconds(out)))
-        return found
-
-    def _bill(
-        self,
-        fill_s: float,
-        trained: list[tuple[float, list[float]]],
-        epochs: int,
-        passes: int,
-        size: int,
-    ) -> Bill:
-        start_s = statistics.mean(total - sum(each) for total, each in trained)
-        epoch_s = statistics.median(second for _, each in trained for second in each)
-        total_s = fill_s + sum(total for total, _ in trained)
-        return Bill(fill_s, start_s, epoch_s, total_s, passes, size)
+            train_model(out, self.recipe, training, objective, data, CPU)
+            total_s = time.perf_counter() - start
+            rows = [json.loads(line) for line in out.metrics.read_text().splitlines()]
+            student_seconds.append(StudentSeconds(total_s, [row["seconds"] for row in rows]))
+        return student_seconds
 
 
-def epoch_seconds(out: ModelDir) -> list[float]:
-    return [json.loads(line)["seconds"] for line in out.metrics.read_text().splitlines()]
+@dataclass(frozen=True)
+class StudentSeconds:
+    """Seconds of one student's training, in total and of each epoch."""
+
+    total: float
+    epochs: list[float]
 
 
-def recipe_for(people: int, views: int) -> Recipe:
-    """Drawn people, none held out."""
-    student = {"model": model(STUDENT).model_dump(), "batch": BATCH}
-    return apply_overrides(
-        {
-            "data": {
-                "reader": "synthetic",
-                "validation": 0.0,
-                "synthetic": {"train": people, "test": 1},
-            },
-            "geometry": {"crop_px": CROP_PX},
-            "store": {"views": views, "batch": BATCH, "shard_samples": max(1, people // 4)},
-            "student": student,
-        },
-        [],
+def make_cost(
+    students: list[StudentSeconds], fill_s: float, teacher_passes: int, store_bytes: int
+) -> Cost:
+    return Cost(
+        fill_s=fill_s,
+        start_s=statistics.mean(student.total - sum(student.epochs) for student in students),
+        epoch_s=statistics.median(second for student in students for second in student.epochs),
+        total_s=fill_s + sum(student.total for student in students),
+        teacher_passes=teacher_passes,
+        store_bytes=store_bytes,
     )
 
 
-def gmacs_per_s(seconds: float = 2.0) -> float:
-    """The rate of a 3 x 3 convolution of 256 channels at 64 x 64: the floor's divisor."""
+def predict_others(cached: Cost, online: Cost) -> Results:
+    """Seconds by the cost model, for other numbers of epochs and students."""
+    results: Results = {}
+    for epochs in (1, 4, 10, 130):
+        for students in (1, 4):
+            cached_s = cached.predict(epochs, students)
+            online_s = online.predict(epochs, students)
+            results[f"E = {epochs}, S = {students}"] = {
+                "cached, s": cached_s,
+                "online, s": online_s,
+                "online / cached": online_s / cached_s,
+            }
+    return results
+
+
+def convolution_gmacs_per_s(min_seconds: float = 2.0) -> float:
+    """The rate of a 3 x 3 convolution of 256 channels at 64 x 64, on all threads of PyTorch."""
     layer = nn.Conv2d(256, 256, 3, padding=1).to(memory_format=torch.channels_last)
     images = torch.rand(2, 256, 64, 64).to(memory_format=torch.channels_last)
-    each = 2 * 256 * 256 * 9 * 64 * 64 / 1e9
-    rates = []
+    gmacs = 2 * 256 * 256 * 9 * 64 * 64 / 1e9
+    timer = Timer("layer(images)", globals=locals(), num_threads=torch.get_num_threads())
     with torch.inference_mode():
-        layer(images)
-        begun = time.perf_counter()
-        while time.perf_counter() - begun < seconds:
-            start = time.perf_counter()
-            layer(images)
-            rates.append(each / (time.perf_counter() - start))
-    return statistics.median(rates)
+        return gmacs / timer.blocked_autorange(min_run_time=min_seconds).median
 
 
-def floors(way: Way, cached: Bill, online: Bill, rate: float) -> dict[str, dict[str, float]]:
-    """Of each stage, a view: what it takes, what its GMACs take at `rate`, and the share."""
-    joints = way.samples.skeleton.num_joints
-    teacher, student = (count(model(size), joints, CROP_PX)[1] for size in (TEACHER, STUDENT))
-    people, views = len(way.samples), way.recipe.store.views
-    rows = {
-        "caching": (cached.fill_s / (people * views), PASSES * teacher),
-        "student, cached": (cached.epoch_s / people, 3 * student),
-        "student, online": (online.epoch_s / people, 3 * student + PASSES * teacher),
+def lower_bounds(experiment: Experiment, cached: Cost, online: Cost, rate: float) -> Results:
+    """Of each stage: time per view, the time its GMACs take at `rate`, and their quotient."""
+    teacher, student = (
+        count(hourglass(size), experiment.joints, CROP_PX)[1] for size in (TEACHER, STUDENT)
+    )
+    samples, views = len(experiment.samples), experiment.recipe.store.views
+    training = TRAINING_GMACS * student
+    stages = {
+        "caching": (cached.fill_s / (samples * views), PASSES * teacher),
+        "student, cached": (cached.epoch_s / samples, training),
+        "student, online": (online.epoch_s / samples, training + PASSES * teacher),
     }
     return {
         name: {
-            "ms a view": 1e3 * seconds,
+            "ms per view": 1e3 * seconds,
             "GMACs": gmacs,
             "floor, ms": 1e3 * gmacs / rate,
             "floor, %": 100 * gmacs / rate / seconds,
         }
-        for name, (seconds, gmacs) in rows.items()
+        for name, (seconds, gmacs) in stages.items()
     }
 
 
-def paper_hours(rate: float, share: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """The paper's size: hours at the rate and the share of it that the small size reached."""
-    teacher, student = (count(model(PAPER[key]), 16, 256)[1] for key in ("teacher", "student"))
-    people, epochs, views = PAPER["people"], PAPER["epochs"], PAPER["views"]
-    rows = {}
-    for students in (1, 4):
-        seen = people * epochs * students
-        for passes in (1, 2):
-            once = people * views * passes * teacher / share["caching"]["floor, %"]
-            trained = seen * 3 * student / share["student, cached"]["floor, %"]
-            asked = seen * (3 * student + passes * teacher) / share["student, online"]["floor, %"]
-            to_hours = 100 / rate / 3600
-            rows[f"{students} student(s), {passes} pass(es) a view"] = {
-                "cached, h": (once + trained) * to_hours,
-                "of it caching, h": once * to_hours,
-                "online, h": asked * to_hours,
-                "online / cached": asked / (once + trained),
-                "by GMACs": seen
-                * (3 * student + passes * teacher)
-                / (seen * 3 * student + people * views * passes * teacher),
-            }
-    return rows
-
-
-def show(rows: dict[str, dict[str, float]], first: str) -> None:
-    columns = list(next(iter(rows.values())))
-    print_table(
-        [first, *columns],
-        [[name, *(number(row[column]) for column in columns)] for name, row in rows.items()],
+def extrapolate_to_paper(rate: float, bounds: Results) -> Results:
+    """Hours at the paper's size, if each stage reaches the share of its floor measured here."""
+    teacher, student = (
+        count(hourglass(size), 16, 256)[1] for size in (PAPER_TEACHER, PAPER_STUDENT)
     )
-    print()
+    gmacs_per_hour = {
+        stage: 3600 * rate * bound["floor, %"] / 100 for stage, bound in bounds.items()
+    }
+    results: Results = {}
+    for students in (1, 4):
+        trained_views = PAPER_SAMPLES * PAPER_EPOCHS * students
+        for passes in (1, 2):
+            caching = PAPER_SAMPLES * STORED_VIEWS * passes * teacher
+            training = trained_views * TRAINING_GMACS * student
+            online = training + trained_views * passes * teacher
+            caching_h = caching / gmacs_per_hour["caching"]
+            cached_h = caching_h + training / gmacs_per_hour["student, cached"]
+            online_h = online / gmacs_per_hour["student, online"]
+            results[f"{students} student(s), {passes} pass(es) per view"] = {
+                "cached, h": cached_h,
+                "of which caching, h": caching_h,
+                "online, h": online_h,
+                "online / cached": online_h / cached_h,
+                "by GMACs": online / (caching + training),
+            }
+    return results
 
 
-def main() -> None:
-    given = options(__doc__, people=128, views=2, epochs=6, students=2, threads=1)
-    torch.set_num_threads(given.threads)
-    logging.getLogger("fpd").setLevel(logging.ERROR)  # so short a training has collapsed, yes
-    way = Way(given.people, given.views)
-    bills: dict[str, tuple[Bill, Bill]] = {}
-    for name in ("cached", "online"):
-        with tempfile.TemporaryDirectory() as short, tempfile.TemporaryDirectory() as long:
-            run = getattr(way, name)
-            bills[name] = run(2, 1, Path(short)), run(given.epochs, given.students, Path(long))
-        rate = gmacs_per_s()
-    measured = {
-        name: {
-            "teacher passes": bill.passes,
-            "seconds": bill.total_s,
-            "by the model": short.predict(given.epochs, given.students),
-            "filling": bill.fill_s,
-            "an epoch": bill.epoch_s,
-            "bytes stored": bill.bytes,
-        }
-        for name, (short, bill) in bills.items()
-    }
-    show(measured, f"E = {given.epochs}, S = {given.students}")
-    cached, online = (bills[name][1] for name in ("cached", "online"))
-    more = {
-        f"E = {epochs}, S = {students}": {
-            "cached, s": cached.predict(epochs, students),
-            "online, s": online.predict(epochs, students),
-            "online / cached": online.predict(epochs, students) / cached.predict(epochs, students),
-        }
-        for epochs in (1, 4, 10, 130)
-        for students in (1, 4)
-    }
-    show(more, "by the model")
-    reached = floors(way, cached, online, rate)
-    show(reached, f"floor at {rate:.0f} GMAC/s")
-    paper = paper_hours(rate, reached)
-    show(paper, "MPII, 8x256 -> 4x128")
-    results = {"encoding_error": measured, "model": more, "floors": reached, "paper": paper}
-    write_json(given.json, "pipeline", results, threads=given.threads, people=given.people)
+def parse_arguments() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--samples", type=int, default=128, help="training samples")
+    parser.add_argument("--views", type=int, default=2, help="stored views of each sample")
+    parser.add_argument("--epochs", type=int, default=6, help="of each student")
+    parser.add_argument("--students", type=int, default=2, help="number of students")
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

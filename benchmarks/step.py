@@ -1,18 +1,24 @@
-"""What a training step costs: labels alone, cached heatmaps, and the teacher run online.
+"""Cost of a training step: on labels only, with cached heatmaps, and with the teacher in the step.
 
     python benchmarks/step.py [--teacher 8x256] [--student 4x128] [--crop 256] [--batch 2]
         [--device cpu|cuda] [--precision float32|bfloat16] [--compile] [--rounds 5] [--threads 1]
 
-Four kinds of step with one student, batch and device, taking turns: `labels` (eq. 3); `cached`
-(eq. 5, the teacher's maps from stored bytes); `online`, done well (teacher in eval mode, no
-gradients, the student's precision); `online x 2` (the same averaged with its mirrored twin, which
-is what a flip-averaged store holds); `as published` (teacher in eval mode, but every tensor of it
-with a gradient, as the paper's authors' code runs it). All by the project's own step, from uint8
-crops in memory to the optimizer's update. Ratios are medians over rounds of the ratio within one.
+The kinds of step take turns, with the same student, batch and device:
 
-`by GMACs` is what arithmetic predicts: (passes x teacher + 3 x student) / 3 x student, a backward
-pass taking two forward ones. `peak` is the most memory a step takes over what was there before it,
-in a process of its own.
+    labels         eq. 3
+    cached         eq. 5, with the teacher's heatmaps decoded from stored bytes
+    online         eq. 5, with the teacher run efficiently: in eval mode, without gradients, in the
+                   student's precision
+    online x 2     the same, flip-averaged, as stores are by default
+    as published   teacher in eval mode, but with gradients for all its tensors, as in the code of
+                   the paper's authors
+
+All run the project's own training step, from uint8 crops in memory to the optimizer's update.
+Ratios are medians over rounds of the ratio within a round.
+
+`by GMACs` is the predicted ratio, (passes x teacher + 3 x student) / 3 x student: a backward pass
+takes twice the operations of a forward pass. `peak` is the memory that a step needs in addition to
+what was allocated before it, measured in a separate process.
 """
 
 from __future__ import annotations
@@ -20,200 +26,193 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import statistics
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from _common import heatmaps_like_a_teachers, number, print_table, rates, write_json
+from _common import (
+    JOINTS,
+    MAX_ERROR,
+    SIGMA_PX,
+    OnlineObjective,
+    hourglass,
+    make_parser,
+    measure_rates,
+    median_ratio,
+    print_results,
+    process_memory_kib,
+    teacher_like_heatmaps,
+    write_results,
+)
 from torch import Tensor, nn
 
 from fpd.pipeline.config.sections import Student, Targets
 from fpd.pipeline.models.complexity import count
-from fpd.pipeline.models.hourglass import HourglassSettings
 from fpd.pipeline.models.predictor import make_predictor
 from fpd.pipeline.models.preprocessing import normalize
 from fpd.pipeline.store import compress
 from fpd.pipeline.training.checkpoint import TrainingState
-from fpd.pipeline.training.losses import distillation_loss
-from fpd.pipeline.training.objective import Batch, Losses, Objective, amplitude_factors
-from fpd.pipeline.training.optimizers import make_optimizer, make_schedule
+from fpd.pipeline.training.objective import Objective
+from fpd.pipeline.training.optimizers import make_lr_scheduler, make_optimizer
 from fpd.pipeline.training.step import autocast, train_step
 
-JOINTS = 16
-MIRROR = tuple(reversed(range(JOINTS)))  # any pairing costs the same
-TARGETS = Targets(sigma_px=2.0)
-KINDS = ("labels", "cached", "online", "online x 2", "as published")
-PASSES = {"online": 1, "online x 2": 2, "as published": 1}
+FLIP_INDICES = tuple(reversed(range(JOINTS)))  # any pairs take the same time
+TARGETS = Targets(sigma_px=SIGMA_PX)
+TEACHER_PASSES = {"labels": 0, "cached": 0, "online": 1, "online x 2": 2, "as published": 1}
+"""By kind of step."""
 
 
-def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def main() -> None:
+    arguments = parse_arguments()
+    steps = StepBenchmark(arguments)
+    cases = {kind: partial(steps.run, kind) for kind in arguments.kinds}
+    rates = measure_rates(cases, arguments.rounds)
+    results = {kind: summarize(kind, rates, arguments) for kind in arguments.kinds}
+    print_results("step", results)
+    settings = {key: value for key, value in vars(arguments).items() if key != "json"}
+    write_results(arguments.json, "step", results, **settings)
+
+
+def summarize(
+    kind: str, rates: dict[str, list[float]], arguments: argparse.Namespace
+) -> dict[str, float]:
+    """One row of the table."""
+    row = {"ms per view": 1e3 / statistics.median(rates[kind])}
+    if "labels" in rates:
+        ratios = [a / b for a, b in zip(rates["labels"], rates[kind], strict=True)]
+        row |= {
+            "/ labels": statistics.median(ratios),
+            "lowest": min(ratios),
+            "highest": max(ratios),
+        }
+    if "cached" in rates:
+        row["/ cached"] = median_ratio(rates["cached"], rates[kind])
+    return row | {
+        "by GMACs": predicted_ratio(kind, arguments),
+        "peak, MB": measure_peak_mb(kind, arguments),
+    }
+
+
+def predicted_ratio(kind: str, arguments: argparse.Namespace) -> float:
+    """Operations of a step as a multiple of those of a step on labels only."""
+    student, teacher = (
+        count(hourglass(size), JOINTS, arguments.crop)[1]
+        for size in (arguments.student, arguments.teacher)
     )
-    parser.add_argument("--teacher", default="8x256", help="stages x channels (default 8x256)")
-    parser.add_argument("--student", default="4x128", help="stages x channels (default 4x128)")
-    parser.add_argument("--crop", type=int, default=256, help="pixels (default 256)")
-    parser.add_argument("--batch", type=int, default=2, help="views a step (default 2)")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda")
-    parser.add_argument("--precision", default="float32", help="float32 (default), bfloat16")
-    parser.add_argument("--compile", action="store_true", help="torch.compile both networks")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
-    parser.add_argument("--threads", type=int, default=1, help="of PyTorch on a CPU (default 1)")
-    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="steps to take")
-    parser.add_argument("--json", type=Path, help="write the figures here, too")
-    return parser.parse_args()
+    return 1 + TEACHER_PASSES[kind] * teacher / (3 * student)
 
 
-def model(size: str) -> HourglassSettings:
-    stages, channels = (int(part) for part in size.split("x"))
-    return HourglassSettings(stages=stages, channels=channels)
+class StepBenchmark:
+    """A student, a teacher, and a batch in memory as a loader delivers it."""
 
-
-class Online:
-    """The loss with a teacher in the step. Its batch has the maps, asked for before the step."""
-
-    def __init__(self, student: Student, heatmap_px: int) -> None:
-        self.student = student
-        self.labels = Objective(TARGETS, heatmap_px)
-
-    def __call__(self, stages: list[Tensor], batch: Batch) -> Losses:
-        labels, weights = self.labels.render(batch, stages[-1].device)
-        maps = batch["teacher"]
-        scale = amplitude_factors(maps.detach().amax((-2, -1)), self.student)
-        target = maps * scale[..., None, None]
-        loss = distillation_loss(stages, labels, weights, target, self.student.alpha).loss
-        return Losses(loss, loss.detach())
-
-
-class Bench:
-    """A student, a teacher, and a batch in memory, as a loader brings it."""
-
-    def __init__(self, given: argparse.Namespace) -> None:
+    def __init__(self, arguments: argparse.Namespace) -> None:
         torch.manual_seed(0)
-        torch.set_num_threads(given.threads)
-        self.device = torch.device(given.device)
+        torch.set_num_threads(arguments.threads)
+        self.device = torch.device(arguments.device)
         self.training = Student(
-            model=model(given.student), precision=given.precision, batch=given.batch
+            model=hourglass(arguments.student),
+            precision=arguments.precision,
+            batch_size=arguments.batch,
         )
-        self.teacher = self._place(model(given.teacher).build(JOINTS), given.compile).eval()
-        network = self._place(self.training.model.build(JOINTS), given.compile)
-        optimizer = make_optimizer(self.training, network)
-        schedule = make_schedule(self.training, optimizer, 1_000_000)
-        self.state = TrainingState(network, optimizer, schedule)
-        self.heatmap_px = given.crop // 4
-        self.batch = self._batch(given.batch, given.crop)
-        self.predictor = make_predictor(self.teacher, self.device, None)
-        self.ask_twice = make_predictor(self.teacher, self.device, MIRROR)
+        teacher = hourglass(arguments.teacher).build(JOINTS)
+        self.teacher = self._prepare(teacher, arguments.compile).eval()
+        student = self._prepare(self.training.model.build(JOINTS), arguments.compile)
+        optimizer = make_optimizer(self.training, student)
+        scheduler = make_lr_scheduler(self.training, optimizer, 1_000_000)
+        self.state = TrainingState(student, optimizer, scheduler)
+        self.heatmap_px = arguments.crop // 4
+        self.batch = self._make_batch(arguments.batch, arguments.crop)
+        self.objectives: dict[str, Any] = {
+            "labels": Objective(TARGETS, self.heatmap_px),
+            "cached": Objective(TARGETS, self.heatmap_px, self.training, FLIP_INDICES),
+        }
+        self.online_objective: Any = OnlineObjective(self.training, TARGETS, self.heatmap_px)
+        self.predictors = {
+            "online": make_predictor(self.teacher, self.device, None),
+            "online x 2": make_predictor(self.teacher, self.device, FLIP_INDICES),
+        }
 
-    def _place(self, network: nn.Module, compiled: bool) -> nn.Module:
+    def _prepare(self, network: nn.Module, compiled: bool) -> nn.Module:
         network = network.to(device=self.device, memory_format=torch.channels_last)
         if compiled:
             network.compile()
         return network
 
-    def _batch(self, views: int, crop_px: int) -> dict[str, Tensor]:
-        maps = heatmaps_like_a_teachers(views)[..., : self.heatmap_px, : self.heatmap_px]
-        coded = compress(maps, 0.1)
+    def _make_batch(self, views: int, crop_px: int) -> dict[str, Tensor]:
+        heatmaps = teacher_like_heatmaps(views)[..., : self.heatmap_px, : self.heatmap_px]
+        encoded = compress(heatmaps, MAX_ERROR)
         batch = {
             "crop": torch.randint(0, 256, (views, crop_px, crop_px, 3), dtype=torch.uint8),
             "joints": torch.rand(views, JOINTS, 2) * self.heatmap_px,
-            "coefficients": coded.coefficients,
-            "steps": coded.steps,
-            "peaks": coded.peaks,
-            "mirrored": torch.arange(views) % 2 == 0,
+            "coefficients": encoded.coefficients,
+            "steps": encoded.steps,
+            "peaks": encoded.peaks,
+            "flipped": torch.arange(views) % 2 == 0,
         }
         pinned = self.device.type == "cuda"
         return {key: values.pin_memory() if pinned else values for key, values in batch.items()}
 
-    def step(self, kind: str, _: int = 0) -> int:
-        """Take one step; returns its views."""
-        objective: Any = Online(self.training, self.heatmap_px)
-        batch = self.batch
-        if kind == "labels":
-            objective = Objective(TARGETS, self.heatmap_px)
-        elif kind == "cached":
-            objective = Objective(TARGETS, self.heatmap_px, self.training, MIRROR)
-        else:
-            batch = batch | {"teacher": self._maps(kind)}
+    def run(self, kind: str, _: int = 0) -> int:
+        """Take one step; returns the number of its views."""
+        objective, batch = self.objectives.get(kind), self.batch
+        if objective is None:
+            objective = self.online_objective
+            batch = batch | {"teacher": self._run_teacher(kind)}
         train_step(
-            *(self.state, self.state.network, objective, self.training, batch), 1.0, self.device
+            self.state, self.state.network, objective, self.training, batch, 1.0, self.device
         )
         self.teacher.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return len(batch["crop"])
 
-    def _maps(self, kind: str) -> Tensor:
+    def _run_teacher(self, kind: str) -> Tensor:
+        """float32 (B, K, H, W)."""
+        crop = self.batch["crop"]
         with autocast(self.training, self.device):
             if kind == "as published":
-                said: Tensor = self.teacher(normalize(self.batch["crop"], self.device))[-1]
-                return said.float()
+                heatmaps: Tensor = self.teacher(normalize(crop, self.device))[-1]
+                return heatmaps.float()
             with torch.no_grad():
-                return (self.predictor if kind == "online" else self.ask_twice)(self.batch["crop"])
+                return self.predictors[kind](crop)
 
 
-def peak_mb(given: argparse.Namespace, kind: str) -> float:
-    """Memory of a step, MB, in a process of its own."""
+def measure_peak_mb(kind: str, arguments: argparse.Namespace) -> float:
+    """Memory of a step in MB, measured in a separate process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return float(pool.apply(_peak_mb, (given, kind)))
+        return float(pool.apply(_peak_mb, (kind, arguments)))
 
 
-def _peak_mb(given: argparse.Namespace, kind: str) -> float:
-    bench = Bench(given)
-    if given.device == "cuda":
+def _peak_mb(kind: str, arguments: argparse.Namespace) -> float:
+    steps = StepBenchmark(arguments)
+    if arguments.device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        bench.step(kind)
+        steps.run(kind)
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak of the set-up
-    before = _status_kb("VmRSS")
-    bench.step(kind)
-    return (_status_kb("VmHWM") - before) * 1024 / 1e6
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc_pid_clear_refs(5)
+    before = process_memory_kib("VmRSS")
+    steps.run(kind)
+    return (process_memory_kib("VmHWM") - before) * 1024 / 1e6
 
 
-def _status_kb(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
-
-
-def predicted(given: argparse.Namespace) -> dict[str, float]:
-    """Cost of each kind of step, as a multiple of that with labels alone, by GMACs."""
-    student, teacher = (
-        count(model(size), JOINTS, given.crop)[1] for size in (given.student, given.teacher)
+def parse_arguments() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--teacher", default="8x256", help="stages x channels")
+    parser.add_argument("--student", default="4x128", help="stages x channels")
+    parser.add_argument("--crop", type=int, default=256, help="side of the crops in pixels")
+    parser.add_argument("--batch", type=int, default=2, help="views per step")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="device")
+    parser.add_argument(
+        "--precision", default="float32", choices=("float32", "bfloat16"), help="of the networks"
     )
-    return {kind: 1 + PASSES.get(kind, 0) * teacher / (3 * student) for kind in KINDS}
-
-
-def main() -> None:
-    given = options()
-    bench = Bench(given)
-    cases: dict[str, Callable[[int], int]] = {k: partial(bench.step, k) for k in given.kinds}
-    found = rates(cases, given.rounds)
-    by_gmacs = predicted(given)
-    results = {}
-    for kind in given.kinds:
-        ratios = [a / b for a, b in zip(found["labels"], found[kind], strict=True)]
-        results[kind] = {
-            "ms a view": 1e3 / statistics.median(found[kind]),
-            "x labels": statistics.median(ratios),
-            "lowest": min(ratios),
-            "highest": max(ratios),
-            "by GMACs": by_gmacs[kind],
-            "peak, MB": peak_mb(given, kind),
-        }
-    if "cached" in found:
-        for kind in given.kinds:
-            ratios = [a / b for a, b in zip(found["cached"], found[kind], strict=True)]
-            results[kind]["x cached"] = statistics.median(ratios)
-    columns = list(results[given.kinds[0]])
-    print_table(
-        ["step", *columns],
-        [[kind, *(number(row[column]) for column in columns)] for kind, row in results.items()],
-    )
-    about = {key: value for key, value in vars(given).items() if key != "json"}
-    write_json(given.json, "step", results, **about)
+    parser.add_argument("--compile", action="store_true", help="torch.compile both networks")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads on a CPU")
+    kinds = tuple(TEACHER_PASSES)
+    parser.add_argument("--kinds", nargs="+", default=kinds, choices=kinds, help="steps to time")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,31 +1,42 @@
-"""Opening and reading stores of 10,000 to 1,000,000 views: what a run waits for before it trains.
+"""Opening and reading stores of 10,000 to 1,000,000 views: the wait before training, and reads.
 
     python benchmarks/store_scale.py [--largest 1000000] [--json OUT]
 
-Per size: what `fpd run student` does with a store before step 0 (manifest, completeness, the
-receipts of the canaries; cutting the canaries' crops takes the same time at any size), with the
-audit in the manifest and, for comparison, with every receipt read; and a random read out of all
-views, once every shard has been touched. Each store is one encoded shard of 512 views under many
-names, hard-linked, with a receipt for each: so the page cache holds all of it, as it might not a
-store of real size. The least of some rounds.
+For each size: what `fpd run student` does with a store before the first step (manifest,
+completeness, the receipts of the canaries' shards), with the audit in the manifest; for comparison,
+reading every receipt; and a random read of any view once every shard is open. Not included is
+cutting the canaries' crops, which takes the same time at any size.
+
+Each store is one encoded shard of 512 views, hard-linked under many names, with a receipt for each.
+It therefore fits into the page cache, which a real store of that size might not. Times are the
+shortest of several runs.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import tempfile
-import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import Content, new_store, number, options, print_table, use_one_core, write_json
+from _common import (
+    Results,
+    ShardFactory,
+    make_parser,
+    make_store,
+    print_results,
+    use_one_core,
+    write_results,
+)
 
 from fpd.pipeline.store import (
-    Files,
     Layout,
+    Storage,
     StoreReader,
     StoreWriter,
     check_complete,
@@ -36,89 +47,89 @@ from fpd.pipeline.store.canaries import SHARDS_CHECKED
 from fpd.pipeline.store.coverage import read_receipt, sealed
 from fpd.pipeline.store.schema import ARRAYS, receipt_name, shard_name
 
-SHARD = 512
+SHARD_SAMPLES = 512
 SAMPLES = 10_240
+SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 READS = 20_000
-ROUNDS = 3
+RUNS = 3
 
 
 def main() -> None:
-    arguments = options(__doc__, largest=1_000_000)
+    arguments = parse_arguments()
     use_one_core()
-    results = {}
-    for wanted in (10_000, 30_000, 100_000, 300_000, 1_000_000):
-        if wanted <= arguments.largest:
-            views = max(1, wanted // SAMPLES)
-            results[views * SAMPLES] = measure(views)
-    columns = list(next(iter(results.values())))
-    print_table(
-        ["views", *columns],
-        [[f"{size:,}", *(number(row[c]) for c in columns)] for size, row in results.items()],
+    results: Results = {}
+    for size in SIZES:
+        if size <= arguments.largest:
+            views = max(1, size // SAMPLES)
+            results[f"{views * SAMPLES:,}"] = measure_store(views)
+    print_results("views", results)
+    write_results(
+        arguments.json, "store_scale", results, shard_samples=SHARD_SAMPLES, samples=SAMPLES
     )
-    write_json(arguments.json, "store_scale", results, shard_samples=SHARD, samples=SAMPLES)
 
 
-def measure(views: int) -> dict[str, float]:
-    """One size's figures."""
-    with tempfile.TemporaryDirectory() as folder:
-        writer = new_store(Path(folder) / "heatmaps.zarr", views, SAMPLES, SHARD)
-        fill(writer, Path(folder) / "heatmaps.zarr")
+def measure_store(views: int) -> dict[str, float]:
+    """One row of the table."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "heatmaps.zarr"
+        writer = make_store(folder, views, SAMPLES, SHARD_SAMPLES)
+        write_shards(writer, folder)
         writer.finish()
-        files, layout = writer.files, writer.layout
+        storage, layout = writer.storage, writer.layout
         indices = np.random.default_rng(0).integers((views, SAMPLES), size=(READS, 2)).tolist()
-        store = StoreReader(files, layout)
+        store = StoreReader(storage, layout)
         for view, shard in layout.tasks():
             store.read(view, layout.rows(shard)[0])
+
+        def read_all() -> None:
+            for view, index in indices:
+                store.read(view, index)
+
         return {
             "shards": len(layout.tasks()),
-            "open, ms": 1e3 * seconds(lambda: open_store(files, layout)),
-            "every receipt, ms": 1e3 * seconds(lambda: coverage(files, layout)),
-            "first read, ms": 1e3 * seconds(lambda: StoreReader(files, layout).read(0, 0)),
-            "read, us": 1e6 / READS * seconds(lambda: read_all(store, indices)),
-            "MiB a reader": store._memory / 2**20,
+            "open, ms": 1e3 * shortest_s(lambda: open_store(storage, layout)),
+            "every receipt, ms": 1e3 * shortest_s(lambda: coverage(storage, layout)),
+            "first read, ms": 1e3 * shortest_s(lambda: StoreReader(storage, layout).read(0, 0)),
+            "read, us": 1e6 / READS * shortest_s(read_all),
+            "MiB per reader": store._memory / 2**20,
         }
 
 
-def fill(writer: StoreWriter, store: Path) -> None:
-    """Write one shard, and link it under every other's name."""
+def write_shards(writer: StoreWriter, folder: Path) -> None:
+    """Write one shard, and link its files under the names of all others."""
     layout = writer.layout
-    writer.write(Content(32).shard(0, 0, layout.rows(0)))
-    receipt: dict[str, Any] = json.loads((store / receipt_name(0, 0)).read_text())
+    writer.write(ShardFactory(pool_views=32).make(0, 0, layout.rows(0)))
+    receipt: dict[str, Any] = json.loads((folder / receipt_name(0, 0)).read_text())
     for view, shard in layout.tasks()[1:]:
-        for name in ARRAYS:
-            link(store / shard_name(name, 0, 0), store / shard_name(name, view, shard))
-        path = store / receipt_name(view, shard)
+        for array in ARRAYS:
+            target = folder / shard_name(array, view, shard)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(folder / shard_name(array, 0, 0), target)
+        path = folder / receipt_name(view, shard)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(sealed(receipt | {"view": view, "shard": shard}))
 
 
-def link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.link(source, target)
-
-
-def open_store(files: Files, layout: Layout) -> None:
-    """As `stages/student.py` opens one, for a data set and teacher that fit."""
-    read_manifest(files)
-    check_complete(files, layout, ".")
+def open_store(storage: Storage, layout: Layout) -> None:
+    """The reads of `pipeline/store/match.py` when the data set and the teacher match."""
+    read_manifest(storage)
+    check_complete(storage, layout, ".")
     tasks = layout.tasks()
     for i in range(SHARDS_CHECKED):
-        assert read_receipt(files, *tasks[len(tasks) * i // SHARDS_CHECKED])
+        assert read_receipt(storage, *tasks[len(tasks) * i // SHARDS_CHECKED])
 
 
-def read_all(store: StoreReader, keys: list[list[int]]) -> None:
-    for view, index in keys:
-        store.read(view, index)
+def shortest_s(work: Callable[[], object]) -> float:
+    """Seconds of the shortest of `RUNS` calls, after one for warming up."""
+    return min(timeit.repeat(work, number=1, repeat=1 + RUNS)[1:])
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Seconds of the shortest of `ROUNDS` calls, after one that does not count."""
-    taken = []
-    for _ in range(ROUNDS + 1):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return min(taken[1:])
+def parse_arguments() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "--largest", type=int, default=SIZES[-1], help="leave out stores of more views"
+    )
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The command line's commands, one file a subject. Heavy imports are inside the functions."""
+"""The commands of `fpd`, one file a subject. Heavy imports are inside the functions."""

@@ -1,4 +1,4 @@
-"""The store's commands: made, planned, looked at, merged, verified."""
+"""The commands of the heatmap store: cache-heatmaps, inspect-, merge- and verify-cache."""
 
 from __future__ import annotations
 
@@ -25,21 +25,23 @@ if TYPE_CHECKING:
     "teachers",
     multiple=True,
     metavar="SOURCE",
-    help="Whom to ask instead of the work directory's own: hourglass weights, a ViTPose's folder, "
-    "a .pt2 program, package.module:factory, another run's folder (docs/teachers.md). Given "
-    "several times: their mean.",
+    help="External teacher, used instead of the one trained in the work directory: hourglass "
+    "weights, a ViTPose folder, a .pt2 program, package.module:factory, or the model folder of "
+    "another run (docs/teachers.md). Repeatable: the outputs are averaged.",
 )
-@click.option("--overwrite", is_flag=True, help="Remove the store that is there first.")
+@click.option("--overwrite", is_flag=True, help="Remove an existing store first.")
 @click.option(
     "--only-views",
     metavar="NUMBERS",
-    help="Leave other view numbers to somebody else: 4-7, say, or 0-3,6.",
+    help="Make these view numbers alone, such as 4-7 or 0-3,6; other runs can make the rest.",
 )
-@click.option("--plan", is_flag=True, help="Measure a few views and print what it all will take.")
+@click.option(
+    "--plan", is_flag=True, help="Measure a few views and print the size and time of the store."
+)
 @click.option(
     "--budget",
     metavar="SIZE",
-    help="Cache as many views as fit into 20GB, say, or 1.5TiB; students then take as many.",
+    help="Cache as many views as fit into SIZE, such as 20GB or 1.5TiB; students then use as many.",
 )
 @cluster_options
 def cache_heatmaps(
@@ -53,7 +55,9 @@ def cache_heatmaps(
     scheduler_file: Path | None,
     **options: Any,
 ) -> None:
-    """Precompute the teacher's heatmaps for seeded views of every training person.
+    """Precompute the teacher's heatmaps of training samples.
+
+    Each sample has several seeded views. The same command resumes, and adds views.
 
     \b
     fpd cache-heatmaps -w work/lsp --workers 4
@@ -61,15 +65,17 @@ def cache_heatmaps(
     """
     from ..pipeline.runtime.dask_cluster import choose_workers
 
-    if teachers:  # a setting of the recipe, too
+    if teachers:
         options["overrides"] += (f"store.teachers={json.dumps(teachers)}",)
-    wanted = options["device"]
+    workers_device = options["device"]
     if scheduler is not None or scheduler_file is not None:
-        options["device"] = "cpu"  # its workers may have a GPU where there is none here
+        options["device"] = "cpu"  # this machine may lack the device that the workers have
     with stage(options, writes=not plan) as (work, recipe, device):
-        workers = choose_workers(count, scheduler, scheduler_file, wanted)
+        workers = choose_workers(count, scheduler, scheduler_file, workers_device)
         if plan and workers:
-            raise ValueError("--plan measures this process: give it without a cluster's options")
+            raise ValueError(
+                "--plan measures this process: use it without --workers or --scheduler"
+            )
         if plan or budget is not None:
             recipe = _plan(work, recipe, device, overwrite, budget, only_print=plan)
         if not plan:
@@ -78,12 +84,13 @@ def cache_heatmaps(
 
 @click.command("inspect-cache")
 @run_options
-@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--view",
     type=(str, int),
     metavar="SAMPLE VIEW",
-    help="Draw one view instead: of a sample's id, or index.",
+    help="Draw one view of one sample instead, such as figures/train/000007 0; SAMPLE is an id or "
+    "an index.",
 )
 @click.option(
     "-o",
@@ -91,46 +98,45 @@ def cache_heatmaps(
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("view.png"),
     show_default=True,
-    help="The picture's file.",
+    help="File of the drawing.",
 )
 def inspect_cache(as_json: bool, view: tuple[str, int] | None, out: Path, **options: Any) -> None:
-    """Print what a store holds: manifest, coverage, sizes, errors; or draw one of its views.
+    """Print what a store contains, or draw one of its views.
 
     \b
+    fpd inspect-cache -w work/demo
     fpd inspect-cache -w work/demo --view figures/train/000007 0 -o view.png
     """
     from ..stages.inspect import draw, run
-    from .summaries.inspect import describe
+    from .summaries.inspect import describe, describe_drawing
 
     with stage(options, writes=False) as (work, recipe, device):
         if view is not None:
-            drawn = draw(work, recipe, device, *view, out)
-            click.echo(f"written to {out}{_say_compared(drawn)}")
+            sample, view_number = view
+            drawing = draw(work, recipe, device, sample, view_number, out)
+            click.echo(describe_drawing(drawing, out))
             return
-        found = run(work, recipe)
-        click.echo(json.dumps(found, indent=2) if as_json else describe(found))
+        report = run(work, recipe)
+        click.echo(json.dumps(report, indent=2) if as_json else describe(report))
 
 
 @click.command("merge-caches")
 @run_options
-@click.argument("teachers", metavar="SOURCE...", nargs=-1)
+@click.argument("sources", metavar="SOURCE...", nargs=-1)
 def merge_caches(sources: tuple[str, ...], **options: Any) -> None:
-    """Join stores of one teacher, data set and settings into the work directory's.
+    """Merge stores that were made apart.
+
+    They must be of one teacher, data set and settings; the work directory's store then has the
+    shards of all of them.
 
     \b
     fpd merge-caches work/a/heatmaps.zarr s3://bucket/b.zarr -w work/joined
     """
-    from ..pipeline.runtime.text import format_bytes, pluralize
     from ..stages.merge import run
+    from .summaries.merge import describe
 
     with stage(options, writes=False) as (work, recipe, _):
-        joined = run(work, recipe, sources)
-        click.echo(
-            f"merged: {pluralize(joined['copied'], 'shard')} copied, {joined['present']} of "
-            f"{joined['shards']} are there, {format_bytes(joined['bytes'])} in {joined['location']}"
-        )
-        if joined["present"] < joined["shards"]:
-            click.echo(f"`fpd inspect-cache -w {work.root}` says which are missing")
+        click.echo(describe(run(work, recipe, sources), work.root))
 
 
 @click.command("verify-cache")
@@ -140,19 +146,27 @@ def merge_caches(sources: tuple[str, ...], **options: Any) -> None:
     type=click.IntRange(min=0),
     default=64,
     show_default=True,
-    help="Views of single people to ask the live teacher about.",
+    help="Number of stored views, each of one sample, to compare with the live teacher's output.",
 )
 @click.option("--deep", is_flag=True, help="Read every file and compare it with its receipt.")
 @click.option("--repair", is_flag=True, help="Make missing and damaged shards again.")
-def verify_cache(cells: int, deep: bool, repair: bool, **options: Any) -> None:
-    """Check the cached heatmaps: against their receipts, and against the live teacher."""
+def verify_cache(samples: int, deep: bool, repair: bool, **options: Any) -> None:
+    """Verify a store and, with --repair, repair it.
+
+    Its files are compared with their receipts, and some views with the live teacher's output.
+
+    \b
+    fpd verify-cache -w work/lsp --samples 256
+    fpd verify-cache -w work/lsp --deep --repair
+    """
     from ..stages.verify import run
+    from .summaries.verify import describe
 
     with stage(options, writes=False) as (work, recipe, device):
-        found = run(work, recipe, device, cells=cells, deep=deep, repair=repair)
-        click.echo(found.table())
-        if found.trouble:
-            raise click.ClickException(found.trouble)
+        verification = run(work, recipe, device, sample_count=samples, deep=deep, repair=repair)
+        click.echo(describe(verification))
+        if verification.problem is not None:
+            raise click.ClickException(verification.problem)
 
 
 def _plan(
@@ -164,23 +178,27 @@ def _plan(
     *,
     only_print: bool,
 ) -> Recipe:
-    """Print a plan, or what a budget chose; the recipe with that choice."""
+    """Measure a pilot; print the plan, or the number of views that a budget allows.
+
+    Returns:
+        The recipe, with that number of views unless `only_print`.
+    """
     from ..pipeline.runtime.text import parse_bytes
     from ..stages.plan import adopt, run
     from .summaries.plan import describe, explain_choice
 
-    size = None if budget is None else parse_bytes(budget)
+    budget_bytes = None if budget is None else parse_bytes(budget)
     plan = run(work, recipe, device, overwrite=overwrite)
-    chosen = None if size is None else plan.choose(size)
+    views = None if budget_bytes is None else plan.choose(budget_bytes)
     if only_print:
-        click.echo(describe(plan, chosen))
-    if size is None or chosen is None:
+        click.echo(describe(plan, views))
+    if budget_bytes is None or views is None:
         return recipe
-    click.echo(explain_choice(plan, size, chosen))
+    click.echo(explain_choice(plan, budget_bytes, views))
     if only_print:
         return recipe
-    recipe = adopt(work, recipe, plan, chosen)
-    click.echo(f"{work.kept_recipe} now has store.views = {chosen}, for the students to come")
+    recipe = adopt(work, recipe, plan, views)
+    click.echo(f"{work.kept_recipe} now has store.views = {views}; students will use it")
     return recipe
 
 
@@ -192,30 +210,17 @@ def make_heatmaps(
     only_views: str | None = None,
     workers: Workers | None = None,
 ) -> None:
-    """Fill the store and print what it took."""
-    from ..pipeline.runtime.text import format_bytes, parse_ranges, pluralize
+    """Run stage 2 and print the store's size and error.
+
+    Args:
+        only_views: as the option `--only-views`.
+    """
+    from ..pipeline.runtime.text import parse_ranges
     from ..stages import heatmaps
+    from .summaries.heatmaps import describe
 
-    chosen = None if only_views is None else parse_ranges(only_views, below=recipe.store.views)
-    store = heatmaps.run(
-        work, recipe, device, overwrite=overwrite, only_views=chosen, workers=workers
+    views = None if only_views is None else parse_ranges(only_views, below=recipe.store.views)
+    report = heatmaps.run(
+        work, recipe, device, overwrite=overwrite, only_views=views, workers=workers
     )
-    measured = store["encoding_error"]
-    click.echo(
-        f"heatmaps: {pluralize(store['views'], 'view')} of "
-        f"{pluralize(store['samples'], 'person', 'people')}, "
-        f"{format_bytes(store['bytes'])} ({store['bytes_per_view']:.0f} bytes a view; raw float16: "
-        f"{format_bytes(store['float16_bytes'])}, "
-        f"{store['float16_bytes'] / store['bytes']:.0f} x); "
-        f"error at most {100 * measured['max_error']:.2g} % of a peak, "
-        f"{measured['mean_displacement_px']:.3f} heatmap pixels in the mean"
-    )
-
-
-def _say_compared(drawn: dict[str, Any]) -> str:
-    if drawn["error"] is None:
-        return f" ({drawn['not_compared']})"
-    return (
-        f": at most {100 * drawn['error']:.3g} % of a peak off the live teacher "
-        f"(bound {100 * drawn['bound']:.3g} %)"
-    )
+    click.echo(describe(report))

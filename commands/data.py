@@ -1,4 +1,4 @@
-"""`fpd check-data`: what a data set holds, and what is wrong with it."""
+"""`fpd check-data`: what a data set contains, and which of it cannot be used."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ from .options import recipe_options, stage
     type=click.IntRange(0, 256),
     default=0,
     show_default=True,
-    help="Threads that decode; 0: one a core.",
+    help="Decoding threads; 0: one a CPU core.",
 )
 @click.option(
     "--json",
     "json_path",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write what was found here.",
+    help="Also write the report to FILE, such as check.json.",
 )
 def check_data(workers: int, json_path: Path | None, **options: Any) -> None:
-    """Decode every image, look at every label; list what cannot be used. Exit status 1 if any.
+    """Decode all images, check all labels, list all problems.
+
+    The exit status is 1 if there are any.
 
     \b
     fpd check-data -w work/lsp
     fpd check-data -r lsp --set data.root=datasets --json check.json
     """
-    with stage(options | {"store": None, "device": "cpu"}, writes=False) as (_, settings, _):
+    with stage(options | {"store": None, "device": "cpu"}, writes=False) as (_, recipe, _):
         from ..stages.check_data import run
         from .summaries.check_data import describe
 
-        report = run(settings.data, workers, json_path)
+        report = run(recipe.data, workers, json_path)
         click.echo(describe(report))
         if json_path is not None:
             click.echo(f"written to {json_path}")

@@ -1,4 +1,4 @@
-"""What becomes of a trained student: its joints on photographs, a file to ship, its costs."""
+"""What follows training: joints on photographs, a model as one file, its cost."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .options import passes_options, passes_overrides, run_options, stage
 @click.option(
     "--box",
     metavar="X,Y,W,H",
-    help="The person's box on the one image: left and top edge, width, height, in pixels.  "
-    "[default: the whole image, as it is]",
+    help="The person's box on the only image, such as 40,20,120,260: left edge, top edge, width, "
+    "height, pixels.  [default: the whole image]",
 )
 @click.option(
     "--boxes",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Boxes of many: COCO's annotations or detections, a list of "
-    '{"image": name, "bbox": [x, y, w, h]}, or CSV: image,x,y,w,h.',
+    help="File of boxes: COCO's annotations or detections, a list of "
+    '{"image": name, "bbox": [x, y, w, h]}, or CSV with the columns image,x,y,w,h.',
 )
 @passes_options
 @click.option(
@@ -35,15 +35,17 @@ from .options import passes_options, passes_overrides, run_options, stage
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Where predictions.json and the drawings go.  [default: predictions/NAME in the work "
+    help="Folder for predictions.json and the drawings.  [default: predictions/NAME in the work "
     "directory]",
 )
-@click.option("--draw/--no-draw", default=True, show_default=True, help="Draw the people found.")
+@click.option(
+    "--draw/--no-draw", default=True, show_default=True, help="Draw the joints over each image."
+)
 @click.option(
     "--as-stored",
     is_flag=True,
-    help="Ignore orientation tags: photos are else turned as viewers show them, and boxes and "
-    "joints refer to that.",
+    help="Ignore orientation tags. Otherwise photos are turned as viewers show them, and boxes and "
+    "joints refer to the turned photo.",
 )
 def predict(
     images: tuple[Path, ...],
@@ -57,34 +59,37 @@ def predict(
     as_stored: bool,
     **options: Any,
 ) -> None:
-    """Find people's joints in photographs, given their boxes.
+    """Predict people's joints on photographs, given their boxes.
 
     \b
     fpd predict photo.jpg -w work/lsp --box 40,20,120,260
     fpd predict photos/ -w work/lsp --boxes boxes.json -o predictions
     """
-    from ..pipeline.runtime.text import pluralize
     from ..stages.predict import PredictRequest, run
+    from .summaries.predict import describe
 
     options["overrides"] += passes_overrides(flip, scales)
     with stage(options, writes=False) as (work, recipe, device):
         if box is not None and boxes is not None:
-            raise ValueError("expected --box for one image or --boxes for many, found both")
-        out = out or work.root / "predictions" / name
-        wanted = PredictRequest(images, out, _numbers(box), boxes, draw, as_stored)
-        done = run(work, recipe, device, name, wanted)
-        people, found = pluralize(done.people, "person", "people"), pluralize(done.images, "image")
-        click.echo(f"predicted {people} on {found}: written to {out}")
-        if done.unboxed or done.unmatched:
-            click.echo(
-                f"without a box in {boxes}, and left out: {pluralize(done.unboxed, 'image')}; boxes "
-                f"on images that were not named: {done.unmatched}"
-            )
-        for problem in done.problems:
+            raise ValueError("expected --box for one image or --boxes for several, found both")
+        request = PredictRequest(
+            images=images,
+            out=out or work.root / "predictions" / name,
+            box=_parse_box(box),
+            boxes=boxes,
+            draw=draw,
+            as_stored=as_stored,
+        )
+        result = run(work, recipe, device, name, request)
+        click.echo(describe(result, request))
+        for problem in result.problems:
             click.echo(problem, err=True)
-        if done.problems:
-            unusable = pluralize(len(done.problems), "image or box", "images or boxes")
-            raise ValueError(f"{unusable}, named above, could not be used; {out} has the others")
+        if result.problems:
+            count = len(result.problems)
+            raise ValueError(
+                f"{count} {'image or box' if count == 1 else 'images or boxes'}, named above, "
+                f"could not be used; {request.out} has the others"
+            )
 
 
 @click.command()
@@ -96,20 +101,20 @@ def predict(
     type=click.Choice(["onnx", "torch-export"]),
     default="onnx",
     show_default=True,
-    help="ONNX, for onnxruntime and others, or PyTorch's exported program.",
+    help="ONNX, for ONNX Runtime and others, or PyTorch's exported program.",
 )
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The file; FILE.json is written beside it.  [default: NAME.onnx or NAME.pt2 in the "
-    "model's folder]",
+    help="The model's file, such as student.onnx; FILE.json, which describes it, is written beside "
+    "it.  [default: NAME.onnx or NAME.pt2 in the model's folder]",
 )
 @click.option(
     "--quantize",
     type=click.Choice(["dynamic", "static"]),
-    help="Eight-bit integers, by onnxruntime; prints PCK, size and time of both.",
+    help="Quantize to 8-bit integers with ONNX Runtime; prints PCK, size and time of both models.",
 )
 def export(
     name: str,
@@ -118,7 +123,9 @@ def export(
     quantize: Literal["dynamic", "static"] | None,
     **options: Any,
 ) -> None:
-    """Write a finished model as one file, from uint8 crops to joints, compared with PyTorch first.
+    """Export a finished model as one file.
+
+    It maps uint8 crops to joints, and is written if its output agrees with PyTorch's.
 
     \b
     fpd export -w work/lsp -o student.onnx
@@ -138,18 +145,18 @@ def export(
     "--name",
     "names",
     multiple=True,
-    help="A model's folder; may be given several times.  [default: all that are finished]",
+    help="A model's folder, such as student. Repeatable.  [default: all finished models]",
 )
 @click.option(
     "--batch",
     type=click.IntRange(min=1, max=4096),
     default=32,
     show_default=True,
-    help="The larger of the two batch sizes that are timed; the other one is 1.",
+    help="The larger of the two batch sizes that are timed; the other is 1.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def profile(names: tuple[str, ...], batch: int, as_json: bool, **options: Any) -> None:
-    """Print what finished models cost here: parameters, GMACs, memory, milliseconds.
+    """Print size, memory and speed of finished models.
 
     \b
     fpd profile -w work/lsp --batch 64
@@ -162,7 +169,12 @@ def profile(names: tuple[str, ...], batch: int, as_json: bool, **options: Any) -
         click.echo(json.dumps(report, indent=2) if as_json else describe(report))
 
 
-def _numbers(box: str | None) -> tuple[float, float, float, float] | None:
+def _parse_box(box: str | None) -> tuple[float, float, float, float] | None:
+    """The four numbers of `--box`.
+
+    Raises:
+        ValueError: they are not four finite numbers.
+    """
     if box is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""`fpd evaluate`: a work directory's models, or any tool's predictions."""
+"""`fpd evaluate`: score a work directory's models, or another tool's predictions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _refuse_nan(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
-    """No range refuses it: it is neither below nor above."""
+    """Refuse NaN, which click's ranges accept NaN: it is neither below nor above a limit."""
     if value is not None and math.isnan(value):
         raise click.BadParameter("expected a number, found nan")
     return value
@@ -33,45 +33,48 @@ def _refuse_nan(_: click.Context, __: click.Parameter, value: float | None) -> f
     "--predictions",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Score these joints instead, of any tool: .mat, .npz, .npy or .json, N x K x 2 or "
-    "K x 2 x N. Needs --ground-truth and no work directory.",
+    help="Score these joints, of any tool, instead of models: .mat, .npz, .npy or .json, N x K x 2 "
+    "or K x 2 x N. Needs --ground-truth and no work directory.",
 )
 @click.option(
     "--ground-truth",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="MPII's gt_valid.mat, for PCKh, LSP's joints.mat, for PCK, or an annotation file of "
-    "COCO's format, for OKS: --predictions are then in COCO's results format.",
+    help="MPII's gt_valid.mat for PCKh, LSP's joints.mat for PCK, or an annotation file in COCO's "
+    "format for OKS (then --predictions is in COCO's results format).",
 )
 @click.option(
     "--sigmas",
     metavar="NUMBERS",
-    help="OKS's tolerance of each joint, 0.05,0.03,... : of a COCO-format file with joints of its "
-    "own.",
+    help="OKS tolerance of each joint, such as 0.05,0.03,..., for a file in COCO's format with "
+    "other joints than COCO's.",
 )
 @click.option(
     "--category",
     metavar="NAME",
-    help="Of a COCO-format file with several kinds of joints: whom to score.",
+    help="Category to score, such as person, in a file in COCO's format with several kinds of "
+    "joints.",
 )
 @click.option(
     "--tau",
     type=click.FloatRange(min=0, min_open=True, max=10),
     callback=_refuse_nan,
-    help="Threshold of the means, in units of length.  [default: MPII 0.5, LSP 0.2]",
+    help="PCK threshold of the means, in units of the normalizer length, such as 0.1.  [default: "
+    "MPII 0.5, LSP 0.2]",
 )
 @passes_options
 @click.option(
     "--zero-based/--one-based",
     default=None,
-    help="The predictions' coordinate of the first pixel.  [default: the ground truth's]",
+    help="Whether the predictions count pixels from 0 or from 1.  [default: as the ground truth "
+    "does]",
 )
 @click.option(
     "--json",
     "json_path",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write the predictions' scores here, in full precision.",
+    help="Write the scores of --predictions to FILE, such as scores.json, in full precision.",
 )
 def evaluate(
     predictions: Path | None,
@@ -85,7 +88,9 @@ def evaluate(
     json_path: Path | None,
     **options: Any,
 ) -> None:
-    """Score all models of the work directory on the test people; or any tool's predictions.
+    """Score all models, or another tool's predictions.
+
+    The models of the work directory are scored on the test samples.
 
     \b
     fpd evaluate -w work/lsp
@@ -94,48 +99,45 @@ def evaluate(
     fpd evaluate --predictions results.json --ground-truth person_keypoints_val2017.json
     """
     if predictions is None and ground_truth is None:
-        if any(v is not None for v in (zero_based, json_path, sigmas, category)):
+        if any(value is not None for value in (zero_based, json_path, sigmas, category)):
             raise click.ClickException(
-                "--json, --zero-based/--one-based, --sigmas and --category go with --predictions"
+                "--json, --zero-based/--one-based, --sigmas and --category need --predictions"
             )
         options["overrides"] += passes_overrides(flip, scales)
         with stage(options, writes=False) as (work, recipe, device):
             evaluate_models(work, recipe, device, tau)
-    elif predictions is None or ground_truth is None:
-        raise click.ClickException(
-            "--predictions and --ground-truth go together: give both or none"
-        )
-    elif flip is not None or scales is not None:
-        raise click.ClickException("--flip-test and --scales ask models: not with --predictions")
-    else:
-        _refuse_given(options)
-        chosen = {"sigmas": sigmas, "category": category}
-        _score(predictions, ground_truth, tau, zero_based, json_path, chosen)
+        return
+    if predictions is None or ground_truth is None:
+        raise click.ClickException("expected both --predictions and --ground-truth, found one")
+    if flip is not None or scales is not None:
+        raise click.ClickException("--flip-test and --scales run models: not with --predictions")
+    _refuse_given(options)
+    _score(predictions, ground_truth, tau, zero_based, json_path, sigmas, category)
 
 
 def evaluate_models(
     work: WorkDir, recipe: Recipe, device: torch.device, tau: float | None = None
 ) -> None:
     """Score all models and print the table."""
-    from ..pipeline.evaluation import oks
-    from ..pipeline.evaluation.report.scores import table
-    from ..stages import evaluate
+    from ..stages.evaluate import run
+    from .summaries.evaluate import describe
 
-    report = evaluate.run(work, recipe, device, tau)
-    click.echo("\n".join([table(report), *oks.lines(report["models"])]))
+    report = run(work, recipe, device, tau)
+    click.echo(describe(report))
     click.echo(f"written to {work.evaluation}")
 
 
 def _refuse_given(options: dict[str, Any]) -> None:
-    """Refuse options of the work directory that the user gave: they would change nothing."""
+    """Refuse options of a work directory given with `--predictions`: they would have no effect."""
     context = click.get_current_context()
-    given = ParameterSource.COMMANDLINE
-    names = [p for p in context.command.params if p.name in options]
-    wrong = [p.opts[-1] for p in names if context.get_parameter_source(str(p.name)) is given]
-    if wrong:
-        raise click.ClickException(
-            f"--predictions are scored without {', '.join(wrong)}: leave it out"
-        )
+    unused = [
+        parameter.opts[-1]
+        for parameter in context.command.params
+        if parameter.name in options
+        and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    ]
+    if unused:
+        raise click.ClickException(f"{', '.join(unused)} has no effect with --predictions: omit it")
 
 
 def _score(
@@ -144,19 +146,20 @@ def _score(
     tau: float | None,
     zero_based: bool | None,
     json_path: Path | None,
-    chosen: dict[str, str | None],
+    sigmas: str | None,
+    category: str | None,
 ) -> None:
+    """Score a file of predictions and print the scores."""
     from ..stages.score import run
     from .summaries.score import describe
 
     try:
-        category = _coco_settings(chosen) if any(v is not None for v in chosen.values()) else None
         report = run(
             predictions,
             ground_truth,
             tau=tau,
             zero_based=zero_based,
-            category=category,
+            category=_coco_settings(sigmas, category),
             json_path=json_path,
         )
     except ValueError as error:
@@ -168,13 +171,13 @@ def _score(
         click.echo(f"written to {json_path}")
 
 
-def _coco_settings(chosen: dict[str, str | None]) -> Coco:
-    """The options as the recipe's settings, checked as those are."""
+def _coco_settings(sigmas: str | None, category: str | None) -> Coco | None:
+    """`--sigmas` and `--category` as the recipe's `data.coco`, which checks them; None: neither."""
     from ..pipeline.config.recipe import apply_overrides
 
     overrides = []
-    if chosen["sigmas"] is not None:
-        overrides.append(f"data.coco.sigmas=[{chosen['sigmas']}]")
-    if chosen["category"] is not None:
-        overrides.append(f"data.coco.category={json.dumps(chosen['category'])}")
-    return apply_overrides({}, overrides).data.coco
+    if sigmas is not None:
+        overrides.append(f"data.coco.sigmas=[{sigmas}]")
+    if category is not None:
+        overrides.append(f"data.coco.category={json.dumps(category)}")
+    return apply_overrides({}, overrides).data.coco if overrides else None

@@ -1,4 +1,4 @@
-"""What every stage's command has: its options, and what it makes of them."""
+"""Options that several commands share, and `stage`, which turns them into a stage's arguments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Option = Callable[[Command], Command]
 
 
 def with_options(*options: Option) -> Option:
-    """A decorator that adds options to a command, in the order that its help has them."""
+    """A decorator that adds options to a command; its help lists them in this order."""
 
     def add(command: Command) -> Command:
         for option in reversed(options):
@@ -43,33 +43,34 @@ recipe_options = with_options(
         type=click.Path(file_okay=False, path_type=Path),
         default=Path("work/demo"),
         show_default=True,
-        help="Work directory: its recipe, all stages' files.",
+        help="Work directory, which holds the recipe and the files of all stages.",
     ),
     click.option(
         "-r",
         "--recipe",
         metavar="NAME|FILE",
-        help="Recipe: shipped, or a TOML file.  [default: the work directory's, else demo]",
+        help="Recipe: the name of a shipped one, such as lsp, or a TOML file.  [default: the work "
+        "directory's recipe, or demo if it has none]",
     ),
     click.option(
         "--set",
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Override a setting, such as student.alpha=0.9. May be given several times.",
+        help="Override a setting of the recipe, such as student.alpha=0.9. Repeatable.",
     ),
 )
-"""Which recipe is meant."""
+"""The options that choose work directory and recipe."""
 
 run_options = with_options(
     recipe_options,
     click.option(
         "--store",
         metavar="PATH|URL",
-        help="Where the heatmaps lie; s3://bucket/run.zarr, say.  [default: heatmaps.zarr in "
-        "the work directory]",
+        help="Location of the heatmap store, such as s3://bucket/run.zarr.  [default: "
+        "heatmaps.zarr in the work directory]",
     ),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1."),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, or cuda:1."),
 )
 """The options that every stage has."""
 
@@ -78,22 +79,23 @@ passes_options = with_options(
         "--flip-test/--no-flip-test",
         "flip",
         default=None,
-        help="Average each answer with its mirrored twin.  [default: the recipe's evaluation.flip_test]",
+        help="Average the output with that on the flipped crop, flipped back.  [default: the "
+        "recipe's evaluation.flip_test]",
     ),
     click.option(
         "--scales",
         metavar="FACTORS",
-        help="Average over crops of the box times each of 0.9,1,1.1, say.  [default: the "
-        "recipe's evaluation.scales]",
+        help="Average over crops of the person's box times each factor, such as 0.9,1,1.1.  "
+        "[default: the recipe's evaluation.scales]",
     ),
 )
-"""How a model is asked: settings of the recipe, too (`passes_overrides`)."""
+"""Test-time augmentation, which the recipe's `evaluation` section sets too (`passes_overrides`)."""
 
 
 def passes_overrides(flip: bool | None, scales: str | None) -> tuple[str, ...]:
-    """The options of `passes_options` as `--set` has them."""
-    chosen = () if flip is None else (f"evaluation.flip_test={str(flip).lower()}",)
-    return chosen if scales is None else (*chosen, f"evaluation.scales=[{scales}]")
+    """The values of `passes_options` in the form of `--set`."""
+    overrides = () if flip is None else (f"evaluation.flip_test={str(flip).lower()}",)
+    return overrides if scales is None else (*overrides, f"evaluation.scales=[{scales}]")
 
 
 cluster_options = with_options(
@@ -102,47 +104,48 @@ cluster_options = with_options(
         "count",
         type=click.IntRange(min=0),
         metavar="N",
-        help="Share the work among N processes of a Dask cluster of its own, spread over this "
-        "machine's GPUs; 0: one a GPU, or one a core where there is none.  [default: none, "
-        "this process does it]",
+        help="Start a Dask cluster of N processes, spread over this machine's GPUs, and share the "
+        "work among them; 0: one process a GPU, or one a core if there is no GPU.  [default: no "
+        "cluster]",
     ),
     click.option(
         "--scheduler",
         metavar="ADDRESS",
-        help="Share it among the workers of a running Dask cluster: tcp://host:8786, say. "
-        "--device is theirs.",
+        help="Share the work among the workers of a running Dask cluster, such as tcp://host:8786. "
+        "--device is a device of the workers.",
     ),
     click.option(
         "--scheduler-file",
         type=click.Path(dir_okay=False, path_type=Path),
         metavar="FILE",
-        help="The same, by the file that `dask scheduler --scheduler-file` writes.",
+        help="As --scheduler, with the file that `dask scheduler --scheduler-file` writes.",
     ),
 )
-"""The options of commands that a Dask cluster may share."""
+"""The options of commands that a Dask cluster can share."""
 
 
 @contextmanager
 def stage(
-    options: dict[str, Any], *, writes: bool = True, together: bool = False
+    options: dict[str, Any], *, writes: bool = True, distributed: bool = False
 ) -> Iterator[tuple[WorkDir, Recipe, torch.device]]:
-    """What a stage needs, from the options; mistakes become one sentence, not a traceback.
+    """A stage's work directory, recipe and device; errors become one message, without traceback.
 
     Args:
-        writes: it may be the first in its work directory, and then fixes the recipe.
-        together: processes that torchrun started can share it; the first one speaks for all.
+        options: the values of `run_options`.
+        writes: the stage may be the first in its work directory, and then writes its recipe there.
+        distributed: processes that torchrun started can share the stage; the first process prints.
     """
     from ..pipeline.runtime.device import choose_device, divide_cores, is_launched, launched_rank
     from ..pipeline.runtime.interrupt import Interrupted
     from ..pipeline.workdir import WorkDir
 
-    if is_launched() and not together:
+    if is_launched() and not distributed:
         raise click.ClickException(
-            "torchrun shares `fpd run teacher` and `fpd run student` among processes; run this "
-            "command without it"
+            "torchrun is for `fpd run teacher` and `fpd run student`: run this command without it"
         )
-    first = launched_rank() == 0
-    if not first:
+    rank = launched_rank()
+    is_first = rank == 0
+    if not is_first:
         logging.getLogger("fpd").setLevel(logging.ERROR)
     try:
         device = choose_device(options["device"])
@@ -151,31 +154,31 @@ def stage(
         if options["store"]:
             overrides += (f"store.location={json.dumps(options['store'])}",)
         recipe = work.recipe(options["recipe"], overrides)
-        if writes and first:
+        if writes and is_first:
             work.keep(recipe)
         divide_cores(recipe.loader.workers, device)
         yield work, recipe, device
     except ValueError as error:
-        speaker = "" if first else f"process {launched_rank()}: "
-        raise click.ClickException(speaker + _sentence(error)) from None
+        process = "" if is_first else f"process {rank}: "
+        raise click.ClickException(process + _last_message(error)) from None
     except OSError as error:
         raise click.ClickException(
-            f"{error.filename or options['work']}: {error.strerror}; what is complete is kept, and "
-            "the same command goes on once that is mended"
+            f"{error.filename or options['work']}: {error.strerror}; finished work is kept: solve "
+            "this and run the same command again"
         ) from None
-    except KeyboardInterrupt:  # where nothing waits for it, as in an evaluation
-        if first:
-            click.echo("stopped; what is complete is kept, run the same command again", err=True)
+    except KeyboardInterrupt:  # raised where nothing handles signals, as in an evaluation
+        if is_first:
+            click.echo("stopped; finished work is kept, run the same command again", err=True)
         raise SystemExit(INTERRUPTED_EXIT) from None
-    except Interrupted as error:
-        if first:
-            click.echo(str(error), err=True)
-        asked_to_end = error.signal == signal.SIGTERM
-        raise SystemExit(REQUEUE_EXIT if asked_to_end else INTERRUPTED_EXIT) from None
+    except Interrupted as interrupted:
+        if is_first:
+            click.echo(str(interrupted), err=True)
+        is_terminated = interrupted.signal == signal.SIGTERM
+        raise SystemExit(REQUEUE_EXIT if is_terminated else INTERRUPTED_EXIT) from None
 
 
-def _sentence(error: ValueError) -> str:
-    """The error's own message, without the traceback that PyTorch wraps around a loader's."""
+def _last_message(error: ValueError) -> str:
+    """An error's message, without the traceback that PyTorch adds to one from a loader process."""
     text = str(error)
     if "Original Traceback" not in text:
         return text

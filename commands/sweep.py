@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     "--grid",
     multiple=True,
     metavar="KEY=VALUE,VALUE",
-    help="Vary a setting: student.alpha=0,0.5,1, say. Given several times: every combination.",
+    help="Vary a setting, such as student.alpha=0,0.5,1. Repeatable: every combination is trained.",
 )
-@click.option("--seeds", type=click.IntRange(1, 1000), help="Runs of each.  [default: 3]")
+@click.option(
+    "--seeds", type=click.IntRange(1, 1000), help="Seeds to train each student with.  [default: 3]"
+)
 @click.option(
     "--folds",
     type=click.IntRange(2, 100),
-    help="Choose by cross-validation on the training people, in so many parts, instead of scoring "
-    "on the test people.",
+    help="Cross-validate on the training samples in this many parts, such as 5, instead of scoring "
+    "on the test samples.",
 )
 @cluster_options
 def sweep(
@@ -41,50 +43,53 @@ def sweep(
     scheduler_file: Path | None,
     **options: Any,
 ) -> None:
-    """Train a grid of students on one store, several seeds each, and compare them.
+    """Train a grid of students on one store and compare them.
 
-    NAME is one of the recipe's sweeps, or, with --grid, whatever you call it.
+    NAME is one of the recipe's sweeps or, with --grid, a new name.
 
     \b
     fpd sweep alpha -w work/lsp --grid student.alpha=0,0.25,0.5,1 --seeds 3
     fpd sweep choose-alpha -w work/lsp --grid student.alpha=0.25,0.5,0.75 --folds 5
     """
     from ..pipeline.runtime.dask_cluster import choose_workers
-    from ..pipeline.runtime.text import pluralize
     from ..pipeline.training.sweep.summary import best, table
     from ..stages.sweep import run
 
-    wanted = options["device"]
+    workers_device = options["device"]
     if scheduler is not None or scheduler_file is not None:
-        options["device"] = "cpu"  # its workers may have a GPU where there is none here
+        options["device"] = "cpu"  # this machine may lack the device that the workers have
     with stage(options) as (work, recipe, device):
-        workers = choose_workers(count, scheduler, scheduler_file, wanted)
+        workers = choose_workers(count, scheduler, scheduler_file, workers_device)
         name, settings = _choose(recipe, name, grid, seeds, folds)
-        found = run(work, recipe, device, name, settings, workers)
-        click.echo(table(found))
+        report = run(work, recipe, device, name, settings, workers)
+        click.echo(table(report))
         if settings.folds is not None:
-            click.echo(f"best by cross-validation: {best(found)}")
+            click.echo(f"best by cross-validation: {best(report)}")
         click.echo(f"written to {work.sweep(name)}")
-        failed = sum("error" in run for run in found["runs"])
+        failed = sum("error" in row for row in report["runs"])
         if failed:
             raise ValueError(
-                f"{failed} of {pluralize(len(found['runs']), 'student')} failed, as said above; the "
-                "same command tries again"
+                f"{failed} of {len(report['runs'])} students failed, for the reasons above; the "
+                "same command tries them again"
             )
 
 
 def _choose(
     recipe: Recipe, name: str | None, grid: tuple[str, ...], seeds: int | None, folds: int | None
 ) -> tuple[str, Sweep]:
-    """The sweep that a command means: one of the recipe's, changed as the options say."""
+    """Name and settings of the sweep to run: the recipe's, with the options' changes.
+
+    Raises:
+        ValueError: no sweep of the recipe is named, and no grid is given.
+    """
     from ..pipeline.config.recipe import parse_sweep
 
     if name is None and not grid and len(recipe.sweeps) == 1:
         name = next(iter(recipe.sweeps))
     if name is None or (name not in recipe.sweeps and not grid):
-        there = ", ".join(recipe.sweeps) or "none"
+        names = ", ".join(recipe.sweeps) or "none"
         raise ValueError(
-            f"expected the name of one of the recipe's sweeps ({there}), or a name of your own and "
-            f"--grid, found {name or 'no name'}"
+            f"expected the name of one of the recipe's sweeps ({names}), or a new name and "
+            f"--grid; found {name or 'no name'}"
         )
     return name, parse_sweep(recipe.sweeps.get(name), grid, seeds, folds)

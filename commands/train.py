@@ -1,4 +1,4 @@
-"""`fpd run …` and `fpd demo`: training, and doing whatever is missing."""
+"""`fpd run` and `fpd demo`: train the teacher or a student, or run all missing stages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def run() -> None:
-    """Train the teacher, a student, or do whatever is missing."""
+    """Train the teacher or a student, or run all missing stages."""
 
 
 @run.command("teacher")
@@ -29,10 +29,11 @@ def run_teacher(**options: Any) -> None:
     """Train the teacher on labels.
 
     \b
+    fpd run teacher -w work/lsp
     torchrun --nproc-per-node 4 -m fpd run teacher -w work/lsp       on four GPUs
     """
-    with stage(options, together=True) as (work, recipe, device):
-        _teacher(work, recipe, device)
+    with stage(options, distributed=True) as (work, recipe, device):
+        _train_teacher(work, recipe, device)
 
 
 @run.command("student")
@@ -41,64 +42,78 @@ def run_teacher(**options: Any) -> None:
 @click.option(
     "--init-from",
     type=click.Path(exists=True, path_type=Path),
-    help="Start from these weights: a .safetensors file, or a model's folder.",
+    help="Start from these weights: a .safetensors file or a model's folder, such as "
+    "work/lsp/labels-only.",
 )
 def run_student(name: str, init_from: Path | None, **options: Any) -> None:
-    """Train a student on labels and cached heatmaps (with student.alpha=0: on labels alone).
+    """Train a student on labels and cached heatmaps (with student.alpha=0, on labels alone).
 
     \b
+    fpd run student -w work/lsp --name labels-only --set student.alpha=0
     torchrun --nproc-per-node 4 -m fpd run student -w work/lsp       on four GPUs
     """
-    with stage(options, together=True) as (work, recipe, device):
-        _student(work, recipe, device, name, init_from)
+    with stage(options, distributed=True) as (work, recipe, device):
+        _train_student(work, recipe, device, name, init_from)
 
 
 @run.command("all")
 @run_options
 def run_all(**options: Any) -> None:
-    """Do what is missing: teacher, heatmaps, every student of the recipe, evaluation."""
+    """Run what is missing: teacher, heatmaps, students, evaluation.
+
+    All students of the recipe are trained.
+
+    \b
+    fpd run all -r lsp -w work/lsp --set data.root=datasets
+    """
     with stage(options) as (work, recipe, device):
-        _all(work, recipe, device)
+        _run_all(work, recipe, device)
 
 
 @click.command()
 @run_options
 def demo(**options: Any) -> None:
-    """Run all four stages on drawn people with noisy and missing labels."""
+    """Run all four stages on synthetic people.
+
+    Some of their labels are noisy, some are missing.
+
+    \b
+    fpd demo -w work/demo
+    """
     options["recipe"] = options["recipe"] or "demo"
     with stage(options) as (work, recipe, device):
-        _all(work, recipe, device)
+        _run_all(work, recipe, device)
 
 
-def _teacher(work: WorkDir, recipe: Recipe, device: torch.device) -> None:
+def _run_all(work: WorkDir, recipe: Recipe, device: torch.device) -> None:
+    if not recipe.store.teachers:
+        _train_teacher(work, recipe, device)
+    make_heatmaps(work, recipe, device, overwrite=False)
+    for name in recipe.student_names:
+        _train_student(work, recipe, device, name, init_from=None)
+    evaluate_models(work, recipe, device)
+
+
+def _train_teacher(work: WorkDir, recipe: Recipe, device: torch.device) -> None:
     from ..stages import teacher
 
-    _say_trained("teacher", teacher.run(work, recipe, device))
+    _print_trained("teacher", teacher.run(work, recipe, device))
 
 
-def _student(
+def _train_student(
     work: WorkDir, recipe: Recipe, device: torch.device, name: str, init_from: Path | None
 ) -> None:
     from ..stages import student
 
     record = student.run(work, recipe, device, name=name, init_from=init_from)
-    _say_trained(name, record)
+    _print_trained(name, record)
 
 
-def _all(work: WorkDir, recipe: Recipe, device: torch.device) -> None:
-    if not recipe.store.teachers:
-        _teacher(work, recipe, device)
-    make_heatmaps(work, recipe, device, overwrite=False)
-    for name in recipe.student_names:
-        _student(work, recipe, device, name, init_from=None)
-    evaluate_models(work, recipe, device)
-
-
-def _say_trained(name: str, record: dict[str, Any]) -> None:
+def _print_trained(name: str, record: dict[str, Any]) -> None:
     from ..pipeline.runtime.device import launched_rank
 
-    if launched_rank():
-        return  # the first process speaks for all
+    if launched_rank() != 0:
+        return  # of the processes that torchrun started, the first one prints
     result = record["result"]
     pck = result["validation_pck"]
     best = f", validation PCK {100 * pck:.1f} (epoch {result['best_epoch']})" if pck else ""

@@ -2,7 +2,7 @@
 
 import os
 
-# Read by OpenCV when it is first imported, hence here: no file may ask for more than 2**27 pixels
-# (400 MB).
+# The largest image that is decoded, in pixels (400 MB as RGB). OpenCV reads its limit from the
+# environment when it is first imported, so it is set here, before any module imports OpenCV.
 MAX_PIXELS = 1 << 27
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))

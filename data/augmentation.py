@@ -1,8 +1,9 @@
 """Views: from (seed, sample, view number) to augmentation parameters to one affine map.
 
-A view's parameters are a pure function of the cache seed, the augmentation settings, the sample's
-id and the view number. Nothing else enters: no position in a list, no rank, no generator state. So
-any view can be made again anywhere, in any order, and new views never disturb old ones.
+A view's parameters are a pure function of the store's seed, the augmentation settings, the
+sample's id and the view number. They do not depend on a position in a list, a rank or a generator's
+state. So any view can be reproduced anywhere, in any order, and new views never change existing
+ones.
 
 The random words are those of the counter-based generator Philox4x64-10 (Salmon et al., "Parallel
 random numbers: as easy as 1, 2, 3", SC 2011), with
@@ -10,7 +11,7 @@ random numbers: as easy as 1, 2, 3", SC 2011), with
     key     = (seed, 64-bit hash of the augmentation settings)
     counter = (operation + 1, view, 64-bit hash of the sample id, 0)
 
-from word 0 to 3; the first output word becomes a float by `(word >> 11) * 2**-53`, in [0, 1).
+given as words 0 to 3; the first output word becomes a float by `(word >> 11) * 2**-53`, in [0, 1).
 (NumPy's `Philox` increments counter word 0 before the first block, hence the + 1.)
 """
 
@@ -27,19 +28,19 @@ from pydantic import Field, field_validator
 from .settings import Settings
 
 PARAMETERS = ("scale", "rotation_deg", "flip")
-"""What a view's three float64 parameters are: the factor on the box side, the rotation in degrees
-(positive turns the image's content clockwise on screen), and 1.0 where the view is mirrored."""
+"""Names of a view's three float64 parameters: the factor on the box side, the rotation in degrees
+(positive turns the image's content clockwise on screen), and 1.0 for a flipped view, else 0.0."""
 
 UNAUGMENTED: NDArray[np.float64] = np.array([1.0, 0.0, 0.0])
-"""The parameters of the plain crop, used for evaluation."""
+"""The parameters of the crop without augmentation, which evaluation uses."""
 
 
-WORDS_A_BLOCK = 4
-"""64-bit words that Philox4x64 makes of one counter."""
+WORDS_PER_BLOCK = 4
+"""64-bit words that Philox4x64 generates per counter value."""
 
 
 class Operation(IntEnum):
-    """The counter word of each random operation, from 0 on. Append; never renumber."""
+    """The counter word of each random operation. Append new ones; never renumber."""
 
     SCALE = 0
     ROTATION = 1
@@ -47,12 +48,14 @@ class Operation(IntEnum):
 
 
 class Augmentation(Settings):
-    """Ranges that views are drawn from, uniformly. Defaults: the paper, section 4 (Training)."""
+    """Ranges of the uniformly drawn view parameters. Defaults: the paper, section 4 (Training)."""
 
     scale: tuple[float, float] = Field(
         (0.75, 1.25), description="factor on the side of the person's box"
     )
-    rotation_deg: float = Field(30.0, ge=0, le=180, description="largest rotation, either way")
+    rotation_deg: float = Field(
+        30.0, ge=0, le=180, description="largest rotation in either direction"
+    )
     flip: bool = Field(True, description="flip half of the views")
 
     @field_validator("scale")
@@ -65,8 +68,8 @@ class Augmentation(Settings):
     @cached_property
     def digest(self) -> int:
         """64-bit hash of the settings: the second word of the generator's key."""
-        # Written out, not dumped: no library's version may change it, nor may a new setting while
-        # that has its default.
+        # Written out instead of dumped: neither a library's version nor a new setting at its
+        # default value may change the digest. For the same reason, the text says "mirror".
         low, high = self.scale
         text = f"scale {low!r} {high!r} rotation_deg {self.rotation_deg!r} mirror {self.flip!r}"
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
@@ -78,7 +81,7 @@ def draw_parameters(
     """The `PARAMETERS` of one view.
 
     Args:
-        seed: the cache's seed, 0 <= seed < 2**64.
+        seed: the store's seed, 0 <= seed < 2**64.
         id_hash: 64-bit hash of the sample's id (`samples.id_hash`).
         view: view number, >= 0.
 
@@ -87,23 +90,24 @@ def draw_parameters(
     """
     key = (seed, augmentation.digest)
     low, high = augmentation.scale
-    turn = augmentation.rotation_deg
+    max_deg = augmentation.rotation_deg
     scale, rotation, flip = _uniforms(key, id_hash, view)
     return np.array(
         [
             low + (high - low) * scale,
-            turn * (2 * rotation - 1),
+            max_deg * (2 * rotation - 1),
             float(augmentation.flip and flip < 0.5),
         ]
     )
 
 
 def _uniforms(key: tuple[int, int], id_hash: int, view: int) -> list[float]:
-    """A number in [0, 1) for each `Operation`, in its order."""
+    """A number in [0, 1) for each `Operation`, in order."""
     counter = np.array([0, view, id_hash, 0], dtype=np.uint64)
     philox = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=counter)
-    # Counting up, the generator comes by the block of every operation: making one is what costs.
-    blocks = philox.random_raw(WORDS_A_BLOCK * len(Operation)).reshape(-1, WORDS_A_BLOCK)
+    # Constructing a generator is the expensive part, so one generator counts through the blocks of
+    # all operations.
+    blocks = philox.random_raw(WORDS_PER_BLOCK * len(Operation)).reshape(-1, WORDS_PER_BLOCK)
     return [(word >> 11) * 2.0**-53 for word in blocks[:, 0].tolist()]
 
 
@@ -122,8 +126,8 @@ def affine_23(
         crop_px: side of the square crop, pixels.
 
     Returns:
-        float64 (2, 3): crop = affine @ (x, y, 1). The box, scaled, turned about its center and
-        mirrored, fills the crop; both grids have pixel centers at whole numbers.
+        float64 (2, 3): crop = affine @ (x, y, 1). The box, scaled, rotated about its center and
+        flipped, fills the crop; pixel centers have integer coordinates on both grids.
     """
     scale, rotation_deg, flip = parameters_3
     zoom = crop_px / (side_px * scale)

@@ -1,4 +1,4 @@
-"""Training labels made worse on purpose, to learn what a teacher is worth where labels are poor.
+"""Training labels degraded on purpose, to measure how much a teacher helps with poor labels.
 
 Shape letters: N samples, K joints.
 """
@@ -16,48 +16,46 @@ from .settings import Settings
 
 
 class LabelCorruption(Settings):
-    """How training labels are spoilt; held-out and test people keep theirs."""
+    """How training labels are degraded; held-out and test samples keep theirs."""
 
     unlabeled: float = Field(
-        0.0, ge=0, lt=1, description="share of people who lose all labels; boxes are left"
+        0.0, ge=0, lt=1, description="share of samples that lose all labels and keep their boxes"
     )
     missing: float = Field(0.0, ge=0, lt=1, description="probability that a joint loses its label")
     noise: float = Field(
         0.0, ge=0, le=1, description="std of a label's displacement, in sides of the person's box"
     )
     swapped: float = Field(
-        0.0, ge=0, le=1, description="probability that a person's left and right change places"
+        0.0, ge=0, le=1, description="probability that a sample's left and right are swapped"
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="another seed spoils other labels")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the corruption")
 
 
-def corrupt_labels(people: SampleSet, dials: LabelCorruption) -> SampleSet:
-    """The same people with worse labels.
+def corrupt_labels(samples: SampleSet, corruption: LabelCorruption) -> SampleSet:
+    """The same samples with degraded labels.
 
-    What happens to a person hangs on the seed and the person's id alone; turning a dial up spoils
-    more of what it spoilt before, and nothing that it had not reached comes out differently.
+    A sample's corruption depends only on the seed and the sample's id. With a larger probability
+    or share, the labels corrupted before are corrupted in the same way, and further ones are added.
     """
-    if dials == LabelCorruption(seed=dials.seed):
-        return people
-    flip_indices = list(people.skeleton.flip_indices)
-    joints_NK2 = people.joints_NK2.copy()
-    for index in range(len(people)):
-        generator = _generator(dials.seed, int(people.id_hash_N[index]))
-        lost, swapped = generator.random(2)
-        missing_K = generator.random(len(flip_indices)) < dials.missing
-        moved_K2 = (
-            generator.standard_normal((len(flip_indices), 2)) * dials.noise * people.side_N[index]
-        )
-        if swapped < dials.swapped:
+    if corruption == LabelCorruption(seed=corruption.seed):
+        return samples
+    flip_indices = list(samples.skeleton.flip_indices)
+    joints_NK2 = samples.joints_NK2.copy()
+    for index in range(len(samples)):
+        generator = _generator(corruption.seed, int(samples.id_hash_N[index]))
+        u_unlabeled, u_swapped = generator.random(2)
+        missing_K = generator.random(len(flip_indices)) < corruption.missing
+        normal_K2 = generator.standard_normal((len(flip_indices), 2))
+        if u_swapped < corruption.swapped:
             joints_NK2[index] = joints_NK2[index, flip_indices]
-        joints_NK2[index] += moved_K2
-        joints_NK2[index, missing_K | (lost < dials.unlabeled)] = np.nan
-    return replace(people, joints_NK2=joints_NK2)
+        joints_NK2[index] += normal_K2 * corruption.noise * samples.side_N[index]
+        joints_NK2[index, missing_K | (u_unlabeled < corruption.unlabeled)] = np.nan
+    return replace(samples, joints_NK2=joints_NK2)
 
 
-def labeled(people: SampleSet) -> NDArray[np.bool_]:
-    """Who has any label, bool (N,)."""
-    return np.asarray(~np.isnan(people.joints_NK2).any(-1).all(-1))
+def has_labels(samples: SampleSet) -> NDArray[np.bool_]:
+    """Mask of the samples with at least one labeled joint, bool (N,)."""
+    return np.asarray(~np.isnan(samples.joints_NK2).any(-1).all(-1))
 
 
 def _generator(seed: int, id_hash: int) -> np.random.Generator:

@@ -1,7 +1,8 @@
-"""Readers: one file a format, each giving `SampleSet`s for the splits "train" and "test".
+"""The data settings, and the samples of each split, whatever the reader.
 
-Held-out validation people are taken from the training people here, the same way for every format;
-and people without labels join them here, for students whose teacher knows better.
+A reader (`readers/`, one file per format) gives a `SampleSet` for "train" and for "test". Here, in
+the same way for every format, validation samples are held out from the training samples, labels are
+corrupted where an experiment calls for it, and unlabeled images are added.
 """
 
 from __future__ import annotations
@@ -11,55 +12,57 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from .corruption import LabelCorruption, corrupt_labels, labeled
-from .readers import coco as _coco
-from .readers import folder as _folder
-from .readers import lsp as _lsp
-from .readers import mpii as _mpii
-from .readers import mpii_official as _mpii_official
-from .readers import pytorch_pose as _pytorch_pose
+from .corruption import LabelCorruption, corrupt_labels, has_labels
+from .readers import coco, folder, lsp, mpii, mpii_official, pytorch_pose
 from .readers.coco import Coco
-from .readers.synthetic import people as _synthetic
+from .readers.synthetic.people import synthetic_samples
 from .samples import SampleSet, join
 from .settings import Settings
-from .skeletons import KNOWN
+from .skeletons import SKELETONS
 from .validation import check
 
 Split = Literal["train", "labeled", "validation", "test"]
-"""Training people; those of them that labels were made for, which is fewer where `data.unlabeled_root`
-names a folder; those held out from them; test people."""
+"""The name of a split.
+
+* "train": the training samples, `data.unlabeled_root`'s images included.
+* "labeled": those training samples that have labels, which a network without a teacher trains on.
+* "validation": samples held out from the training samples.
+* "test": the test samples.
+"""
 
 
 FOLDER_READERS: dict[str, Callable[[Path, str], SampleSet]] = {
-    "lsp": _lsp.lsp,
-    "lspet": _lsp.lspet,
-    "lsp+lspet": _lsp.lsp_lspet,
-    "mpii": _mpii.mpii,
-    "mpii-official": _mpii_official.mpii_official,
-    "pytorch-pose": _pytorch_pose.pytorch_pose,
+    "lsp": lsp.lsp,
+    "lspet": lsp.lspet,
+    "lsp+lspet": lsp.lsp_lspet,
+    "mpii": mpii.mpii,
+    "mpii-official": mpii_official.mpii_official,
+    "pytorch-pose": pytorch_pose.pytorch_pose,
 }
+"""Readers that need nothing but `data.root` and a split, by the value of `data.reader`."""
 
 
 class Synthetic(Settings):
-    """The drawn people of the embedded data set."""
+    """The synthetic data set: drawn people."""
 
-    train: int = Field(2000, ge=2, description="training people, validation included")
-    test: int = Field(500, ge=1, description="test people")
-    seed: int = Field(0, ge=0, lt=2**32, description="another seed draws other people")
+    train: int = Field(2000, ge=2, description="training samples, validation included")
+    test: int = Field(500, ge=1, description="test samples")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of poses and drawings")
 
 
 class Folder(Settings):
     """A folder of images without labels."""
 
     skeleton: Literal["lsp", "mpii", "coco"] | None = Field(
-        None, description="the joints of the teacher that is to teach on them"
+        None, description="the joints of the teacher that makes the heatmaps"
     )
 
 
 class Data(Settings):
-    """Which people, from where."""
+    """Which data set, and where it is."""
 
     reader: Literal[
         "synthetic",
@@ -73,130 +76,132 @@ class Data(Settings):
         "folder",
     ] = Field("synthetic", description="the format (docs/data.md)")
     root: Path | None = Field(
-        None, description="folder that holds the data set's folders; of `folder`, the images"
+        None,
+        description="folder that contains the data set's folders; for `folder`, the images",
     )
     validation: float = Field(
-        0.05, ge=0, lt=1, description="share of the training people held out to choose weights"
+        0.05, ge=0, lt=1, description="share of the training samples held out to select weights"
     )
     unlabeled_root: Path | None = Field(
-        None, description="folder of images, as of `folder`: students with a teacher train on them"
+        None,
+        description="folder of images, as for `folder`: students with a teacher also train on them",
     )
     label_corruption: LabelCorruption = Field(
-        LabelCorruption(), description="for experiments: training labels made worse"
+        LabelCorruption(), description="for experiments: degraded training labels"
     )
     synthetic: Synthetic = Synthetic()
     coco: Coco = Field(Coco())
     folder: Folder = Field(Folder())
 
     @model_validator(mode="after")
-    def _what_the_reader_needs(self) -> Data:
+    def _reader_has_its_settings(self) -> Data:
         if self.reader != "synthetic" and self.root is None:
             raise ValueError(f"data.root is needed for {self.reader}: --set data.root=FOLDER")
         if self.reader == "folder" and self.folder.skeleton is None:
             raise ValueError(
                 "data.folder.skeleton is needed for folder, the teacher's joints: "
-                f"--set data.folder.skeleton={'|'.join(KNOWN)}"
+                f"--set data.folder.skeleton={'|'.join(SKELETONS)}"
             )
         if self.reader == "folder" and self.unlabeled_root is not None:
             raise ValueError(
-                "data.unlabeled_root joins labeled people: with data.reader=folder, put all images "
-                "below data.root"
+                "data.unlabeled_root adds images to labeled samples: with data.reader=folder, put "
+                "all images below data.root"
             )
         return self
 
     def absolute(self) -> Data:
-        """The same data, for processes with a working directory of their own."""
+        """The same settings with absolute paths, for processes in other working directories."""
         paths = {"root": self.root, "unlabeled_root": self.unlabeled_root}
-        known = {name: path.absolute() for name, path in paths.items() if path is not None}
-        return self.model_copy(update=known)
+        absolute_paths = {name: path.absolute() for name, path in paths.items() if path is not None}
+        return self.model_copy(update=absolute_paths)
 
 
 def load(data: Data, split: Split) -> SampleSet:
-    """The people of one split, checked (`checks.check`).
+    """Load the samples of one split and check them (`validation.check`).
 
     Raises:
-        ValueError: files are missing or damaged, labels are impossible, or nobody is left.
+        ValueError: files are missing or damaged, labels are impossible, or the split is empty
+            ("validation" may be).
     """
-    return load_all(data, (split,))[split]
+    return load_splits(data, (split,))[split]
 
 
 def load_training(data: Data, *, with_unlabeled: bool) -> dict[str, SampleSet]:
-    """The "train" and "validation" people of a network, checked.
+    """Load the "train" and "validation" samples for training a network, checked.
 
     Args:
-        taught: it has a teacher, who teaches on unlabeled people, too.
+        with_unlabeled: include training samples without labels, for a student with a teacher.
 
     Raises:
         ValueError: as `load`.
     """
     split: Split = "train" if with_unlabeled else "labeled"
-    found = load_all(data, (split, "validation"))
-    return {"train": found[split], "validation": found["validation"]}
+    samples = load_splits(data, (split, "validation"))
+    return {"train": samples[split], "validation": samples["validation"]}
 
 
-def load_all(data: Data, splits: tuple[Split, ...]) -> dict[Split, SampleSet]:
-    """Several splits at once, checked: each label file is read once.
+def load_splits(data: Data, splits: tuple[Split, ...]) -> dict[Split, SampleSet]:
+    """Load several splits and check them; each label file is read once.
 
     Raises:
         ValueError: as `load`.
     """
-    people = read(data, splits)
-    for split, found in people.items():
-        if not len(found) and split != "validation":
+    samples_by_split = read_splits(data, splits)
+    for split, samples in samples_by_split.items():
+        if not len(samples) and split != "validation":
             name = "train" if split == "labeled" else split
-            raise ValueError(f"data set {data.reader!r} has no people in its {name} split")
-        check(found)
-    return people
+            raise ValueError(f"data set {data.reader!r} has no samples in its {name} split")
+        check(samples)
+    return samples_by_split
 
 
-def read(data: Data, splits: tuple[Split, ...]) -> dict[Split, SampleSet]:
-    """Several splits, neither checked nor refused for being empty.
+def read_splits(data: Data, splits: tuple[Split, ...]) -> dict[Split, SampleSet]:
+    """Read several splits without checking them; they may be empty.
 
     Raises:
         ValueError: a label file is missing or damaged.
     """
     source_of = {split: "test" if split == "test" else "train" for split in splits}
-    sets = {source: _read(data, source) for source in dict.fromkeys(source_of.values())}
-    return {split: _part(data, sets[source], split) for split, source in source_of.items()}
+    sources = {source: _read(data, source) for source in dict.fromkeys(source_of.values())}
+    return {split: _select(data, sources[source], split) for split, source in source_of.items()}
 
 
-def _part(data: Data, people: SampleSet, split: Split) -> SampleSet:
+def _select(data: Data, samples: SampleSet, split: Split) -> SampleSet:
+    """The samples of `split` out of those of the reader's "train" or "test"."""
     if split == "test":
-        return people
-    # Whom nobody labeled can choose no weights.
+        return samples
+    # Samples without labels cannot select weights.
     share = 0.0 if data.reader == "folder" else data.validation
-    held_out = _held_out(people, share)
-    people = people.take(np.flatnonzero(held_out == (split == "validation")))
+    held_out = _held_out(samples, share)
+    samples = samples.take(np.flatnonzero(held_out == (split == "validation")))
     if split == "validation":
-        return people
-    people = corrupt_labels(people, data.label_corruption)
+        return samples
+    samples = corrupt_labels(samples, data.label_corruption)
     if split == "labeled" and data.label_corruption.unlabeled:
-        return people.take(np.flatnonzero(labeled(people)))
+        return samples.take(np.flatnonzero(has_labels(samples)))
     if split == "train" and data.unlabeled_root is not None:
-        return join(people, _folder.folder(data.unlabeled_root, people.skeleton), "unlabeled")
-    return people
+        return join(samples, folder.folder(data.unlabeled_root, samples.skeleton), "unlabeled")
+    return samples
 
 
-def _read(data: Data, split: str) -> SampleSet:
+def _read(data: Data, source: str) -> SampleSet:
+    """The reader's samples; `source`: "train" or "test"."""
     if data.reader == "synthetic":
-        dials = data.synthetic
-        return _synthetic.synthetic_people(
-            split,
-            dials.train if split == "train" else dials.test,
-            seed=dials.seed,
-        )
+        count = data.synthetic.train if source == "train" else data.synthetic.test
+        return synthetic_samples(source, count, seed=data.synthetic.seed)
     assert data.root is not None
     if data.reader == "coco":
-        return _coco.coco(data.root, split, data.coco)
-    if data.reader == "folder":  # both splits: where nobody is labeled, nobody is scored
-        return _folder.folder(data.root, KNOWN[data.folder.skeleton or ""])
-    return FOLDER_READERS[data.reader](data.root, split)
+        return coco.coco(data.root, source, data.coco)
+    if data.reader == "folder":  # for both splits: without labels, nothing is scored
+        return folder.folder(data.root, SKELETONS[data.folder.skeleton or ""])
+    return FOLDER_READERS[data.reader](data.root, source)
 
 
-def _held_out(people: SampleSet, share: float) -> np.ndarray:
-    """Mask of the people whose id hashes lie in the lowest `share` of all hashes.
+def _held_out(samples: SampleSet, share: float) -> NDArray[np.bool_]:
+    """Mask of the samples whose id hashes lie in the lowest `share` of all 64-bit numbers.
 
-    Who is held out hangs on nobody else: people added to a data set move no one to and fro, and a
-    store of its training people can be extended. In return the share is met only roughly.
+    Whether a sample is held out depends on its id alone: samples added to a data set leave the
+    others where they are, so a store of its training samples can be extended. In return, the share
+    is met only approximately.
     """
-    return people.id_hash_N < np.uint64(share * 2.0**64)
+    return samples.id_hash_N < np.uint64(share * 2.0**64)

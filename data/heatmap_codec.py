@@ -1,4 +1,4 @@
-"""Target heatmaps and their decoding, vectorised, on the device the tensors live on.
+"""Encode joints as target heatmaps, and decode heatmaps to joints; on the tensors' device.
 
 Shape letters: B batch, K joints, H and W heatmap height and width.
 """
@@ -10,26 +10,26 @@ import math
 import torch
 from torch import Tensor
 
-# A Gaussian is felt up to three sigma from its center: a joint further outside the map than this
-# leaves no mark on it, and no target is due. (HRNet's rule, lib/dataset/JointsDataset.py.)
+# A joint further outside the map than three sigma has no target: its Gaussian is negligible there.
+# (HRNet's rule, lib/dataset/JointsDataset.py.)
 REACH_SIGMAS = 3.0
 
 
 def encode(
     joints_BK2: Tensor, size_px: int, sigma_px: float, *, area_normalized: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Gaussian target heatmaps (paper, eq. 2), centerd at the sub-pixel joint, never rounded.
+    """Gaussian target heatmaps (paper, eq. 2), centered at the joint's sub-pixel position.
 
     Args:
         joints_BK2: (x, y) in heatmap pixels; NaN where a joint is not labeled.
         size_px: side of the square maps.
         sigma_px: standard deviation of the Gaussian, heatmap pixels.
-        area_normalized: False: peak 1, as every implementation trains. True: divided by
-            2 pi sigma^2, as eq. 2 is written.
+        area_normalized: False: peak 1, as in every public implementation. True: divided by
+            2 pi sigma^2, as in eq. 2.
 
     Returns:
         (heatmaps, weights): float32 (B, K, H, W), zero for joints without a target, and float32
-        (B, K), 1 where a target is due: the joint is labeled and its Gaussian reaches the map.
+        (B, K), 1 for joints with a target: labeled, and within `REACH_SIGMAS` sigma of the map.
     """
     grid = torch.arange(size_px, dtype=torch.float32, device=joints_BK2.device)
     reach = REACH_SIGMAS * sigma_px
@@ -47,10 +47,10 @@ def encode(
 def decode(heatmaps_BKHW: Tensor) -> tuple[Tensor, Tensor]:
     """Joints from heatmaps: the highest pixel, refined to sub-pixel.
 
-    Along each axis a parabola is laid through the logarithms of the highest pixel and its two
-    neighbors (at an edge: of the three pixels there); a Gaussian's logarithm is a parabola, so
-    its center comes back exactly. This is the Taylor step of DARK (Zhang et al., CVPR 2020, eq. 5
-    to 8) with the mixed derivative left out, which is zero for an upright Gaussian.
+    Along each axis, a parabola is fitted to the logarithms of the highest pixel and its two
+    neighbors (at an edge: of the three outermost pixels). The logarithm of a Gaussian is a
+    parabola, so its center is recovered exactly. This is the Taylor step of DARK (Zhang et al.,
+    CVPR 2020, eq. 5 to 8) without the mixed derivative, which is zero for an isotropic Gaussian.
 
     Args:
         heatmaps_BKHW: float, at least 3 x 3 pixels.
@@ -63,28 +63,35 @@ def decode(heatmaps_BKHW: Tensor) -> tuple[Tensor, Tensor]:
     height, width = heatmaps.shape[-2:]
     peaks_BK, position = heatmaps.flatten(2).max(dim=-1)
     y, x = position // width, position % width
-    # `gather`, for `take_along_dim` fixes the batch size where the function is exported.
+    # `take_along_dim` would fix the batch size when the function is exported.
     row_BKW = heatmaps.gather(2, y[..., None, None].expand(-1, -1, 1, width)).squeeze(2)
     column_BKH = heatmaps.gather(3, x[..., None, None].expand(-1, -1, height, 1)).squeeze(3)
     return torch.stack([_vertex(row_BKW, x), _vertex(column_BKH, y)], dim=-1), peaks_BK
 
 
 def _vertex(line_BKS: Tensor, top_BK: Tensor) -> Tensor:
-    """Position of the maximum of the parabola through log values around `top`, float32 (B, K)."""
+    """Maximum of the parabola through the log values around pixel `top_BK`, float32 (B, K)."""
     size = line_BKS.shape[-1]
     middle = top_BK.clamp(1, size - 2)
     offsets = torch.arange(-1, 2, device=line_BKS.device)
     values = line_BKS.gather(-1, middle[..., None] + offsets)
-    # Values at or below zero have no logarithm; a floor far below any peak keeps the step finite.
+    # Values at or below zero have no logarithm: a floor far below the peak keeps the step finite.
     floor = line_BKS.amax(-1, keepdim=True).clamp_min(1e-12) * 1e-6
     before, at, after = torch.log(torch.maximum(values, floor)).unbind(-1)
     curvature = 2 * at - before - after
     vertex = middle + (after - before) / (2 * curvature.clamp_min(1e-6))
-    vertex = torch.where(curvature > 1e-6, vertex, top_BK)  # else the parabola has no maximum
+    vertex = torch.where(curvature > 1e-6, vertex, top_BK)  # otherwise there is no maximum
     # The maximum lies within half a pixel of the highest one; a pixel allows for noise and edges.
     return torch.minimum(torch.maximum(vertex, top_BK - 1.0), top_BK + 1.0)
 
 
 def flip_heatmaps(heatmaps_BKHW: Tensor, flip_indices: tuple[int, ...]) -> Tensor:
-    """Heatmaps of the mirrored view: flipped left to right, joints swapped. No shift is due."""
+    """Heatmaps of the flipped view: flipped left to right, left and right joints swapped.
+
+    No shift is needed: the crop's and the heatmap's grids have the same center.
+
+    Args:
+        heatmaps_BKHW: any dtype.
+        flip_indices: see `Skeleton.flip_indices`.
+    """
     return heatmaps_BKHW.flip(-1)[:, list(flip_indices)]

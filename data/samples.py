@@ -1,7 +1,7 @@
-"""The one form every data set takes: people in columns, and where their pixels come from.
+"""The common form of all data sets: samples in columns, and a source of their images.
 
-Coordinates everywhere are (x, y) in pixels, 0-based, the center of the top-left pixel being (0, 0).
-Shape letters: N samples, K joints.
+A sample is one person in one image. Coordinates everywhere are (x, y) in pixels, 0-based; the
+center of the top-left pixel is (0, 0). Shape letters: N samples, K joints.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ from numpy.typing import NDArray
 from .skeletons import Skeleton
 
 
-class Images(Protocol):
+class ImageSource(Protocol):
     """Where a data set's pixels come from: a folder of files, or a drawing routine."""
 
     def read(self, index: int, zoom: float) -> tuple[NDArray[np.uint8], int]:
-        """Pixels of image `index`, for a crop that shows one image pixel as `zoom` crop pixels.
+        """Read image `index` for a crop that shows one image pixel as `zoom` crop pixels.
 
         Returns:
-            (image, reduction): uint8 (H, W, 3) RGB, and the whole factor by which it was reduced
-            in decoding. `reduction` is 1 whenever reducing would cost the crop resolution.
+            (image, reduction): uint8 (H, W, 3) RGB, and the integer factor by which the image was
+            reduced while decoding; 1 unless the crop loses no resolution by the reduction.
         """
         ...
 
     def size(self, index: int) -> tuple[int, int]:
-        """(width, height) in pixels; ValueError where there is no usable image."""
+        """(width, height) in pixels; ValueError if there is no usable image."""
         ...
 
     def identity(self, index: int) -> str:
-        """A short text that changes when the image does (see each source for how surely)."""
+        """A short text that changes with the image; each source states which changes it detects."""
         ...
 
     def locate(self, index: int) -> str:
-        """The image's name in a message to a person."""
+        """The image's name for use in messages."""
         ...
 
 
 class JoinedImages:
-    """Several sources of images as one, their indices one after the other."""
+    """The concatenation of several image sources: their indices follow one another."""
 
-    def __init__(self, parts: Sequence[tuple[Images, int]]) -> None:
-        """Take sources, each with its number of images."""
+    def __init__(self, parts: Sequence[tuple[ImageSource, int]]) -> None:
+        """Concatenate sources, each given with its number of images."""
         self.sources = tuple(source for source, _ in parts)
         self.starts = list(accumulate((count for _, count in parts), initial=0))[:-1]
 
-    def _find(self, index: int) -> tuple[Images, int]:
+    def _find(self, index: int) -> tuple[ImageSource, int]:
         part = bisect.bisect_right(self.starts, index) - 1
         return self.sources[part], index - self.starts[part]
 
@@ -76,14 +76,14 @@ class JoinedImages:
 
 @dataclass(frozen=True)
 class Sample:
-    """One person.
+    """One person in one image.
 
     Attributes:
-        id: stable name, unique in the data set; the augmentation's random numbers hang on it.
-        image: index into the data set's `Images`.
+        id: stable name, unique in the data set; the random numbers of its views depend on it.
+        image: index into the data set's `ImageSource`.
         joints_K2: float64 (x, y) in pixels of the original image; NaN where not labeled.
         center_2: float64, center of the person's box, pixels.
-        side_px: side of the person's square box, pixels: the crop without augmentation.
+        side_px: side of the person's square box, pixels; unaugmented, the crop is this box.
         normalizer_px: PCK's unit of length for this person, pixels; NaN: not scored.
     """
 
@@ -97,11 +97,11 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class SampleSet:
-    """The people of a data set, in columns (cheap to index, to slice and to send to workers)."""
+    """The samples of a data set, in columns (cheap to index, to slice and to send to workers)."""
 
     name: str
     skeleton: Skeleton
-    images: Images
+    images: ImageSource
     ids: tuple[str, ...]
     image_N: NDArray[np.int64]
     joints_NK2: NDArray[np.float64]
@@ -124,12 +124,12 @@ class SampleSet:
 
     def __getitem__(self, index: int) -> Sample:
         return Sample(
-            self.ids[index],
-            int(self.image_N[index]),
-            self.joints_NK2[index],
-            self.center_N2[index],
-            float(self.side_N[index]),
-            float(self.normalizer_N[index]),
+            id=self.ids[index],
+            image=int(self.image_N[index]),
+            joints_K2=self.joints_NK2[index],
+            center_2=self.center_N2[index],
+            side_px=float(self.side_N[index]),
+            normalizer_px=float(self.normalizer_N[index]),
         )
 
     def take(self, indices: Sequence[int] | NDArray[np.integer]) -> SampleSet:
@@ -145,17 +145,18 @@ class SampleSet:
         return np.array([id_hash(i) for i in self.ids], dtype=np.uint64)
 
     def part(self, number: int, parts: int) -> NDArray[np.bool_]:
-        """Which samples are in part `number` of `parts`: as their ids' hashes have it.
+        """Mask of the samples in part `number`, from 0, of `parts`, assigned by their ids' hashes.
 
         Returns:
             bool (N,).
         """
-        # The lower half: validation people were chosen by the upper one. (No product overflows.)
+        # The lower 32 bits: the upper ones decide which samples are held out for validation.
+        # (The product of two 32-bit numbers does not overflow.)
         lower_N = self.id_hash_N & np.uint64(0xFFFFFFFF)
         return np.asarray((lower_N * np.uint64(parts)) >> np.uint64(32) == number)
 
     def fingerprint(self) -> dict[str, str | int]:
-        """What two sets must share for heatmaps of one to be targets for the other.
+        """What must be equal in two sets for heatmaps of one to be targets for the other.
 
         Returns:
             name, number of samples, and SHA-256 digests of: the ids in order; the images (their
@@ -173,35 +174,35 @@ class SampleSet:
         }
 
 
-def join(people: SampleSet, others: SampleSet, suffix: str) -> SampleSet:
-    """Two sets of one skeleton as one, called `people`'s name + `suffix`.
+def join(samples: SampleSet, others: SampleSet, suffix: str) -> SampleSet:
+    """Concatenate two sets of one skeleton; the result is named `samples.name` + "+" + `suffix`.
 
     Raises:
         ValueError: their skeletons differ.
     """
-    if people.skeleton.joints != others.skeleton.joints:
+    if samples.skeleton.joints != others.skeleton.joints:
         raise ValueError(
-            f"expected people of one skeleton, got {people.skeleton.name} and "
+            f"expected samples of one skeleton, got {samples.skeleton.name} and "
             f"{others.skeleton.name}"
         )
-    pictures = int(people.image_N.max(initial=-1)) + 1, int(others.image_N.max(initial=-1)) + 1
-    columns = zip(people._columns(), others._columns(), strict=True)
+    count, others_count = (int(s.image_N.max(initial=-1)) + 1 for s in (samples, others))
+    columns = zip(samples._columns(), others._columns(), strict=True)
     image_N, *rest = (np.concatenate(pair) for pair in columns)
-    image_N[len(people) :] += pictures[0]
+    image_N[len(samples) :] += count
     return SampleSet(
-        f"{people.name}+{suffix}",
-        people.skeleton,
-        JoinedImages([(people.images, pictures[0]), (others.images, pictures[1])]),
-        people.ids + others.ids,
+        f"{samples.name}+{suffix}",
+        samples.skeleton,
+        JoinedImages([(samples.images, count), (others.images, others_count)]),
+        samples.ids + others.ids,
         image_N,
         *rest,
     )
 
 
-def boxes(
+def joint_boxes(
     joints_NK2: NDArray[np.float64], margin: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The square boxes around labeled joints, their sides `margin` times the joints' extent.
+    """Square boxes around the labeled joints, with sides of `margin` times the joints' extent.
 
     Returns:
         (center, side): float64 (N, 2) and (N,), pixels; NaN where no joint is labeled.
@@ -210,21 +211,22 @@ def boxes(
     low = np.where(labeled, joints_NK2, np.inf).min(axis=1)
     high = np.where(labeled, joints_NK2, -np.inf).max(axis=1)
     extent = (high - low).max(axis=-1)
-    nobody = ~np.any(labeled, axis=1)  # (N, 1)
-    center = np.where(nobody, np.nan, low + np.where(nobody, 0.0, high - low) / 2)
-    return center, np.where(nobody[:, 0], np.nan, margin * extent)
+    unlabeled_N1 = ~np.any(labeled, axis=1)
+    center = np.where(unlabeled_N1, np.nan, low + np.where(unlabeled_N1, 0.0, high - low) / 2)
+    return center, np.where(unlabeled_N1[:, 0], np.nan, margin * extent)
 
 
 def normalizer_lengths(joints_NK2: NDArray[np.float64], skeleton: Skeleton) -> NDArray[np.float64]:
-    """PCK's units where they lie between two labeled joints; NaN where one is not labeled.
+    """PCK's units of length: the distance between the skeleton's two `normalizer` joints.
 
     Returns:
-        float64 (N,), in the joints' pixels; all NaN for a skeleton without such a pair.
+        float64 (N,), in the joints' pixels; NaN where one of the two is not labeled, and all NaN
+        for a skeleton without such a pair.
     """
     if skeleton.normalizer is None:
         return np.full(len(joints_NK2), np.nan)
-    first, second = skeleton.normalizer
-    between_N2 = joints_NK2[:, first] - joints_NK2[:, second]
+    start, end = skeleton.normalizer
+    between_N2 = joints_NK2[:, start] - joints_NK2[:, end]
     return np.asarray(np.linalg.norm(between_N2, axis=-1))
 
 

@@ -1,10 +1,10 @@
-"""The base of every settings model: typed, unknown keys refused, immutable."""
+"""The base class of all settings: typed and immutable, unknown keys are refused."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
-    """A group of settings; `pipeline/config/recipe.py` puts groups together into a recipe."""
+    """A section of settings; `pipeline/config/recipe.py` combines the sections into a recipe."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False

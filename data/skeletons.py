@@ -1,7 +1,7 @@
-"""Skeletons: which joints a data set labels, how they mirror, and how the field scores them.
+"""Skeletons: a data set's joints, how a flip permutes them, and how its benchmark scores them.
 
-Joint order is the order of every array axis called K in this package. Names are unabbreviated and
-person-centric: "left" is the person's own left.
+Every array axis called K in this package has the order of `Skeleton.joints`. Joint names are
+unabbreviated and person-centric: "left" is the person's own left.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ class Skeleton:
         joints: joint names, in array order.
         flip_indices: for each joint, the index of the joint it becomes in a flipped image.
         limbs: pairs of joint indices to draw as lines.
-        groups: what the benchmark's table calls its columns, and the joints averaged in each.
-        normalizer: the two joints whose labeled distance is the unit of PCK where the labels bring
-            no other; None: only what the labels bring is.
+        groups: the columns of the benchmark's table: name, and the joints averaged in it.
+        normalizer: the two joints whose distance is PCK's unit of length where the labels do not
+            provide one; None: the labels always do.
         threshold: PCK's tau: a joint is correct within `threshold` x the person's unit of length.
-        metric: what the benchmark calls its score, without the threshold.
-        curve_steps: the curve and its area take this many equal steps from 0 to `threshold`.
-        unscored: joints that the benchmark leaves out of every mean.
-        sigmas: OKS's tolerance of each joint, as COCO has it: a share of the square root of the
+        metric: the benchmark's name of its score, without the threshold.
+        curve_steps: number of equal steps from 0 to `threshold` of the PCK curve and its area.
+        unscored: joints that the benchmark excludes from every mean.
+        sigmas: OKS's tolerance of each joint as in COCO, a fraction of the square root of the
             person's area; empty: OKS is not defined.
     """
 
@@ -47,14 +47,14 @@ class Skeleton:
         return len(self.joints)
 
     def side(self, joint: int) -> Literal["left", "right", "middle"]:
-        """The side that a joint's name begins with, where it has a twin on the other side."""
+        """The joint's side, by its name; "middle" for a joint that a flip maps to itself."""
         if self.flip_indices[joint] == joint:
             return "middle"
         return "left" if self.joints[joint].lower().startswith("l") else "right"
 
 
 # Leeds Sports Pose, Johnson & Everingham, BMVC 2010. PCK@0.2 of the torso's diagonal (left shoulder
-# to right hip), the person-centric protocol of the MPII team's evaluation of LSP.
+# to right hip): the person-centric protocol of the MPII team's evaluation of LSP.
 LSP = Skeleton(
     name="lsp",
     joints=(
@@ -103,10 +103,10 @@ LSP = Skeleton(
     threshold=0.2,
 )
 
-# MPII Human Pose, Andriluka et al., CVPR 2014. PCKh@0.5, its table and what it leaves out, as in
-# HRNet's lib/dataset/mpii.py: "head" is the head top alone, the upper neck counts in the means
-# only. The unit is 0.6 x the head box's diagonal (`data/readers/mpii.py`); where no file has head
-# boxes, as with HRNet's training people, the labeled head's length stands in for it.
+# MPII Human Pose, Andriluka et al., CVPR 2014. PCKh@0.5, its table and the excluded joints are
+# those of HRNet's lib/dataset/mpii.py: "head" is the head top alone, and the upper neck counts in
+# the means only. The unit is 0.6 x the head box's diagonal (`data/readers/mpii.py`); without head
+# boxes, as for HRNet's training samples, it is the distance from upper neck to head top.
 MPII = Skeleton(
     name="mpii",
     joints=(
@@ -161,9 +161,15 @@ MPII = Skeleton(
     unscored=(6, 7),
 )
 
-# COCO keypoints, Lin et al., ECCV 2014, in the order of its files. Sigmas: pycocotools,
-# `Params.setKpParams`. PCK's unit is the longer side of the person's box, its threshold 0.2, as
-# mmpose scores hands (`PCKAccuracy`, norm_item "bbox"); COCO itself has OKS-AP alone.
+# pycocotools, `Params.setKpParams`, in the order of `COCO.joints`.
+COCO_SIGMAS = (
+    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072,
+    0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089,
+)  # fmt: skip
+
+# COCO keypoints, Lin et al., ECCV 2014, in the order of its files. COCO itself defines OKS-AP only.
+# PCK's unit is the longer side of the person's box and its threshold 0.2, as mmpose scores hands
+# (`PCKAccuracy`, norm_item "bbox").
 COCO = Skeleton(
     name="coco",
     joints=(
@@ -221,11 +227,8 @@ COCO = Skeleton(
     normalizer=None,
     threshold=0.2,
     metric="PCK(box)",
-    sigmas=(
-        *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072),
-        *(0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
-    ),
+    sigmas=COCO_SIGMAS,
 )
 
-KNOWN = {skeleton.name: skeleton for skeleton in (LSP, MPII, COCO)}
-"""The skeletons that a setting can name."""
+SKELETONS = {skeleton.name: skeleton for skeleton in (LSP, MPII, COCO)}
+"""The built-in skeletons, by the name that settings use."""

@@ -1,87 +1,91 @@
-"""A quick look at a data set before anything is trained on it: no epoch dies of a bad sample."""
+"""Check labels and images before training, so that no epoch fails at an unusable sample."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .samples import Images, SampleSet
+from .samples import ImageSource, SampleSet
 
-NAMED_PROBLEMS = 5
+MAX_LISTED_PROBLEMS = 5
 
-# Annotators do place joints a little beyond the edge; a whole image side beyond is a mistake.
+# Annotators do place joints a little outside the image. Further outside than this multiple of the
+# image's longer side, a joint is a mistake.
 JOINT_SLACK = 1.0
 MIN_BOX_PX = 4.0
 
 
 def check(samples: SampleSet) -> None:
-    """Look at every label, and at every image's existence, header and end.
+    """Check all labels and, of each image, that it exists, its header and a JPEG's end.
 
     Raises:
-        ValueError: naming the first few samples that cannot be used, and how many there are.
+        ValueError: samples cannot be used; the message counts them and names the first few.
     """
-    found = problems(samples)
-    if found:
-        more = len(found) - NAMED_PROBLEMS
+    problems = find_problems(samples)
+    if problems:
+        more = len(problems) - MAX_LISTED_PROBLEMS
         tail = f"; and {more} more (`fpd check-data` lists all)" if more > 0 else ""
         raise ValueError(
-            f"{samples.name}: {len(found)} of {len(samples)} samples cannot be used: "
-            + "; ".join(found[:NAMED_PROBLEMS])
+            f"{samples.name}: {len(problems)} of {len(samples)} samples cannot be used: "
+            + "; ".join(problems[:MAX_LISTED_PROBLEMS])
             + tail
         )
 
 
-def problems(samples: SampleSet) -> list[str]:
-    """What is wrong, one sentence a sample that cannot be used, in the set's order.
+def find_problems(samples: SampleSet) -> list[str]:
+    """One message per sample that cannot be used, beginning with its id, in the set's order.
 
-    An image that several people share is opened once.
+    An image that several samples share is opened once.
     """
-    found = _label_problems(samples)
+    problems = _label_problems(samples)
     sizes = {int(image): _size(samples.images, int(image)) for image in np.unique(samples.image_N)}
-    known_N2 = np.full((len(samples), 2), np.inf)
+    size_N2 = np.full((len(samples), 2), np.inf)  # inf where the image is unusable
     for index, image in enumerate(samples.image_N):
         size = sizes[int(image)]
         if isinstance(size, str):
-            found.setdefault(index, size)
+            problems.setdefault(index, size)
         else:
-            known_N2[index] = size
-    for index in _far_outside(samples, known_N2):
-        found.setdefault(index, _describe_outside(samples, index, known_N2[index]))
-    return [f"{samples.ids[index]}: {found[index]}" for index in sorted(found)]
+            size_N2[index] = size
+    for index in _far_outside(samples, size_N2):
+        problems.setdefault(index, _describe_outside(samples, index, size_N2[index]))
+    return [f"{samples.ids[index]}: {problems[index]}" for index in sorted(problems)]
 
 
 def _label_problems(samples: SampleSet) -> dict[int, str]:
-    """By index: what is wrong with joints and boxes, without a look at images."""
+    """Problems with joints and boxes that show without the images, by sample index."""
     joints_NK2, side_N = samples.joints_NK2, samples.side_N
     half_nan_NK = np.isnan(joints_NK2).sum(-1) == 1
-    infinite_N = np.isinf(joints_NK2).any((1, 2)) | half_nan_NK.any(1)
-    nowhere_N = ~np.isfinite(samples.center_N2).all(-1)
-    boxless_N = ~((side_N >= MIN_BOX_PX) & (side_N < np.inf))
-    found = {int(i): "a joint's coordinates are not finite" for i in np.flatnonzero(infinite_N)}
-    for index in map(int, np.flatnonzero(nowhere_N)):
+    not_finite_N = np.isinf(joints_NK2).any((1, 2)) | half_nan_NK.any(1)
+    bad_center_N = ~np.isfinite(samples.center_N2).all(-1)
+    bad_side_N = ~((side_N >= MIN_BOX_PX) & (side_N < np.inf))
+    problems = {
+        int(i): "a joint's coordinates are not finite" for i in np.flatnonzero(not_finite_N)
+    }
+    for index in map(int, np.flatnonzero(bad_center_N)):
         center = tuple(samples.center_N2[index].tolist())
-        found.setdefault(index, f"expected a box with a finite center, found {center}")
-    for index in map(int, np.flatnonzero(boxless_N)):
-        side = f"expected a box of at least {MIN_BOX_PX:g} pixels, found side {side_N[index]:g}"
-        found.setdefault(index, side)
-    return found
+        problems.setdefault(index, f"expected a box with a finite center, found {center}")
+    for index in map(int, np.flatnonzero(bad_side_N)):
+        message = f"expected a box of at least {MIN_BOX_PX:g} pixels, found side {side_N[index]:g}"
+        problems.setdefault(index, message)
+    return problems
 
 
-def _size(images: Images, image: int) -> tuple[int, int] | str:
-    """Width and height, or why there are none."""
+def _size(images: ImageSource, image: int) -> tuple[int, int] | str:
+    """Width and height, or why the image cannot be used."""
     try:
         return images.size(image)
     except ValueError as error:
         return str(error)
 
 
-def _far_outside(samples: SampleSet, size_N2: np.ndarray) -> list[int]:
+def _far_outside(samples: SampleSet, size_N2: NDArray[np.float64]) -> list[int]:
     size_N12 = size_N2[:, None]
     slack_N11 = JOINT_SLACK * size_N12.max(-1, keepdims=True)
     outside_NK2 = (samples.joints_NK2 < -slack_N11) | (samples.joints_NK2 > size_N12 + slack_N11)
     return [int(i) for i in np.flatnonzero(outside_NK2.any((1, 2)))]
 
 
-def _describe_outside(samples: SampleSet, index: int, size_2: np.ndarray) -> str:
+def _describe_outside(samples: SampleSet, index: int, size_2: NDArray[np.float64]) -> str:
     slack = JOINT_SLACK * size_2.max()
     joints_K2 = samples.joints_NK2[index]
     outside_K = ((joints_K2 < -slack) | (joints_K2 > size_2 + slack)).any(-1)

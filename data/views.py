@@ -1,6 +1,6 @@
-"""A view: the augmented crop of one person, with its labels moved along.
+"""A view: the augmented crop of one sample, with its labels transformed to match.
 
-This is the one road from file to pixels; teacher, cache, student and evaluation all take it.
+Teacher, store, student and evaluation all read their pixels through this module.
 Shape letters: S crop side, K joints.
 """
 
@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from .augmentation import UNAUGMENTED, Augmentation, affine_23, draw_parameters, transform
-from .samples import Images, Sample, SampleSet
+from .samples import ImageSource, Sample, SampleSet
 from .settings import Settings
 
 VIEW_VERSION = 1
-"""Raise it with any change to the pixels or labels of a view: old caches are then refused."""
+"""Increase it with any change to a view's pixels or labels: existing stores are then refused."""
 
 CENTER_CROP = -1
 """The view number of the crop without augmentation."""
 
 
 class Geometry(Settings):
-    """Sizes of what goes into a network and what comes out of it."""
+    """Sizes of a network's input crops and output heatmaps."""
 
     crop_px: int = Field(256, ge=16, le=1024, description="side of the square input crop, pixels")
-    stride_px: int = Field(4, ge=1, le=16, description="crop pixels a heatmap pixel covers")
+    stride_px: int = Field(4, ge=1, le=16, description="crop pixels per heatmap pixel")
 
     @model_validator(mode="after")
     def _stride_divides(self) -> Geometry:
@@ -42,22 +42,22 @@ class Geometry(Settings):
         return self.crop_px // self.stride_px
 
     def to_heatmap(self, crop_xy: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Crop pixels to heatmap pixels: both have pixel centers at whole numbers."""
+        """Crop to heatmap coordinates (..., 2): pixel centers are integers on both grids."""
         return (crop_xy + 0.5) / self.stride_px - 0.5
 
     def to_crop(self, heatmap_xy: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Heatmap pixels to crop pixels."""
+        """Heatmap to crop coordinates (..., 2)."""
         return (heatmap_xy + 0.5) * self.stride_px - 0.5
 
 
 class View(TypedDict):
-    """What a data loader carries for one view (PyTorch collates the arrays)."""
+    """One view as the data loader returns it (PyTorch collates the arrays)."""
 
     crop: NDArray[np.uint8]  # (S, S, 3) RGB
     joints: NDArray[np.float32]  # (K, 2) x, y in heatmap pixels; NaN where not labeled
     affine: NDArray[np.float64]  # (2, 3) original image to crop
     parameters: NDArray[np.float64]  # (3,) see augmentation.PARAMETERS
-    index: int  # of the sample in its set
+    index: int  # of the sample in its sample set
 
 
 class Views:
@@ -66,7 +66,7 @@ class Views:
     def __init__(
         self, samples: SampleSet, geometry: Geometry, augmentation: Augmentation, seed: int
     ) -> None:
-        """Views of `samples` under `augmentation`, keyed by `seed` (0 <= seed < 2**64)."""
+        """Views of `samples`, drawn from `augmentation` with `seed` (0 <= seed < 2**64)."""
         self.samples = samples
         self.geometry = geometry
         self.augmentation = augmentation
@@ -77,7 +77,7 @@ class Views:
         return len(self.samples)
 
     def parameters(self, index: int, view: int) -> NDArray[np.float64]:
-        """The view's float64 (3,) parameters; those of the plain crop for view `CENTER_CROP`."""
+        """The view's float64 (3,) parameters; `UNAUGMENTED` for view `CENTER_CROP`."""
         if view == CENTER_CROP:
             return UNAUGMENTED.copy()
         id_hash = int(self.samples.id_hash_N[index])
@@ -92,17 +92,17 @@ class Views:
         if parameters[2]:
             joints_K2 = joints_K2[self._flip_indices]
         return View(
-            crop=cut(self.samples.images, sample, affine, self.geometry.crop_px),
+            crop=crop_image(self.samples.images, sample, affine, self.geometry.crop_px),
             joints=joints_K2.astype(np.float32),
             affine=affine,
             parameters=parameters,
             index=index,
         )
 
-    def mirrored(self, view: View) -> View:
-        """The same view in the mirror: pixels flipped left to right, left and right joints swapped.
+    def flipped(self, view: View) -> View:
+        """The view flipped left to right, with left and right joints swapped.
 
-        Exact, without interpolation: both grids have their middle where the flip has it.
+        Exact, without interpolation: a flip maps pixel centers to pixel centers on both grids.
         """
         joints_K2 = view["joints"][self._flip_indices]
         joints_K2[:, 0] = (self.geometry.heatmap_px - 1) - joints_K2[:, 0]
@@ -112,7 +112,7 @@ class Views:
         parameters = view["parameters"].copy()
         parameters[2] = 1 - parameters[2]
         return View(
-            # NumPy takes 20 times as long to turn three interleaved channels about.
+            # NumPy takes 20 times as long to flip three interleaved channels.
             crop=cv2.flip(view["crop"], 1).astype(np.uint8, copy=False),
             joints=joints_K2,
             affine=affine,
@@ -121,24 +121,25 @@ class Views:
         )
 
 
-def cut(
-    images: Images, sample: Sample, affine: NDArray[np.float64], crop_px: int
+def crop_image(
+    images: ImageSource, sample: Sample, affine: NDArray[np.float64], crop_px: int
 ) -> NDArray[np.uint8]:
-    """Cut a crop out of a sample's image, by one bilinear interpolation; black beyond the edges.
+    """Warp a sample's image to its crop, by one bilinear interpolation; black beyond the edges.
 
     Args:
-        affine: float64 (2, 3), original image to crop, pixels.
+        affine: float64 (2, 3), from original-image to crop pixels.
+        crop_px: side of the square crop, pixels.
 
     Returns:
         uint8 (crop_px, crop_px, 3) RGB.
     """
     zoom = float(np.sqrt(abs(np.linalg.det(affine[:, :2]))))
     image, reduction = images.read(sample.image, zoom)
-    # Pixel centers of the reduced image lie at (p + 0.5) / reduction - 0.5 of the original's.
+    # Pixel p of the original is at (p + 0.5) / reduction - 0.5 in the reduced image.
     enlarge = np.array([[reduction, 0, (reduction - 1) / 2], [0, reduction, (reduction - 1) / 2]])
     reduced_affine = affine[:, :2] @ enlarge
     reduced_affine[:, 2] += affine[:, 2]
-    # With a fourth channel OpenCV 5 takes half the time, and gives the same pixels (by test).
-    four = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
-    crop = cv2.warpAffine(four, reduced_affine, (crop_px, crop_px), flags=cv2.INTER_LINEAR)
+    # With a fourth channel, OpenCV 5 takes half the time and gives the same pixels (tested).
+    rgba = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+    crop = cv2.warpAffine(rgba, reduced_affine, (crop_px, crop_px), flags=cv2.INTER_LINEAR)
     return cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB).astype(np.uint8, copy=False)

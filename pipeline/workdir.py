@@ -1,14 +1,14 @@
-"""A work directory: where each stage's files lie, and how they are written.
+"""A work directory: the paths of each stage's files.
 
     work/demo/
       recipe.json   the settings of the first stage, from which later ones start
       teacher/      weights.safetensors  state.pt  metrics.jsonl  record.json
       heatmaps.zarr/
       student/      the same as teacher/; further students under their names
-      sweeps/       grids of students, a folder each (`sweeping.py`)
+      sweeps/       grids of students, one folder each (`training/sweep/`)
       evaluation/   report.html  report.json  pck_curve.png  predictions/
 
-A stage is finished when its `record.json` is there: it is written last.
+A stage is finished once its `record.json` exists, which is written last.
 """
 
 from __future__ import annotations
@@ -37,23 +37,27 @@ class WorkDir:
     def store(self) -> Path:
         return self.root / "heatmaps.zarr"
 
+    def store_location(self, recipe: Recipe) -> str | Path:
+        """Path or URL of the recipe's store: its `store.location`, by default `store`."""
+        return recipe.store.location or self.store
+
     @property
     def evaluation(self) -> Path:
         return self.root / "evaluation"
 
     def check_teacher(self) -> None:
-        """Refuse to go on without a teacher.
+        """Check that there is a finished teacher.
 
         Raises:
-            ValueError: naming the command that trains one.
+            ValueError: there is none; the message gives the command that trains one.
         """
         if not self.teacher.finished:
             raise ValueError(
                 f"{self.teacher.path} has no finished teacher: run `fpd run teacher -w {self.root}`"
             )
 
-    def named(self, recipe: Recipe) -> str:
-        """What messages put after `-w`: this directory, and its store where it lies elsewhere."""
+    def command_options(self, recipe: Recipe) -> str:
+        """What follows `-w` in commands of messages: this directory, and the `--store` if any."""
         elsewhere = recipe.store.location
         return str(self.root) if elsewhere is None else f"{self.root} --store {elsewhere}"
 
@@ -72,15 +76,15 @@ class WorkDir:
         """The folder of a finished model.
 
         Raises:
-            ValueError: there is none of this name; the message lists the finished ones.
+            ValueError: no finished model has this name; the message lists those that there are.
         """
         models = self.models()
         if name not in models:
-            listed = ", ".join(models) or "none"
-            train = "fpd run teacher" if name == "teacher" else f"fpd run student --name {name}"
+            finished = ", ".join(models) or "none"
+            command = "fpd run teacher" if name == "teacher" else f"fpd run student --name {name}"
             raise ValueError(
-                f"{self.root} has no finished model {name!r} (finished: {listed}): choose one of "
-                f"them with --name, or run `{train} -w {self.root}`"
+                f"{self.root} has no finished model {name!r} (finished: {finished}): choose one of "
+                f"them with --name, or run `{command} -w {self.root}`"
             )
         return models[name]
 
@@ -89,41 +93,43 @@ class WorkDir:
         return self.root / "recipe.json"
 
     def recipe(self, name_or_path: str | None, overrides: tuple[str, ...]) -> Recipe:
-        """The recipe of a command.
+        """The recipe of a command: the one that it names, else the directory's own, else the demo.
 
-        One that the command names is taken as it is; otherwise the directory's own is, and the
-        shipped demo where there is none.
+        Args:
+            name_or_path: of the recipe that the command names with `-r`.
+            overrides: as given to `--set`.
         """
         if name_or_path is not None or not self.kept_recipe.is_file():
             return load_recipe(name_or_path or DEFAULT_RECIPE, overrides)
         return apply_overrides(read_json(self.kept_recipe), overrides)
 
     def keep(self, recipe: Recipe) -> None:
-        """Make a command's recipe the directory's own, unless a stage has left something there.
+        """Make a command's recipe the directory's own, unless a stage has already started.
 
         Raises:
             ValueError: the directory cannot be written to.
         """
         self.create()
-        begun = any(entry.is_dir() for entry in self.root.iterdir())
-        if not begun or not self.kept_recipe.is_file():
+        stage_started = any(entry.is_dir() for entry in self.root.iterdir())
+        if not stage_started or not self.kept_recipe.is_file():
             write_json(self.kept_recipe, recipe.model_dump(mode="json"), sort_keys=False)
 
     def keep_setting(self, recipe: Recipe, section: str, key: str) -> None:
-        """Give the directory's own recipe, where there is one, a setting of a command's."""
+        """Copy one setting of a command's recipe into the directory's own, if it has one."""
         if not self.kept_recipe.is_file():
             return
         kept, chosen = read_json(self.kept_recipe), recipe.model_dump(mode="json")
-        value = chosen[section].get(key)  # what is the default may be left out
-        if kept.get(section, {}).get(key) != value:
-            rest = {k: v for k, v in kept.get(section, {}).items() if k != key}
-            kept[section] = rest if value is None else rest | {key: value}
+        value = chosen[section].get(key)
+        kept_section = kept.get(section, {})
+        if kept_section.get(key) != value:
+            others = {k: v for k, v in kept_section.items() if k != key}
+            kept[section] = others if value is None else others | {key: value}
             write_json(self.kept_recipe, kept, sort_keys=False)
 
     def create(self) -> None:
-        """Make the folder.
+        """Create the directory.
 
         Raises:
-            ValueError: it cannot be made or written to.
+            ValueError: it cannot be created or written to.
         """
         make_writable(self.root, "work directory", "name another with -w")

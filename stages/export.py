@@ -1,12 +1,12 @@
-"""Beside the stages: a finished model as one file that needs nothing of this package.
+"""`fpd export`: write a finished model as one file that runs without this package.
 
     fpd export -w work/demo
     fpd export -w work/demo --format torch-export -o student.pt2
     fpd export -w work/demo --quantize static -o student-int8.onnx
 
-In: a model's folder; a few views of the data set to compare on (of drawn people, where the data set
-is not at hand), and all of its test people to score a quantized model. Out: the file, and a JSON
-beside it. docs/deploying.md has how to use them.
+Input: a model's folder; a few views of the data set (of synthetic samples, if the data set is not
+available) on which the file is compared with PyTorch; all test samples, to score a quantized model.
+Output: the file, and a JSON file beside it. docs/deploying.md describes how to use them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.datasets import load
-from ..data.readers.synthetic.people import synthetic_people
+from ..data.readers.synthetic.people import synthetic_samples
 from ..data.samples import SampleSet
 from ..data.views import CENTER_CROP
 from ..pipeline.config.recipe import Recipe, fresh_views
@@ -41,7 +42,7 @@ from ..pipeline.models.export.formats import (
 from ..pipeline.models.export.parity import HEATMAP_TOLERANCE, JOINT_TOLERANCE_PX, compare
 from ..pipeline.models.export.quantize import Method, quantize
 from ..pipeline.runtime.files import as_json, atomic_group, make_writable
-from ..pipeline.runtime.timing import interleaved
+from ..pipeline.runtime.timing import time_interleaved
 from ..pipeline.workdir import WorkDir
 
 Format = Literal["onnx", "torch-export"]
@@ -50,7 +51,6 @@ SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
 COMPARED_VIEWS = 32
 CALIBRATION_CROPS = 256
 TIMED_BATCH = 32
-WARM_UP, ROUNDS, RUNS = 3, 6, 10
 
 
 def run(
@@ -62,22 +62,22 @@ def run(
     out: Path | None = None,
     method: Method | None = None,
 ) -> dict[str, Any]:
-    """Export a model, on the CPU, and see that the file says what PyTorch says.
+    """Export a model on the CPU, and check that the file's output matches PyTorch's.
 
     Args:
-        name: the model's folder.
-        out: the file; none given: in the model's folder, under its name.
-        method: quantize it, and score both.
+        name: name of the model's folder.
+        out: path of the file; None: in the model's folder, named after it.
+        method: quantize the model with this method, and score both versions.
 
     Returns:
-        The content of the JSON beside the file, and "path".
+        The content of the JSON file, and "path".
 
     Raises:
-        ValueError: there is no such model, a package is missing, or the exported model differs
-            from the original; nothing is written then.
+        ValueError: there is no such model, a package is missing, or the exported model's output
+            differs from PyTorch's; nothing is written then.
     """
     if method is not None and kind != "onnx":
-        raise ValueError("--quantize is onnxruntime's: expected --format onnx with it")
+        raise ValueError("--quantize is done by onnxruntime: expected --format onnx with it")
     if kind == "onnx":
         onnx_packages()
     folder = work.model(name)
@@ -89,19 +89,19 @@ def run(
     content, compared = _exported(trained, recipe, kind, description)
     report = description | {"format": kind, "compared": compared, "bytes": len(content)}
     if method is not None:
-        content, costs = _quantized(trained, recipe, content, method, description)
+        content, costs = _quantized(recipe, content, method, description)
         report |= {"quantized": costs, "bytes": len(content)}
     report["file_sha256"] = hashlib.sha256(content).hexdigest()
-    with atomic_group(out, out.with_name(out.name + ".json")) as (file, beside):
+    with atomic_group(out, out.with_name(out.name + ".json")) as (file, json_file):
         file.write_bytes(content)
-        beside.write_text(as_json(report), "utf-8")
+        json_file.write_text(as_json(report), "utf-8")
     return report | {"path": str(out)}
 
 
 def _check_out(out: Path, suffix: str) -> None:
-    """Refuse what cannot be written, and names that may be a work directory's own files."""
+    """Refuse paths that cannot be written, and names that a work directory's own files have."""
     if out.is_dir() or not out.parent.is_dir():
-        raise ValueError(f"-o {out}: expected a file's name in a folder that is there")
+        raise ValueError(f"-o {out}: expected a file name in an existing folder")
     if out.suffix != suffix:
         raise ValueError(f"-o {out}: expected a name that ends in {suffix}")
     make_writable(out.parent, "the folder", "name a file in another with -o")
@@ -110,7 +110,7 @@ def _check_out(out: Path, suffix: str) -> None:
 def _exported(
     trained: TrainedModel, recipe: Recipe, kind: Format, description: dict[str, Any]
 ) -> tuple[bytes, dict[str, Any]]:
-    """The file's content, once it has said what PyTorch says; and how nearly."""
+    """The file's content, compared with PyTorch, and the result of that comparison."""
     program = export_program(trained)
     writers: dict[Format, Callable[..., bytes]] = {
         "onnx": onnx_bytes,
@@ -121,78 +121,73 @@ def _exported(
         "torch-export": open_program,
     }
     content = writers[kind](program, description)
-    crops_NSS3, people = _some_views(recipe)
-    expected = in_pytorch(Deployable(trained))
-    difference = compare(expected, openers[kind](content), crops_NSS3)
+    crops_NSS3, source = _some_views(recipe)
+    difference = compare(in_pytorch(Deployable(trained)), openers[kind](content), crops_NSS3)
     difference.check()
     return content, asdict(difference) | {
-        "people": people,
+        "people": source,
         "heatmap_tolerance": HEATMAP_TOLERANCE,
         "joint_tolerance_px": JOINT_TOLERANCE_PX,
     }
 
 
 def _some_views(recipe: Recipe) -> tuple[NDArray[np.uint8], str]:
-    """Views to compare on, augmented as in training, and whose: uint8 (N, S, S, 3)."""
+    """Augmented views to compare on, uint8 (N, S, S, 3), and the name of their sample set."""
     try:
-        people = load(recipe.data, "train")
-    except ValueError:  # who ships a model need not have what it was trained on
-        people = synthetic_people("test", COMPARED_VIEWS)
-    views = fresh_views(recipe, people, 0)
-    keys = [(i % len(people), i) for i in range(COMPARED_VIEWS)]
-    return np.stack([views[key]["crop"] for key in keys]), people.name
+        samples = load(recipe.data, "train")
+    except ValueError:  # exporting must not require the training data
+        samples = synthetic_samples("test", COMPARED_VIEWS)
+    views = fresh_views(recipe, samples, 0)
+    keys = [(i % len(samples), i) for i in range(COMPARED_VIEWS)]
+    return np.stack([views[key]["crop"] for key in keys]), samples.name
 
 
 def _quantized(
-    trained: TrainedModel,
-    recipe: Recipe,
-    content: bytes,
-    method: Method,
-    description: dict[str, Any],
+    recipe: Recipe, content: bytes, method: Method, description: dict[str, Any]
 ) -> tuple[bytes, dict[str, Any]]:
-    """The quantized file's content, and both files' size, PCK and time."""
+    """The quantized file's content, and the size, PCK and time of both files."""
     test = load(recipe.data, "test")
     crops_NSS3 = _plain_crops(recipe, load(recipe.data, "train"))
     quantized = quantize(content, method, description | {"quantized": method}, crops_NSS3)
     contents = {"float32": content, "int8": quantized}
-    answerers = {kind: open_onnx(file) for kind, file in contents.items()}
-    difference = compare(answerers["float32"], answerers["int8"], crops_NSS3[:COMPARED_VIEWS])
-    times = _times(answerers, crops_NSS3)
-    rows = {}
-    for kind, answer in answerers.items():
-        found = score_exported(answer, recipe, test)
-        rows[kind] = {"bytes": len(contents[kind]), "pck": found.mean, "auc": found.auc}
-        rows[kind] |= times[kind]
+    runners = {kind: open_onnx(file) for kind, file in contents.items()}
+    difference = compare(
+        runners["float32"],
+        runners["int8"],
+        crops_NSS3[:COMPARED_VIEWS],
+        joint_tolerance_px=None,
+    )
+    times = _times(runners, crops_NSS3)
+    scores = {kind: score_exported(runner, recipe, test) for kind, runner in runners.items()}
+    files = {
+        kind: {"bytes": len(contents[kind]), "pck": score.mean, "auc": score.auc} | times[kind]
+        for kind, score in scores.items()
+    }
     return quantized, {
         "method": method,
         "calibration_crops": len(crops_NSS3) if method == "static" else 0,
         "people": len(test),
-        "metric": found.metric,
+        "metric": scores["float32"].metric,
         "difference": asdict(difference),
         "threads": torch.get_num_threads(),
         "timed_batch": TIMED_BATCH,
-        **rows,
+        **files,
     }
 
 
-def _plain_crops(recipe: Recipe, people: SampleSet) -> NDArray[np.uint8]:
-    """Crops of training people, spread over the set: uint8 (N, S, S, 3)."""
-    views = fresh_views(recipe, people, 0)
-    chosen = np.unique(np.linspace(0, len(people) - 1, CALIBRATION_CROPS).astype(int))
-    return np.stack([views[i, CENTER_CROP]["crop"] for i in chosen.tolist()])
+def _plain_crops(recipe: Recipe, samples: SampleSet) -> NDArray[np.uint8]:
+    """Unaugmented crops of samples spread over the set: uint8 (N, S, S, 3)."""
+    views = fresh_views(recipe, samples, 0)
+    indices = np.unique(np.linspace(0, len(samples) - 1, CALIBRATION_CROPS).astype(int))
+    return np.stack([views[i, CENTER_CROP]["crop"] for i in indices.tolist()])
 
 
-def _times(answerers: dict[str, ModelRunner], crops_NSS3: NDArray[np.uint8]) -> dict[str, Any]:
-    """Milliseconds of each file at batch 1 and at a large one."""
+def _times(runners: dict[str, ModelRunner], crops_NSS3: NDArray[np.uint8]) -> dict[str, Any]:
+    """Milliseconds of each file, at batch size 1 and at `TIMED_BATCH`."""
     batches = {"batch_1": crops_NSS3[:1], f"batch_{TIMED_BATCH}": crops_NSS3[:TIMED_BATCH]}
-    found: dict[str, Any] = {kind: {} for kind in answerers}
+    times: dict[str, Any] = {kind: {} for kind in runners}
     for label, crops in batches.items():
-        tasks = {kind: _asking(answer, crops) for kind, answer in answerers.items()}
-        spreads = interleaved(tasks, warmup_fraction=WARM_UP, rounds=ROUNDS, runs=RUNS)
-        for kind, spread in spreads.items():
-            found[kind][label] = asdict(spread)
-    return found
-
-
-def _asking(answer: ModelRunner, crops_BSS3: NDArray[np.uint8]) -> Callable[[], object]:
-    return lambda: answer(crops_BSS3)
+        tasks = {kind: partial(runner, crops) for kind, runner in runners.items()}
+        for kind, spread in time_interleaved(tasks).items():
+            times[kind][label] = asdict(spread)
+    return times

@@ -1,10 +1,15 @@
-"""Stage 2: run the teacher once over every view, and keep what it says.
+"""Stage 2: run the teacher once over every view and store its heatmaps.
 
     fpd cache-heatmaps -w work/demo
     fpd cache-heatmaps -w work/demo --workers 4
 
-In: the data set, `teacher/`, or the teachers that the recipe names. Out: `heatmaps.zarr`. Only
-shards that are missing are made.
+Reads the data set and the teacher: `teacher/`, or the external teachers that the recipe names.
+Writes `heatmaps.zarr`.
+
+A *view* is one augmented crop of a training sample; each sample has `store.views` of them, numbered
+from 0. A *shard* holds one view number of `store.shard_samples` consecutive samples: it is one file
+an array, written whole, and counts only with the receipt that is written after it. So the command
+may be stopped at any moment; run again, it makes the missing shards alone.
 """
 
 from __future__ import annotations
@@ -16,15 +21,14 @@ from typing import Any
 import torch
 
 from ..data.datasets import load
-from ..data.samples import SampleSet
 from ..pipeline.caching.driver import fill_on_cluster
 from ..pipeline.caching.fill import fill
-from ..pipeline.caching.plan import check_space
+from ..pipeline.caching.space import check_space
 from ..pipeline.caching.worker import make_job
 from ..pipeline.config.recipe import Recipe
 from ..pipeline.runtime.dask_cluster import Workers, check_reachable
-from ..pipeline.store import Coverage, Files, StoreWriter, make_manifest, store_files
-from ..pipeline.teachers import HeatmapSource, compatibility_warnings, load_teacher
+from ..pipeline.store import Coverage, Storage, StoreWriter, make_manifest, open_storage
+from ..pipeline.teachers import compatibility_warnings, load_teacher
 from ..pipeline.teachers.resolve import check_teacher
 from ..pipeline.workdir import WorkDir
 
@@ -40,103 +44,107 @@ def run(
     only_views: Container[int] | None = None,
     workers: Workers | None = None,
 ) -> dict[str, Any]:
-    """Fill the store, or what is missing of it.
+    """Make the store's missing shards.
 
     Args:
-        overwrite: remove a store that is there first.
-        only_views: leave other view numbers to somebody else.
-        workers: who makes the shards; none given: this process, on `device`.
+        device: where the teacher runs, unless `workers` run it.
+        overwrite: remove an existing store first.
+        only_views: make shards of these view numbers alone; None: of all.
+        workers: processes of a Dask cluster that make the shards; None: this process makes them.
 
     Returns:
-        Sizes and errors: "views", "samples", "written" (shards), "bytes", "float16_bytes",
-        "bytes_per_view", "encoding_error".
+        "views" and "samples" of the store; "written", the number of shards made now; "bytes",
+        "bytes_per_view" and "float16_bytes" (the same maps as raw float16) of all shards that
+        exist; "encoding_error", the errors measured while they were written.
 
     Raises:
-        ValueError: there is no finished teacher, the store was made for something else, another
-            process is writing it, there is not enough free space, or workers could not be had or
-            failed.
-        Interrupted: after a signal; whole shards are kept.
+        ValueError: there is no finished teacher, the store was made for another run, another
+            process is writing it, the disk has too little free space, or the Dask cluster cannot
+            be reached or failed.
+        Interrupted: after SIGINT or SIGTERM; finished shards are kept.
     """
-    check_teacher(work, recipe)
+    # Load: the training samples, the teacher, and the manifest that the store must have. The
+    # manifest describes all that decides the heatmaps; `teacher.entry` is the teacher's part of it.
+    check_teacher(work, recipe)  # that it exists, before the data set is loaded
     samples = load(recipe.data, "train")
-    source = load_teacher(work.teacher, recipe, samples.skeleton)
-    manifest = make_manifest(recipe, samples, source.entry)
-    for remark in compatibility_warnings(source.entry, recipe, samples.skeleton):
-        log.info("%s", remark)
-    files = store_files(work, recipe)
-    with files.locked():
+    teacher = load_teacher(work.teacher, recipe, samples.skeleton)
+    manifest = make_manifest(recipe, samples, teacher.entry)
+    for warning in compatibility_warnings(teacher.entry, recipe, samples.skeleton):
+        log.info("%s", warning)
+
+    store = open_storage(work.store_location(recipe))
+    with store.locked():  # one writing process a store
+        # Check: an existing store has this manifest, the disk has space, workers can be reached.
         check_space(
             work,
             recipe,
             samples,
             manifest,
-            source,
+            teacher,
             device,
             overwrite=overwrite,
             only_views=only_views,
         )
-        work.keep_setting(recipe, "store", "teachers")
-        if overwrite and files.exists():
-            if workers is not None:
-                check_reachable(workers, recipe.cluster)  # while nothing is lost yet
-            files.remove()
-        writer = StoreWriter(
-            files, manifest, recipe.store.views, work.named(recipe), samples=samples
+        if overwrite and store.exists() and workers is not None:
+            check_reachable(workers, recipe.cluster)  # before the existing store is removed
+        work.keep_setting(recipe, "store", "teachers")  # later commands use the same teachers
+        if overwrite and store.exists():
+            store.remove()
+        writer = StoreWriter(  # creates the store, or opens and if necessary enlarges it
+            store, manifest, recipe.store.views, work.command_options(recipe), samples=samples
         )
-        missing = [
-            task
-            for task in writer.coverage().missing
-            if only_views is None or task[0] in only_views
+
+        # Work and write: each missing shard, by its (view, shard) numbers.
+        missing_shards = [
+            (view, shard)
+            for view, shard in writer.coverage().missing
+            if only_views is None or view in only_views
         ]
-        if missing:
-            log.info("caching %d of %d shards", len(missing), len(writer.layout.tasks()))
-            _make(work, recipe, samples, device, source, writer, missing, workers)
-        found = writer.finish()
-        _check_seen(files, missing, found)
+        if missing_shards:
+            shard_count = writer.layout.views * writer.layout.shards
+            log.info("caching %d of %d shards", len(missing_shards), shard_count)
+            if workers is None:
+                fill(writer, missing_shards, teacher.predictor(device), recipe, samples, device)
+            else:
+                writer.end_audit()  # until `finish`, the manifest does not call the store complete
+                job = make_job(work, recipe, store, writer.manifest, workers)  # for every worker
+                fill_on_cluster(workers, recipe.cluster, job, writer.layout, missing_shards)
+        coverage = writer.finish()  # checks every shard, and writes the totals to the manifest
+        _check_visible(store, missing_shards, coverage)
     return {
         "views": recipe.store.views,
         "samples": len(samples),
-        "written": len(missing),
-        **_sizes(recipe.store.views * len(samples), writer.layout.float16_bytes, found),
-        "encoding_error": found.measured(),
+        "written": len(missing_shards),
+        **_sizes(coverage, recipe.store.views * len(samples), writer.layout.float16_bytes),
+        "encoding_error": coverage.encoding_error(),
     }
 
 
-def _make(
-    work: WorkDir,
-    recipe: Recipe,
-    samples: SampleSet,
-    device: torch.device,
-    source: HeatmapSource,
-    writer: StoreWriter,
-    missing: list[tuple[int, int]],
-    workers: Workers | None,
-) -> None:
-    """Have shards made: by this process, or by a cluster's workers."""
-    if workers is None:
-        fill(writer, missing, source.predictor(device), recipe, samples, device)
-        return
-    writer.end_audit()
-    job = make_job(work, recipe, writer.files, writer.manifest, workers)
-    fill_on_cluster(workers, recipe.cluster, job, writer.layout, missing)
+def _check_visible(store: Storage, written: list[tuple[int, int]], coverage: Coverage) -> None:
+    """Refuse to report a store as done that does not list shards written a moment ago.
 
-
-def _sizes(views: int, float16_bytes: int, found: Coverage) -> dict[str, float]:
-    """Bytes of what is there of so many views, and what it would take in float16."""
-    there = found.samples()
-    return {
-        "bytes": found.bytes(),
-        "bytes_per_view": found.bytes() / max(1, there),
-        "float16_bytes": float16_bytes * there // views,
-    }
-
-
-def _check_seen(files: Files, made: list[tuple[int, int]], found: Coverage) -> None:
-    """Refuse to call a store done that does not show what was written to it."""
-    unseen = set(made) & set(found.missing)
-    if unseen:
+    Raises:
+        ValueError: naming how many are not listed.
+    """
+    not_listed = set(written) & set(coverage.missing)
+    if not_listed:
         raise ValueError(
-            f"{files} does not show {len(unseen)} of {len(made)} shards that were written. Over a "
-            "network, other machines' files may show late: give the same command in a minute; it "
-            "looks again, and makes what is missing then"
+            f"{store} does not list {len(not_listed)} of the {len(written)} shards just written. "
+            "On a network file system, files written by other machines may appear late: run the "
+            "same command again in a minute; it makes the shards that are still missing"
         )
+
+
+def _sizes(coverage: Coverage, all_views: int, float16_bytes: int) -> dict[str, float]:
+    """Size of the shards that exist, and of the same heatmaps as raw float16.
+
+    Args:
+        all_views: views of single samples in the complete store.
+        float16_bytes: size of the complete store's heatmaps as raw float16.
+    """
+    existing_views = coverage.samples()
+    return {
+        "bytes": coverage.bytes(),
+        "bytes_per_view": coverage.bytes() / max(1, existing_views),
+        "float16_bytes": float16_bytes * existing_views // all_views,
+    }

@@ -1,10 +1,12 @@
-"""Beside the stages: what a store holds, in numbers and as a picture of one view.
+"""Beside the stages: what a heatmap store contains, in numbers or as a figure of one view.
 
     fpd inspect-cache -w work/demo
     fpd inspect-cache -w work/demo --view figures/train/000007 0 -o view.png
 
-In: `heatmaps.zarr`, whole or not; for a picture also the data set, and `teacher/` where it is to be
-compared with the live one. Out: the picture.
+Reads `heatmaps.zarr`, complete or not; for a figure also the data set and, to compare with, the
+teacher if there is one. Writes the figure.
+
+Shape letters: S crop side, K joints, H and W heatmap height and width.
 """
 
 from __future__ import annotations
@@ -22,20 +24,20 @@ from ..data.datasets import load
 from ..data.heatmap_codec import decode
 from ..data.samples import SampleSet
 from ..pipeline.caching.figure import CachedFigure
-from ..pipeline.caching.figure import draw as draw_teaching
+from ..pipeline.caching.figure import draw as draw_figure
 from ..pipeline.config.recipe import Recipe, stored_views
 from ..pipeline.runtime.text import show_ranges
 from ..pipeline.store import (
     Coverage,
-    Files,
     Layout,
+    Storage,
     StoreReader,
     check_manifest,
     coverage,
     decompress,
     make_manifest,
+    open_storage,
     read_manifest,
-    store_files,
     stored_layout,
 )
 from ..pipeline.store.compression import FAINT_PEAK
@@ -45,134 +47,142 @@ from ..pipeline.teachers import HeatmapSource, expected_entry, find_teacher
 from ..pipeline.training.dataset import CachedView, DistillationViews
 from ..pipeline.workdir import WorkDir
 
+RANGES_SHOWN = 20
+"""Ranges of view or shard numbers that are listed; the rest are counted."""
+
 
 def run(work: WorkDir, recipe: Recipe) -> dict[str, Any]:
-    """What a store holds, by its own manifest and receipts; the data set is not needed.
+    """Describe a store by its own manifest and receipts; the data set is not read.
 
     Returns:
         "location"; "manifest"; "layout" ("views", "samples", "shards" of a view, "shard_samples");
-        "coverage" ("shards" called for, "present"; view numbers as ranges: "whole_views",
-        "empty_views"; "partial_views", each with "present" and "missing" shards); "bytes" (by
-        array under "arrays", "total", "a_view", and "float16_a_view", "times_smaller"), of the
-        shards that are there; "encoding_error" errors of the same; "canaries", their number.
+        "coverage" ("shards" needed and "present"; as ranges of view numbers "complete_views" and
+        "empty_views"; "partial_views", each with its "present" and "missing" shards); "bytes" of
+        the present shards (by array under "arrays", "total", "per_view", and for comparison
+        "float16_per_view" and "compression_ratio"); their "encoding_error"; "canaries", the number
+        of views whose pixels are recorded for checking.
 
     Raises:
         ValueError: there is no store, or its metadata is damaged.
     """
-    files = _open(work, recipe)
-    found = coverage(files, stored_layout(files))
-    layout = found.layout
+    store = _open(work, recipe)
+    present = coverage(store, stored_layout(store))
+    layout = present.layout
     return {
-        "location": str(files),
-        "manifest": read_manifest(files),
+        "location": str(store),
+        "manifest": read_manifest(store),
         "layout": {
             "views": layout.views,
             "samples": layout.samples,
             "shards": layout.shards,
             "shard_samples": layout.shard_samples,
         },
-        "coverage": _coverage(found),
-        "bytes": _bytes(found),
-        "encoding_error": found.measured(),
-        "canaries": sum(len(receipt.get("canaries", ())) for receipt in found.receipts),
+        "coverage": _count_shards(present),
+        "bytes": _count_bytes(present),
+        "encoding_error": present.encoding_error(),
+        "canaries": sum(len(receipt.get("canaries", ())) for receipt in present.receipts),
     }
 
 
-def _open(work: WorkDir, recipe: Recipe) -> Files:
-    files = store_files(work, recipe)
-    if not files.exists():
+def _open(work: WorkDir, recipe: Recipe) -> Storage:
+    store = open_storage(work.store_location(recipe))
+    if not store.exists():
         raise ValueError(
-            f"there is no heatmap store at {files}: make one with `fpd cache-heatmaps -w "
-            f"{work.named(recipe)}`, or say with --store where it is"
+            f"there is no heatmap store at {store}: make one with `fpd cache-heatmaps -w "
+            f"{work.command_options(recipe)}`, or give its location with --store"
         )
-    return files
+    return store
 
 
-def _coverage(found: Coverage) -> dict[str, Any]:
-    layout = found.layout
-    missing: dict[int, list[int]] = defaultdict(list)
-    for view, shard in found.missing:
-        missing[view].append(shard)
-    whole = set(range(layout.views)) - missing.keys()
-    empty = [view for view, shards in missing.items() if len(shards) == layout.shards]
-    partial = sorted(missing.keys() - set(empty))
+def _count_shards(present: Coverage) -> dict[str, Any]:
+    layout = present.layout
+    missing_by_view: dict[int, list[int]] = defaultdict(list)
+    for view, shard in present.missing:
+        missing_by_view[view].append(shard)
+    complete_views = set(range(layout.views)) - missing_by_view.keys()
+    empty_views = {view for view, shards in missing_by_view.items() if len(shards) == layout.shards}
+    partial_views = sorted(missing_by_view.keys() - empty_views)
     return {
-        "shards": found.total,
-        "present": len(found.receipts),
-        "whole_views": show_ranges(whole, RANGES_SHOWN),
-        "empty_views": show_ranges(empty, RANGES_SHOWN),
+        "shards": present.total,
+        "present": len(present.receipts),
+        "complete_views": show_ranges(complete_views, RANGES_SHOWN),
+        "empty_views": show_ranges(empty_views, RANGES_SHOWN),
         "partial_views": {
             str(view): {
-                "present": layout.shards - len(missing[view]),
-                "missing": show_ranges(missing[view], RANGES_SHOWN),
+                "present": layout.shards - len(missing_by_view[view]),
+                "missing": show_ranges(missing_by_view[view], RANGES_SHOWN),
             }
-            for view in partial
+            for view in partial_views
         },
     }
 
 
-def _bytes(found: Coverage) -> dict[str, Any]:
-    arrays: Counter[str] = Counter()
-    for receipt in found.receipts:
-        arrays.update({name: receipt["arrays"][name]["bytes"] for name in ARRAYS})
-    layout, samples, total = found.layout, found.samples(), found.bytes()
-    float16 = layout.float16_bytes // (layout.views * layout.samples)
+def _count_bytes(present: Coverage) -> dict[str, Any]:
+    bytes_by_array: Counter[str] = Counter()
+    for receipt in present.receipts:
+        bytes_by_array.update({name: receipt["arrays"][name]["bytes"] for name in ARRAYS})
+    layout, views, total = present.layout, present.samples(), present.bytes()
+    float16_per_view = layout.float16_bytes // (layout.views * layout.samples)
     return {
-        "arrays": {name: arrays[name] for name in ARRAYS},
+        "arrays": {name: bytes_by_array[name] for name in ARRAYS},
         "total": total,
-        "a_view": total / max(1, samples),
-        "float16_a_view": float16,
-        "times_smaller": float16 * samples / total if total else None,
+        "per_view": total / max(1, views),
+        "float16_per_view": float16_per_view,
+        "compression_ratio": float16_per_view * views / total if total else None,
     }
 
 
 def draw(
     work: WorkDir, recipe: Recipe, device: torch.device, sample: str, view: int, out: Path
 ) -> dict[str, Any]:
-    """Draw one view of one sample as the store has it, beside the live teacher where there is one.
+    """Draw one stored view of one sample, beside the teacher's output where there is a teacher.
 
     Args:
         sample: its id, or its index in the data set.
-        out: the picture's file.
+        out: file of the figure.
 
     Returns:
-        "sample" (its id), "index", "view", "bound" (on a pixel's error, as a share of its map's
-        peak), "error" (the largest, against the live teacher; None: not compared), "not_compared"
-        (why; None: compared).
+        "sample" (its id), "index", "view"; "bound", the store's largest allowed error of a pixel,
+        as a share of its map's peak; "error", the largest difference from the teacher's output in
+        the same unit (None: not compared); "not_compared", the reason (None: compared).
 
     Raises:
-        ValueError: there is no such store, sample or view, or the store was made for something
-            else than the work directory's recipe.
+        ValueError: there is no such store, sample or view, or the store was made for another run.
     """
-    files = _open(work, recipe)
+    store = _open(work, recipe)
     samples = load(recipe.data, "train")
-    manifest = read_manifest(files)
+    manifest = read_manifest(store)
     entry = expected_entry(work.teacher, recipe, manifest, trusting=True)
-    check_manifest(files, make_manifest(recipe, samples, entry), manifest, work.named(recipe))
-    layout = stored_layout(files)
-    index = _find(samples, sample)
-    _check_written(files, layout, view, index, work.named(recipe))
-    store = StoreReader(files, layout, work.named(recipe))
-    cached = DistillationViews(stored_views(recipe, samples), store)[index, view]
-    source = find_teacher(work.teacher, recipe, samples.skeleton)
-    not_compared = _why_not_compared(work, recipe, source, manifest["teacher"]["sha256"])
-    live = None if source is None or not_compared else _ask(source, cached["crop"], device)
-    title = _title(recipe, samples.ids[index], view, cached, not_compared)
-    teaching = _teaching(recipe, samples, cached, live, title)
-    draw_teaching(teaching, out)
-    errors = teaching.errors_KHW
+    expected = make_manifest(recipe, samples, entry)
+    check_manifest(store, expected, manifest, work.command_options(recipe))
+    layout = stored_layout(store)
+    index = _find_sample(samples, sample)
+    _check_written(store, layout, view, index, work.command_options(recipe))
+    reader = StoreReader(store, layout, work.command_options(recipe))
+    cached_view = DistillationViews(stored_views(recipe, samples), reader)[index, view]
+
+    teacher = find_teacher(work.teacher, recipe, samples.skeleton)
+    not_compared = _why_not_compared(work, recipe, teacher, manifest["teacher"]["sha256"])
+    live_KHW = None
+    if teacher is not None and not_compared is None:
+        live_KHW = _run_teacher(teacher, cached_view["crop"], device)
+
+    title = _title(recipe, samples.ids[index], view, cached_view, not_compared)
+    figure = _figure(recipe, samples, cached_view, live_KHW, title)
+    draw_figure(figure, out)
+    errors_KHW = figure.errors_KHW
     return {
         "sample": samples.ids[index],
         "index": index,
         "view": view,
         "bound": recipe.store.max_error,
-        "error": None if errors is None else float(np.abs(errors).max()),
+        "error": None if errors_KHW is None else float(np.abs(errors_KHW).max()),
         "not_compared": not_compared,
     }
 
 
-def _find(samples: SampleSet, sample: str) -> int:
-    """The index of a sample, given as its id or as that."""
+def _find_sample(samples: SampleSet, sample: str) -> int:
+    """The index of a sample, given by its id or its index."""
     if sample in samples.ids:
         return samples.ids.index(sample)
     if sample.isdecimal() and int(sample) < len(samples):
@@ -183,77 +193,88 @@ def _find(samples: SampleSet, sample: str) -> int:
     )
 
 
-def _check_written(files: Files, layout: Layout, view: int, index: int, work: str) -> None:
+def _check_written(store: Storage, layout: Layout, view: int, index: int, work: str) -> None:
     if not 0 <= view < layout.views:
-        raise ValueError(f"expected a view in 0..{layout.views - 1} of {files}, got {view}")
+        raise ValueError(f"expected a view in 0..{layout.views - 1} of {store}, got {view}")
     shard, _ = layout.locate(index)
-    if read_receipt(files, view, shard) is None:
+    if read_receipt(store, view, shard) is None:
         raise ValueError(
-            f"view {view} of sample {index} (shard {shard}) is not written in {files} yet: "
-            f"`fpd inspect-cache -w {work}` says what is, `fpd cache-heatmaps -w {work}` "
-            "makes the rest"
+            f"view {view} of sample {index} (shard {shard}) is not written in {store} yet: "
+            f"`fpd inspect-cache -w {work}` lists what is, `fpd cache-heatmaps -w {work}` makes "
+            "the rest"
         )
 
 
 def _why_not_compared(
-    work: WorkDir, recipe: Recipe, source: HeatmapSource | None, teacher_sha256: str
+    work: WorkDir, recipe: Recipe, teacher: HeatmapSource | None, stored_sha256: str
 ) -> str | None:
-    """Why the live teacher cannot be asked, if so."""
-    place = ", ".join(recipe.store.teachers) or str(work.teacher.path)
-    if source is None:
-        return f"no teacher in {place} to compare with"
-    if source.entry["sha256"] != teacher_sha256:
-        return f"{place} has another teacher than the store's: not compared"
+    """The reason why the store's teacher cannot be run; None: it can."""
+    location = ", ".join(recipe.store.teachers) or str(work.teacher.path)
+    if teacher is None:
+        return f"no teacher in {location} to compare with"
+    if teacher.entry["sha256"] != stored_sha256:
+        return f"the teacher in {location} is not the store's: not compared"
     return None
 
 
-def _ask(source: HeatmapSource, crop_SS3: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """float32 (K, H, W), of one crop."""
-    predictor = source.predictor(device)
+def _run_teacher(
+    teacher: HeatmapSource, crop_SS3: NDArray[np.uint8], device: torch.device
+) -> Tensor:
+    """The teacher's heatmaps of one crop: float32 (K, H, W), on the CPU."""
+    predictor = teacher.predictor(device)
     with torch.inference_mode():
         return predictor(torch.from_numpy(crop_SS3[None]))[0].cpu()
 
 
-def _teaching(
-    recipe: Recipe, samples: SampleSet, cached: CachedView, live: Tensor | None, title: str
+def _figure(
+    recipe: Recipe,
+    samples: SampleSet,
+    cached_view: CachedView,
+    live_KHW: Tensor | None,
+    title: str,
 ) -> CachedFigure:
-    """What is drawn of a view."""
+    """Decode a stored view, and compare it with the teacher's output.
+
+    Args:
+        live_KHW: float32, the teacher's output now; None: no comparison.
+    """
     geometry = recipe.geometry
-    coefficients, steps = (torch.from_numpy(cached[key][None]) for key in ("coefficients", "steps"))
-    kept = decompress(coefficients, steps, geometry.heatmap_px)
-    decoded_K2 = decode(kept)[0][0].double().numpy()
-    decoded_K2[cached["peaks"] <= FAINT_PEAK] = np.nan
-    unit = torch.from_numpy(cached["peaks"]).float().clamp_min(FAINT_PEAK)[:, None, None]
-    errors = None if live is None else (kept[0] - live.clamp_min(0)) / unit
+    coefficients, steps = (
+        torch.from_numpy(cached_view[key][None]) for key in ("coefficients", "steps")
+    )
+    cached_KHW = decompress(coefficients, steps, geometry.heatmap_px)[0]
+    decoded_K2 = decode(cached_KHW[None])[0][0].double().numpy()
+    decoded_K2[cached_view["peaks"] <= FAINT_PEAK] = np.nan
+    errors_KHW = None
+    if live_KHW is not None:
+        # As the store's error bound is defined: relative to the peak, and without negative values.
+        peaks_K = torch.from_numpy(cached_view["peaks"]).float().clamp_min(FAINT_PEAK)
+        errors_KHW = ((cached_KHW - live_KHW.clamp_min(0)) / peaks_K[:, None, None]).numpy()
     return CachedFigure(
         title=title,
-        crop_SS3=cached["crop"],
-        labels_K2=geometry.to_crop(cached["joints"].astype(np.float64)),
+        crop_SS3=cached_view["crop"],
+        labels_K2=geometry.to_crop(cached_view["joints"].astype(np.float64)),
         decoded_K2=geometry.to_crop(decoded_K2),
         joints=samples.skeleton.joints,
         limbs=samples.skeleton.limbs,
-        cached_KHW=kept[0].numpy(),
-        peaks_K=cached["peaks"],
+        cached_KHW=cached_KHW.numpy(),
+        peaks_K=cached_view["peaks"],
         max_error=recipe.store.max_error,
-        live_KHW=None if live is None else live.numpy(),
-        errors_KHW=None if errors is None else errors.numpy(),
+        live_KHW=None if live_KHW is None else live_KHW.numpy(),
+        errors_KHW=errors_KHW,
     )
 
 
 def _title(
-    recipe: Recipe, sample: str, view: int, cached: CachedView, not_compared: str | None
+    recipe: Recipe, sample_id: str, view: int, cached_view: CachedView, not_compared: str | None
 ) -> str:
-    scale, rotation_deg, mirrored = cached["parameters"]
+    scale, rotation_deg, is_flipped = cached_view["parameters"]
     lines = [
-        f"{sample} (sample {cached['index']}), view {view}: scale {scale:.3f}, "
-        f"rotation {rotation_deg:+.1f}°{', mirrored' if mirrored else ''}"
+        f"{sample_id} (sample {cached_view['index']}), view {view}: scale {scale:.3f}, "
+        f"rotation {rotation_deg:+.1f}°{', flipped' if is_flipped else ''}"
     ]
     if recipe.flip_averaged:
-        lines.append(
-            "averaged with the mirrored twin: the student mirrors this view itself, exactly"
-        )
-    return "\n".join([*lines, *([not_compared] if not_compared else [])])
-
-
-RANGES_SHOWN = 20
-"""Ranges of view numbers, or of missing shards, before they are pluralize instead."""
+        lines.append("flip-averaged: the student flips this view itself")
+    if not_compared is not None:
+        lines.append(not_compared)
+    return "\n".join(lines)

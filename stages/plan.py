@@ -1,9 +1,10 @@
-"""Before stage 2: what the store will take and whether it pays, from a pilot.
+"""Before stage 2: measure a few views to predict the size and time of a whole store.
 
     fpd cache-heatmaps -w work/demo --plan
     fpd cache-heatmaps -w work/demo --budget 20GB
 
-In: the data set, `teacher/`. Out: nothing; with a budget, the number of views in `recipe.json`.
+Reads the data set and the teacher. Writes nothing, except that a budget sets the number of views in
+the work directory's `recipe.json`.
 """
 
 from __future__ import annotations
@@ -11,22 +12,26 @@ from __future__ import annotations
 import torch
 
 from ..data.datasets import load
-from ..pipeline.caching.plan import Plan, keep_views, make_plan, refuse_too_much
+from ..pipeline.caching.plan import Plan, keep_views, make_plan
+from ..pipeline.caching.space import check_fits
 from ..pipeline.config.recipe import Recipe, apply_overrides
-from ..pipeline.store import make_manifest, store_files
+from ..pipeline.store import make_manifest, open_storage
 from ..pipeline.teachers import load_teacher
 from ..pipeline.teachers.resolve import check_teacher
 from ..pipeline.workdir import WorkDir
 
 
 def run(work: WorkDir, recipe: Recipe, device: torch.device, *, overwrite: bool = False) -> Plan:
-    """Measure a pilot; write nothing.
+    """Run a pilot: a few dozen views through teacher, encoder and compression, in memory.
 
     Args:
-        overwrite: plan for a store made anew.
+        overwrite: plan for a new store, as if an existing one were removed first.
+
+    Returns:
+        The pilot's measurements, and size and time of a store by its number of views.
 
     Raises:
-        ValueError: there is no finished teacher, or the store was made for something else.
+        ValueError: there is no finished teacher, or the existing store was made for another run.
     """
     check_teacher(work, recipe)
     samples = load(recipe.data, "train")
@@ -36,13 +41,24 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device, *, overwrite: bool 
 
 
 def adopt(work: WorkDir, recipe: Recipe, plan: Plan, views: int) -> Recipe:
-    """Choose a number of views, for this command and, in the work directory's recipe, later ones.
+    """Set the number of views, in the returned recipe and in the work directory's `recipe.json`.
+
+    Args:
+        views: chosen from `plan`, by its `choose`.
+
+    Returns:
+        `recipe` with `store.views = views`.
 
     Raises:
-        ValueError: there is not enough free space for them.
+        ValueError: the disk has too little free space for them.
     """
-    needed = plan.row(views).added_bytes
-    refuse_too_much(store_files(work, recipe), needed, plan.free_bytes, work.named(recipe))
+    needed_bytes = plan.row(views).added_bytes
+    check_fits(
+        open_storage(work.store_location(recipe)),
+        needed_bytes,
+        plan.free_bytes,
+        work.command_options(recipe),
+    )
     work.keep(recipe)
     keep_views(work, views)
     return apply_overrides(recipe.model_dump(mode="json"), [f"store.views={views}"])

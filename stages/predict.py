@@ -3,20 +3,23 @@
     fpd predict photo.jpg -w work/demo --box 40,20,120,260
     fpd predict photos/ -w work/demo --boxes boxes.json -o predictions
 
-In: a model's folder, images, people's boxes. Out: `predictions.json`, a list in COCO's results
-format, and a drawing of each image.
+Reads a model's folder, images, and people's boxes. Writes `predictions.json`, a list in COCO's
+results format; `joints.json`, the names of the model's joints; and a drawing of each image.
 
 A result is one person:
 
-    image_id     as the boxes' file gives it, else the file's name
+    image_id     as in the file of boxes, else the file's name
     file_name    without folders
     category_id  the box's, 1 where it has none
-    bbox         [x, y, w, h] as given: of edges, so that a whole image is [0, 0, W, H]
-    keypoints    [x, y, peak] * K, in the order of the model's joints (`joints.json` names them)
+    bbox         [x, y, w, h] as given, of edges: a whole image is [0, 0, W, H]
+    keypoints    [x, y, peak] * K, in the order of `joints.json`
     score        mean peak, times the box's own score
 
-Joints are in pixels of the image as shown (`data.photos`), the center of the top-left pixel being
-(0, 0): the convention of all of this package, and how HRNet and mmpose take COCO's keypoints.
+Joints are in pixels of the image as viewers show it (`data.io.photos`), the center of the top-left
+pixel being (0, 0): the convention of all of this package, and how HRNet and mmpose read COCO's
+keypoints.
+
+Shape letters: N people, K joints.
 """
 
 from __future__ import annotations
@@ -33,16 +36,16 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.augmentation import UNAUGMENTED, affine_23
-from ..data.io.boxes import Box, keys_of, read_boxes
+from ..data.io.boxes import Box, image_keys, read_boxes
 from ..data.io.photos import Photos, find_photos
 from ..data.samples import SampleSet
 from ..data.skeletons import Skeleton
 from ..data.validation import MIN_BOX_PX
-from ..data.views import cut
+from ..data.views import crop_image
 from ..pipeline.config.recipe import Recipe
 from ..pipeline.config.sections import Loader
 from ..pipeline.evaluation.inference import predict
-from ..pipeline.evaluation.overlay import draw_people, drawing_name
+from ..pipeline.evaluation.overlay import overlay_name, write_overlay
 from ..pipeline.models.checkpoint import TrainedModel, load_model
 from ..pipeline.runtime.files import as_json, atomic_group, make_writable
 from ..pipeline.runtime.interrupt import Interrupted, Stop, stop_requested
@@ -50,26 +53,30 @@ from ..pipeline.runtime.loader import in_batches
 from ..pipeline.runtime.text import pluralize
 from ..pipeline.workdir import WorkDir
 
-IMAGES_AT_ONCE = 64
-"""Read, predicted and drawn together: what a stop, or a broken image, has to wait for."""
-
-NOBODY = "stopped before anybody's joints were found; run the same command again"
+IMAGES_PER_BATCH = 64
+"""Images that are read, predicted and drawn before a signal is looked at."""
 
 BOX_MARGIN = 1.25
-"""A crop's side over the longer side of a person's box: so LSP's and MPII's people are cut."""
+"""A crop's side, as a multiple of the longer side of a person's box: as for LSP and MPII in
+training."""
+
+MAX_BOX_IMAGES = 100
+"""Largest side of a box, as a multiple of its image's longer side."""
+
+STOPPED_EARLY = "stopped before the first prediction; run the same command again"
 
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """What is asked for.
+    """What to predict, and where to write it.
 
     Attributes:
         images: files, and folders of files.
-        box: (x, y, w, h) of the one person on the one image.
-        boxes: a file of boxes (`data.boxes`).
         out: folder to write to.
-        draw: whether to draw the images, too.
-        as_stored: ignore orientation tags.
+        box: (x, y, w, h) of the person on the only image, pixels; None: the whole image.
+        boxes: file of boxes (`data.io.boxes`); None: see `box`.
+        draw: whether to write drawings.
+        as_stored: ignore the orientation tags of photographs.
     """
 
     images: tuple[Path, ...]
@@ -82,27 +89,27 @@ class PredictRequest:
 
 @dataclass(frozen=True)
 class PredictResult:
-    """What came of it.
+    """What was predicted, and what was not.
 
     Attributes:
-        people, images: how many were done.
-        problems: a sentence for each image or box that could not be.
-        unboxed: images without a box in the boxes' file.
-        unmatched: boxes in the boxes' file of images that were not named.
+        people, images: numbers of those predicted.
+        problems: a message for each image or box that could not be used.
+        images_without_box: images that the file of boxes does not mention.
+        boxes_without_image: boxes of images that were not given.
     """
 
     people: int
     images: int
     problems: tuple[str, ...]
-    unboxed: int
-    unmatched: int
+    images_without_box: int
+    boxes_without_image: int
 
 
 @dataclass(frozen=True)
 class Person:
-    """A box on an image, and the square that is cut out."""
+    """A box on an image, and the square crop around it."""
 
-    image: int
+    image: int  # index into the photos
     box: Box
     center_2: tuple[float, float]
     side_px: float
@@ -110,9 +117,9 @@ class Person:
 
 @dataclass(frozen=True)
 class Context:
-    """What every part of the work needs; `recipe` has the model's geometry."""
+    """What every batch of images needs; `recipe` has the model's geometry."""
 
-    trained: TrainedModel
+    model: TrainedModel
     recipe: Recipe
     device: torch.device
     photos: Photos
@@ -122,63 +129,48 @@ class Context:
 def run(
     work: WorkDir, recipe: Recipe, device: torch.device, name: str, request: PredictRequest
 ) -> PredictResult:
-    """Predict the joints of everyone in the images.
+    """Predict the joints of all people in the images.
 
     Args:
         name: the model's folder.
 
+    Returns:
+        Counts, and the problems of single images and boxes, which do not stop the others.
+
     Raises:
-        ValueError: there is no such model, nothing to predict, or nowhere to write to. What is
-            wrong with single images is in what is returned, not raised, unless it is all of them.
-        Interrupted: after a signal, with what was complete written.
+        ValueError: there is no such model, no image or box, nowhere to write to, or no image could
+            be used.
+        Interrupted: after SIGINT or SIGTERM; finished predictions are written.
     """
     paths = find_photos(request.images)
-    boxes_of, unmatched = _assign(request, paths)
+    boxes_by_image, boxes_without_image = _boxes_by_image(request, paths)
     folder = work.model(name)
     _check_out(request.out, paths)
-    trained = load_model(folder, device)
+    model = load_model(folder, device)
     photos = Photos(paths, as_stored=request.as_stored)
-    # Read here: a reading process that meets a broken image may never let go of this one.
-    here = recipe.model_copy(update={"loader": Loader(workers=0)})
-    context = Context(trained, here.with_geometry(trained.geometry), device, photos, request)
+    # Images are read in this process: a loader process that fails on a damaged image can hang.
+    recipe = recipe.model_copy(update={"loader": Loader(workers=0)}).with_geometry(model.geometry)
+    context = Context(model, recipe, device, photos, request)
     problems: list[str] = []
-    results = _predict_all(context, boxes_of, problems)
+    results = _predict_all(context, boxes_by_image, problems)
     if not results:
         raise ValueError(f"nothing could be predicted: {problems[0]}")
-    done = len({row["file_name"] for row in results})
-    return PredictResult(len(results), done, tuple(problems), len(paths) - len(boxes_of), unmatched)
+    return PredictResult(
+        people=len(results),
+        images=len({result["file_name"] for result in results}),
+        problems=tuple(problems),
+        images_without_box=len(paths) - len(boxes_by_image),
+        boxes_without_image=boxes_without_image,
+    )
 
 
-def _predict_all(
-    context: Context, boxes_of: dict[int, list[Box | None]], problems: list[str]
-) -> list[dict[str, Any]]:
-    """Results of everyone, written whatever ends the work."""
-    out = context.request.out
-    results: list[dict[str, Any]] = []
-    try:
-        with stop_requested() as stop:
-            for images in in_batches(sorted(boxes_of), IMAGES_AT_ONCE):
-                people = list(_people(context.photos, images, boxes_of, problems))
-                results += _predict_part(context, people, problems, stop)
-                if stop.is_set():
-                    raise Interrupted("stopped", stop.signal)
-    except Interrupted as asked:
-        done = pluralize(len(results), "person", "people")
-        message = f"stopped: {out} has the joints of {done}" if results else NOBODY
-        raise Interrupted(message, asked.signal) from None
-    finally:
-        if results:
-            _write(out, results, context.trained.skeleton)
-    return results
-
-
-def _assign(
+def _boxes_by_image(
     request: PredictRequest, paths: Sequence[Path]
 ) -> tuple[dict[int, list[Box | None]], int]:
-    """The boxes of each image by its index (None: the whole image), and how many are of no image.
+    """Boxes by their image's index (None: the whole image), and the number of boxes without image.
 
     Raises:
-        ValueError: boxes and images do not go together.
+        ValueError: `--box` with several images, or a file of boxes with none of a given image.
     """
     if request.boxes is None:
         if request.box is None:
@@ -189,87 +181,118 @@ def _assign(
             )
         return {0: [Box(paths[0].name, request.box)]}, 0
     boxes = read_boxes(request.boxes)
-    by_key: dict[str | int, list[Box]] = defaultdict(list)
+    boxes_by_key: dict[str | int, list[Box]] = defaultdict(list)
     for box in boxes:
-        by_key[box.image].append(box)
-    found: dict[int, list[Box | None]] = {}
+        boxes_by_key[box.image].append(box)
+    boxes_by_image: dict[int, list[Box | None]] = {}
     for index, path in enumerate(paths):
-        here = [box for key in keys_of(path.name) for box in by_key.get(key, ())]
-        if here:
-            found[index] = list(here)
-    if not found:
+        image_boxes = [box for key in image_keys(path.name) for box in boxes_by_key.get(key, ())]
+        if image_boxes:
+            boxes_by_image[index] = list(image_boxes)
+    if not boxes_by_image:
         raise ValueError(
-            f"{request.boxes} has {pluralize(len(boxes), 'box', 'boxes')}, and none of an image that "
-            f"was named: its first is of {boxes[0].image!r}, the first image is {paths[0].name!r}"
+            f"{request.boxes} has {pluralize(len(boxes), 'box', 'boxes')}, but none of a given "
+            f"image: its first box is of {boxes[0].image!r}, the first image is {paths[0].name!r}"
         )
-    return found, len(boxes) - sum(map(len, found.values()))
+    return boxes_by_image, len(boxes) - sum(map(len, boxes_by_image.values()))
 
 
 def _check_out(out: Path, paths: Iterable[Path]) -> None:
-    """Refuse to draw over the photographs themselves, or where nothing can be written.
+    """Check that `out` can be written to, and that drawings do not replace the photographs.
 
     Raises:
-        ValueError: `out` is a folder of theirs, or cannot be one.
+        ValueError: `out` is a folder of the images, no folder, or not writable.
     """
-    folders = {path.resolve().parent for path in paths}
-    if out.resolve() in folders:
-        raise ValueError(f"{out} is where the images lie, which drawings would replace: another -o")
+    if out.resolve() in {path.resolve().parent for path in paths}:
+        raise ValueError(
+            f"{out} is the folder of the images, which drawings would replace: name another with -o"
+        )
     if out.exists() and not out.is_dir():
         raise ValueError(f"-o {out}: expected a folder, found a file")
     make_writable(out, "the folder of predictions", "name another with -o")
 
 
-def _people(
+def _predict_all(
+    context: Context, boxes_by_image: dict[int, list[Box | None]], problems: list[str]
+) -> list[dict[str, Any]]:
+    """Results of all people; they are written even if a signal or an error ends the work early."""
+    out = context.request.out
+    results: list[dict[str, Any]] = []
+    try:
+        with stop_requested() as stop:
+            for images in in_batches(sorted(boxes_by_image), IMAGES_PER_BATCH):
+                people = list(_find_people(context.photos, images, boxes_by_image, problems))
+                results += _predict_batch(context, people, problems, stop)
+                if stop.is_set():
+                    raise Interrupted("stopped", stop.signal)
+    except Interrupted as interrupted:
+        count = pluralize(len(results), "person", "people")
+        message = f"stopped: {out} has the joints of {count}" if results else STOPPED_EARLY
+        raise Interrupted(message, interrupted.signal) from None
+    finally:
+        if results:
+            _write(out, results, context.model.skeleton)
+    return results
+
+
+def _find_people(
     photos: Photos,
     images: Sequence[int],
-    boxes_of: dict[int, list[Box | None]],
+    boxes_by_image: dict[int, list[Box | None]],
     problems: list[str],
 ) -> Iterator[Person]:
-    """The people of some images whose boxes can be cut out; the others go into `problems`."""
+    """The people of some images; images and boxes that cannot be used are added to `problems`."""
     for image in images:
         try:
-            size = photos.size(image)
+            width_height = photos.size(image)
         except ValueError as error:
             problems.append(str(error))
             continue
-        for box in boxes_of[image]:
-            person = _person(photos, image, box, size)
-            if isinstance(person, str):
-                problems.append(person)
-            else:
-                yield person
+        for box in boxes_by_image[image]:
+            try:
+                yield _make_person(photos, image, box, width_height)
+            except ValueError as error:
+                problems.append(str(error))
 
 
-def _person(photos: Photos, image: int, box: Box | None, size: tuple[int, int]) -> Person | str:
-    """A person, or what is wrong with the box."""
+def _make_person(
+    photos: Photos, image: int, box: Box | None, width_height: tuple[int, int]
+) -> Person:
+    """The square crop around a box.
+
+    Raises:
+        ValueError: the box is empty, far too large, or outside the image.
+    """
+    width, height = width_height
     name = Path(photos.names[image]).name
-    if box is None:  # as it is, for whoever has people cut out already
-        box, margin = Box(name, (0.0, 0.0, float(size[0]), float(size[1]))), 1.0
-    else:
-        margin = BOX_MARGIN
+    margin = BOX_MARGIN
+    if box is None:  # the image is taken as a crop of a person already
+        box, margin = Box(name, (0.0, 0.0, float(width), float(height))), 1.0
     x, y, w, h = box.xywh
     where = f"{photos.names[image]}: box {x:g},{y:g},{w:g},{h:g}"
     if not (w > 0 and h > 0 and max(w, h) * margin >= MIN_BOX_PX):
-        return f"{where} is empty or tiny: expected x,y,w,h with {MIN_BOX_PX:g} pixels at least"
-    if x >= size[0] or y >= size[1] or x + w <= 0 or y + h <= 0:
-        return f"{where} lies outside the image of {size[0]} x {size[1]} pixels"
-    if max(w, h) > 100 * max(size):
-        return f"{where} is far larger than the image of {size[0]} x {size[1]} pixels"
-    # Of edges to pixel centers: a box's left edge at 0 is half a pixel left of the first center.
+        raise ValueError(
+            f"{where} is empty or tiny: expected x,y,w,h with {MIN_BOX_PX:g} pixels at least"
+        )
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        raise ValueError(f"{where} is outside the image of {width} x {height} pixels")
+    if max(w, h) > MAX_BOX_IMAGES * max(width, height):
+        raise ValueError(f"{where} is far larger than the image of {width} x {height} pixels")
+    # From edges to pixel centers: a left edge at 0 is half a pixel left of the first center.
     return Person(image, box, (x + w / 2 - 0.5, y + h / 2 - 0.5), max(w, h) * margin)
 
 
-def _predict_part(
+def _predict_batch(
     context: Context, people: list[Person], problems: list[str], stop: Stop
 ) -> list[dict[str, Any]]:
-    """Results of some images' people, drawn if that is request."""
-    trained, photos = context.trained, context.photos
+    """Results of the people of some images, whose drawings are written if requested."""
     if not people:
         return []
-    samples = sample_set(photos, people, trained.skeleton)
+    model, photos = context.model, context.photos
+    samples = sample_set(photos, people, model.skeleton)
     try:
-        found = predict(
-            trained.network,
+        predicted = predict(
+            model.network,
             context.recipe,
             samples,
             context.device,
@@ -277,61 +300,67 @@ def _predict_part(
             tta=context.recipe.evaluation,
         )
     except ValueError:
-        # An image whose header promised more than its pixels keep: looked for, and left out.
-        usable = _readable(photos, samples, trained.geometry.crop_px, problems)
-        if len(usable) == len(people):
+        # An image has a valid header and damaged pixels: find it, and predict the others.
+        readable = _readable_people(photos, samples, model.geometry.crop_px, problems)
+        if len(readable) == len(people):
             raise
-        return _predict_part(context, [people[i] for i in usable], problems, stop)
+        return _predict_batch(context, [people[i] for i in readable], problems, stop)
     results = [
         _result(photos, person, joints_K2, peaks_K)
-        for person, joints_K2, peaks_K in zip(people, found.joints_NK2, found.peaks_NK, strict=True)
+        for person, joints_K2, peaks_K in zip(
+            people, predicted.joints_NK2, predicted.peaks_NK, strict=True
+        )
     ]
     if context.request.draw:
-        _draw(photos, people, results, trained.skeleton, context.request.out)
+        _draw(photos, people, results, model.skeleton, context.request.out)
     return results
 
 
 def sample_set(photos: Photos, people: Sequence[Person], skeleton: Skeleton) -> SampleSet:
-    """People without labels, in the form that predicting takes."""
+    """People as samples without labels, as `predict` takes them."""
     count = len(people)
     return SampleSet(
-        "photos",
-        skeleton,
-        photos,
-        tuple(f"{photos.names[person.image]}#{number}" for number, person in enumerate(people)),
-        np.array([person.image for person in people], np.int64),
-        np.full((count, skeleton.num_joints, 2), np.nan),
-        np.array([person.center_2 for person in people], np.float64).reshape(count, 2),
-        np.array([person.side_px for person in people], np.float64),
-        np.full(count, np.nan),
+        name="photos",
+        skeleton=skeleton,
+        images=photos,
+        ids=tuple(f"{photos.names[p.image]}#{number}" for number, p in enumerate(people)),
+        image_N=np.array([person.image for person in people], np.int64),
+        joints_NK2=np.full((count, skeleton.num_joints, 2), np.nan),
+        center_N2=np.array([person.center_2 for person in people], np.float64).reshape(count, 2),
+        side_N=np.array([person.side_px for person in people], np.float64),
+        normalizer_N=np.full(count, np.nan),
     )
 
 
-def _readable(photos: Photos, samples: SampleSet, crop_px: int, problems: list[str]) -> list[int]:
-    """The people whose images can be decoded; the other images go into `problems`, once each."""
-    usable, broken = [], set()
+def _readable_people(
+    photos: Photos, samples: SampleSet, crop_px: int, problems: list[str]
+) -> list[int]:
+    """Indices of people whose images can be decoded; the other images are added to `problems`."""
+    readable: list[int] = []
+    damaged_images: set[int] = set()
     for index in range(len(samples)):
         sample = samples[index]
         affine = affine_23(sample.center_2, sample.side_px, UNAUGMENTED, crop_px)
         try:
-            cut(photos, sample, affine, crop_px)
+            crop_image(photos, sample, affine, crop_px)
         except ValueError as error:
-            if sample.image not in broken:
+            if sample.image not in damaged_images:
                 problems.append(str(error))
-            broken.add(sample.image)
+            damaged_images.add(sample.image)
         else:
-            usable.append(index)
-    return usable
+            readable.append(index)
+    return readable
 
 
 def _result(
     photos: Photos, person: Person, joints_K2: NDArray[np.float64], peaks_K: NDArray[np.float64]
 ) -> dict[str, Any]:
-    name = Path(photos.names[person.image]).name
+    """One entry of `predictions.json` (see the module's docstring)."""
+    file_name = Path(photos.names[person.image]).name
     box = person.box
     return {
-        "image_id": name if box.image_id is None else box.image_id,
-        "file_name": name,
+        "image_id": file_name if box.image_id is None else box.image_id,
+        "file_name": file_name,
         "category_id": box.category_id,
         "bbox": list(box.xywh),
         "keypoints": np.column_stack([joints_K2, peaks_K]).round(4).ravel().tolist(),
@@ -346,23 +375,26 @@ def _draw(
     skeleton: Skeleton,
     out: Path,
 ) -> None:
-    """One picture an image, with all of its people."""
-    for image in sorted({person.image for person in people}):
-        here = [row for person, row in zip(people, results, strict=True) if person.image == image]
-        pixels, _ = photos.read(image, zoom=1.0)
-        keypoints_NK3 = np.array([row["keypoints"] for row in here]).reshape(len(here), -1, 3)
-        sides = [max(row["bbox"][2:]) for row in here]
-        name = drawing_name(here[0]["file_name"])
-        draw_people(pixels, keypoints_NK3, sides, skeleton, out / name)
+    """Write a drawing of each image, with all of its people."""
+    results_by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for person, result in zip(people, results, strict=True):
+        results_by_image[person.image].append(result)
+    for image, image_results in sorted(results_by_image.items()):
+        pixels_HW3, _ = photos.read(image, zoom=1.0)
+        keypoints = [result["keypoints"] for result in image_results]
+        keypoints_NK3 = np.array(keypoints).reshape(len(image_results), -1, 3)
+        sides_N = [max(result["bbox"][2:]) for result in image_results]
+        path = out / overlay_name(image_results[0]["file_name"])
+        write_overlay(pixels_HW3, keypoints_NK3, sides_N, skeleton, path)
 
 
 def _write(out: Path, results: list[dict[str, Any]], skeleton: Skeleton) -> None:
-    rows = ",\n".join(json.dumps(row, sort_keys=True) for row in results)
+    lines = ",\n".join(json.dumps(result, sort_keys=True) for result in results)
     names = {
         "skeleton": skeleton.name,
         "joints": list(skeleton.joints),
         "limbs": [list(pair) for pair in skeleton.limbs],
     }
     with atomic_group(out / "predictions.json", out / "joints.json") as (predictions, joints):
-        predictions.write_text(f"[\n{rows}\n]\n", "utf-8")
+        predictions.write_text(f"[\n{lines}\n]\n", "utf-8")
         joints.write_text(as_json(names), "utf-8")

@@ -1,12 +1,12 @@
-"""Beside the stages: what finished models cost on this machine.
+"""Beside the stages: size, memory and speed of finished models on this machine.
 
     fpd profile -w work/demo
     fpd profile -w work/demo --name student --batch 64 --device cuda --json
 
-In: models' folders. Out: numbers.
+Reads models' folders. Returns numbers.
 
-Time is of `Deployable`, from uint8 crops on the device to joints. On CUDA a run ends when the
-device has finished; that part has no test, for want of such a device.
+What is timed is the exported model (`Deployable`): from uint8 crops on the device to joints. On
+CUDA, a pass ends when the device has finished; the tests do not cover that branch.
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ from ..pipeline.models.complexity import count
 from ..pipeline.models.export.deployable import Deployable
 from ..pipeline.runtime.files import versions
 from ..pipeline.runtime.memory import peak_bytes
-from ..pipeline.runtime.timing import interleaved
+from ..pipeline.runtime.timing import time_interleaved
 from ..pipeline.workdir import WorkDir
-
-WARM_UP, ROUNDS, RUNS = 3, 6, 5
 
 
 def run(
@@ -40,31 +38,31 @@ def run(
     """Profile models side by side.
 
     Args:
-        names: of their folders; none: all that are finished.
-        batch: the larger of the two batch sizes that are timed; the other one is 1.
+        names: folders of the models; none given: all finished models.
+        batch: the larger of the two batch sizes that are timed; the other is 1.
 
     Returns:
-        "models" by name, "batch", "device", "threads", "versions".
+        "models" by name, each with "parameters", "gmacs" (10^9 multiply-accumulates a crop),
+        "crop_px", "weights_bytes", and under "batches", by batch size, "peak_bytes" and the times
+        of `Spread` in milliseconds; "batch", "device", "threads", "versions".
 
     Raises:
-        ValueError: there is no such model, or none at all.
+        ValueError: there is no finished model, or none of a given name.
     """
     names = names or list(work.models())
     if not names:
         raise ValueError(f"{work.root} has no finished model: run `fpd run all -w {work.root}`")
     models = {name: load_model(work.model(name), device) for name in names}
-    sizes = sorted({1, batch})
-    rows: dict[str, Any] = {name: _size(trained) for name, trained in models.items()}
-    for size in sizes:
-        tasks = {name: _pass(trained, size, device) for name, trained in models.items()}
-        for name, task in tasks.items():
-            weights = rows[name]["weights_bytes"]
-            rows[name]["batches"][str(size)] = {"peak_bytes": peak_bytes(task, device, weights)}
-        spreads = interleaved(tasks, warmup_fraction=WARM_UP, rounds=ROUNDS, runs=RUNS)
-        for name, spread in spreads.items():
-            rows[name]["batches"][str(size)] |= asdict(spread)
+    profiles: dict[str, Any] = {name: _profile_size(model) for name, model in models.items()}
+    for size in sorted({1, batch}):
+        passes = {name: _forward_pass(model, size, device) for name, model in models.items()}
+        for name, forward_pass in passes.items():
+            peak = peak_bytes(forward_pass, device, profiles[name]["weights_bytes"])
+            profiles[name]["batches"][str(size)] = {"peak_bytes": peak}
+        for name, spread in time_interleaved(passes).items():
+            profiles[name]["batches"][str(size)] |= asdict(spread)
     return {
-        "models": rows,
+        "models": profiles,
         "batch": batch,
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
@@ -72,31 +70,33 @@ def run(
     }
 
 
-def _size(trained: TrainedModel) -> dict[str, Any]:
-    crop_px = trained.geometry.crop_px
-    parameters, gmacs = count(trained.model, trained.skeleton.num_joints, crop_px)
-    tensors = trained.network.state_dict().values()
+def _profile_size(model: TrainedModel) -> dict[str, Any]:
+    crop_px = model.geometry.crop_px
+    parameters, gmacs = count(model.model, model.skeleton.num_joints, crop_px)
+    weights = model.network.state_dict().values()
     return {
         "parameters": parameters,
         "gmacs": gmacs,
         "crop_px": crop_px,
-        "weights_bytes": sum(t.numel() * t.element_size() for t in tensors),
+        "weights_bytes": sum(weight.numel() * weight.element_size() for weight in weights),
         "batches": {},
     }
 
 
-def _pass(trained: TrainedModel, batch: int, device: torch.device) -> Callable[[], Tensor]:
-    """A pass over the same random crops, done when it returns."""
-    side = trained.geometry.crop_px
-    module = Deployable(trained)
-    crops = torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8, device=device)
+def _forward_pass(model: TrainedModel, batch: int, device: torch.device) -> Callable[[], Tensor]:
+    """A function that runs a model on one batch of random crops and returns when it is done."""
+    crop_px = model.geometry.crop_px
+    deployable = Deployable(model)
+    crops_BSS3 = torch.randint(
+        0, 256, (batch, crop_px, crop_px, 3), dtype=torch.uint8, device=device
+    )
 
     def run_once() -> Tensor:
         with torch.inference_mode():
-            joints: Tensor = module(crops)[0]
+            joints_BK2: Tensor = deployable(crops_BSS3)[0]
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return joints
+        return joints_BK2
 
     return run_once
 

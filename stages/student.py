@@ -1,9 +1,10 @@
-"""Stage 3: train a student on labels and on the cached heatmaps, with no teacher in memory.
+"""Stage 3: train a student on labels and cached heatmaps, without the teacher.
 
     fpd run student -w work/demo
     fpd run student -w work/demo --name labels-only --set student.alpha=0
 
-In: the data set, `heatmaps.zarr` (not with alpha = 0). Out: a folder of the student's name.
+Reads the data set and `heatmaps.zarr` (not with alpha = 0: labels alone). Writes a folder of the
+student's name, with the same files as `teacher/`.
 """
 
 from __future__ import annotations
@@ -29,25 +30,27 @@ def run(
     name: str = "student",
     init_from: Path | None = None,
 ) -> dict[str, Any]:
-    """Train a student, or go on with it.
+    """Train a student, or resume its training.
 
     Args:
-        name: its folder, and the recipe's `students` entry that it takes its settings from.
-        init_from: a weights file, or a folder that has one, to start from; none given: as the
-            settings have it.
+        name: of its folder; where the recipe's `students` table has an entry of this name, its
+            settings override those of the `student` section.
+        init_from: a weights file, or a folder that contains one, to start from; None: what the
+            settings have in `student.init_from`.
 
     Returns:
-        Its `record.json`.
+        The content of its `record.json`.
 
     Raises:
-        ValueError: the store does not match or is incomplete, the data set cannot be used, or the
-            folder holds another run.
+        ValueError: the store does not match this run or is incomplete, the data set cannot be
+            used, or the folder holds a run of other settings.
+        Interrupted: after SIGINT or SIGTERM; the same command resumes.
     """
-    student = recipe.student_named(name)
+    settings = recipe.student_named(name)
     if init_from is not None:
-        student = student.model_copy(update={"init_from": str(init_from.absolute())})
-    teacher = None
-    if student.alpha > 0:
+        settings = settings.model_copy(update={"init_from": str(init_from.absolute())})
+    teacher_entry = None  # what the store's manifest must state of the teacher
+    if settings.alpha > 0:
         manifest = read_manifest(existing_store(work, recipe))
-        teacher = expected_entry(work.teacher, recipe, manifest)
-    return train_student(work, recipe, student, work.student(name), device, teacher)
+        teacher_entry = expected_entry(work.teacher, recipe, manifest)
+    return train_student(work, recipe, settings, work.student(name), device, teacher_entry)

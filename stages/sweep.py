@@ -1,8 +1,9 @@
-"""Beside stage 3: a grid of students on one store, several seeds each, in one table.
+"""Beside stage 3: train a grid of students on one store, several seeds each, and compare them.
 
     fpd sweep alpha -w work/lsp --grid student.alpha=0,0.25,0.5,1 --seeds 3
 
-In: what stage 3 takes. Out: `sweeps/NAME/` (a folder a student, sweep.json, table.md, sweep.png).
+Reads what stage 3 reads. Writes `sweeps/NAME/`: a folder for each student, sweep.json, table.md and
+sweep.png.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ..pipeline.workdir import WorkDir
 
 log = logging.getLogger("fpd")
 
-STOPPED = "the sweep stopped; what is trained and scored is kept, the same command goes on"
+STOPPED = "the sweep stopped; finished students are kept, the same command trains the rest"
 
 
 def run(
@@ -41,31 +42,34 @@ def run(
     sweep: Sweep,
     workers: Workers | None = None,
 ) -> dict[str, Any]:
-    """Train what is missing of a sweep's students, score them all, and compare them.
+    """Train the sweep's missing students, score all of them, and compare them.
 
-    A student that fails is noted and the others go on; the same command tries it again.
+    A student that fails is recorded, and the others are trained; the same command tries it again.
 
     Args:
-        workers: train on a Dask cluster; None: in this process, one after another.
+        name: of the sweep's folder.
+        workers: train on a Dask cluster; None: in this process, one student after another.
 
     Returns:
-        The content of `sweep.json`: "name", "sweep", "runs" (a row a student, "error" where it
-        failed), "points" (see `summarize`), "device", "versions".
+        The content of `sweep.json`: "name", "sweep" (its settings), "runs" (one row a student, with
+        "error" if it failed), "points" (see `summarize`), "device", "versions".
 
     Raises:
-        Interrupted: after a signal; what is trained is kept.
-        ValueError: the sweep contradicts itself or has a setting that cannot be, the data set or
-            the store is missing, or there is no cluster.
+        ValueError: the sweep has contradictory or invalid settings, the data set or the store
+            is missing, or the Dask cluster cannot be reached.
+        Interrupted: after SIGINT or SIGTERM; finished students are kept.
     """
-    wanted = variants(sweep)
-    teacher = _refuse_what_none_can_use(work, recipe, sweep, wanted)
+    students = variants(sweep)
+    teacher_entry = _check_inputs(work, recipe, sweep, students)
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for variant, row in _train(work, recipe, device, name, sweep, wanted, workers, teacher):
-        rows[variant] = row
+    for student, row in _train(work, recipe, device, name, sweep, students, workers, teacher_entry):
+        rows[student.point, student.run] = row
         outcome = row.get("error") or f"PCK {percent(row['mean'])}"
-        log.info("%d of %d: %s, %s: %s", len(rows), len(wanted), *variant, outcome)
-    runs = [rows[variant.point, variant.run] for variant in wanted]
-    found = {
+        log.info(
+            "%d of %d: %s, %s: %s", len(rows), len(students), student.point, student.run, outcome
+        )
+    runs = [rows[student.point, student.run] for student in students]
+    report = {
         "name": name,
         "sweep": sweep.model_dump(mode="json"),
         "runs": runs,
@@ -73,31 +77,30 @@ def run(
         "device": str(device),
         "versions": versions(),
     }
-    names = [work.sweep(name) / file for file in ("sweep.json", "table.md", "sweep.png")]
-    with atomic_group(*names) as (numbers, text, picture):
-        numbers.write_text(as_json(found), "utf-8")
-        text.write_text(markdown(found), "utf-8")
-        draw(found, picture)
-    return found
+    _write(work, name, report)
+    return report
 
 
-def _refuse_what_none_can_use(
-    work: WorkDir, recipe: Recipe, sweep: Sweep, wanted: list[Variant]
+def _check_inputs(
+    work: WorkDir, recipe: Recipe, sweep: Sweep, students: list[Variant]
 ) -> TeacherEntry | None:
     """Check once, before the first student is trained, what all of them need.
 
     Returns:
-        What the store's manifest must state of its teacher; None: no student uses a store.
+        What the store's manifest must state of its teacher; None: no student uses the store.
+
+    Raises:
+        ValueError: a student's settings are invalid, or the data set or the store is missing.
     """
-    distils = False
-    for variant in wanted:
+    any_uses_store = False
+    for student in students:
         try:
-            distils |= variant.recipe(recipe, sweep.folds).student.alpha > 0
+            any_uses_store |= student.recipe(recipe, sweep.folds).student.alpha > 0
         except ValueError as error:
-            raise ValueError(f"{variant.point}: {error}") from None
-    load_training(recipe.data, with_unlabeled=distils)
+            raise ValueError(f"{student.point}: {error}") from None
+    load_training(recipe.data, with_unlabeled=any_uses_store)
     load(recipe.data, "test")
-    if not distils:
+    if not any_uses_store:
         return None
     manifest = read_manifest(existing_store(work, recipe))
     return expected_entry(work.teacher, recipe, manifest)
@@ -109,19 +112,27 @@ def _train(
     device: torch.device,
     name: str,
     sweep: Sweep,
-    wanted: list[Variant],
+    students: list[Variant],
     workers: Workers | None,
-    teacher: TeacherEntry | None,
-) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
-    """(point, run) and row of each student, as it becomes ready."""
-    if workers is None:
-        with stop_requested() as stop:  # training has its own; this is for scoring
-            for variant in wanted:
-                row = train_and_score(work, recipe, name, sweep, variant, device, teacher)
-                yield (variant.point, variant.run), row
-                if stop.is_set():
-                    raise Interrupted(STOPPED, stop.signal)
+    teacher_entry: TeacherEntry | None,
+) -> Iterator[tuple[Variant, dict[str, Any]]]:
+    """Each student and its row, as soon as it is trained and scored."""
+    if workers is not None:
+        job = make_student_job(work, recipe, name, sweep, workers, teacher_entry)
+        yield from train_on_cluster(workers, job, recipe, students)
         return
-    job = make_student_job(work, recipe, name, sweep, workers, teacher)
-    for variant, row in train_on_cluster(workers, job, recipe, wanted):
-        yield (variant.point, variant.run), row
+    with stop_requested() as stop:  # for a signal during scoring; training handles its own
+        for student in students:
+            row = train_and_score(work, recipe, name, sweep, student, device, teacher_entry)
+            yield student, row
+            if stop.is_set():
+                raise Interrupted(STOPPED, stop.signal)
+
+
+def _write(work: WorkDir, name: str, report: dict[str, Any]) -> None:
+    """Write the comparison's three files, together."""
+    paths = [work.sweep(name) / file for file in ("sweep.json", "table.md", "sweep.png")]
+    with atomic_group(*paths) as (json_file, table_file, chart_file):
+        json_file.write_text(as_json(report), "utf-8")
+        table_file.write_text(markdown(report), "utf-8")
+        draw(report, chart_file)

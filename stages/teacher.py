@@ -2,7 +2,8 @@
 
     fpd run teacher -w work/demo
 
-In: the data set. Out: `teacher/` (weights.safetensors, metrics.jsonl, record.json).
+Reads the data set. Writes `teacher/`: weights.safetensors, metrics.jsonl, and record.json, which
+is written last and marks the teacher as finished.
 """
 
 from __future__ import annotations
@@ -13,29 +14,36 @@ import torch
 
 from ..data.datasets import load_training
 from ..pipeline.config.recipe import Recipe, fresh_views
+from ..pipeline.training.dataset import TrainingData
 from ..pipeline.training.objective import Objective
 from ..pipeline.training.train import train_model
 from ..pipeline.workdir import WorkDir
 
 
 def run(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any]:
-    """Train the teacher, or go on with it.
+    """Train the teacher, or resume its training.
 
     Returns:
-        Its `record.json`.
+        The content of its `record.json`.
 
     Raises:
-        ValueError: the data set cannot be used, or the folder holds another run.
+        ValueError: the data set cannot be used, or the folder holds a run of other settings.
+        Interrupted: after SIGINT or SIGTERM; the same command resumes.
     """
-    people = load_training(recipe.data, with_unlabeled=False)
+    samples_by_split = load_training(recipe.data, with_unlabeled=False)
+    training_samples = samples_by_split["train"]
+    settings = recipe.teacher
     return train_model(
         out=work.teacher,
         recipe=recipe,
-        training=recipe.teacher,
-        objective=Objective(recipe.targets, recipe.geometry.heatmap_px, loss=recipe.teacher.loss),
-        dataset=fresh_views(recipe, people["train"], recipe.teacher.seed),
-        people=people,
-        views=None,
-        inputs={"dataset": people["train"].fingerprint()},
+        training=settings,
+        objective=Objective(recipe.targets, recipe.geometry.heatmap_px, loss=settings.loss),
+        data=TrainingData(
+            samples=training_samples,
+            validation=samples_by_split["validation"],
+            dataset=fresh_views(recipe, training_samples, settings.seed),
+            views=None,  # a new augmentation of each sample in every epoch
+            inputs={"dataset": training_samples.fingerprint()},
+        ),
         device=device,
     )

@@ -1,10 +1,13 @@
-"""HeatmapPredictor whether a store holds what it should, and mend it where it does not.
+"""Beside the stages: verify a heatmap store and repair its missing and damaged shards.
 
     fpd verify-cache -w work/demo --samples 256
     fpd verify-cache -w work/demo --deep --repair
 
-In: the data set, `heatmaps.zarr`, `teacher/` (without it, whatever can be told without). Out: with
-`repair`, the shards that were missing or damaged.
+Reads the data set, `heatmaps.zarr`, and the teacher (without one, stored heatmaps are not compared
+with its output). Writes, with `repair`, the shards that were missing or damaged.
+
+Shape letters: B stored views in a batch, K joints, P augmentation parameters, H and W heatmap
+height and width.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from tqdm import tqdm
 
 from ..data.datasets import load
 from ..data.samples import SampleSet
-from ..pipeline.caching.encode import cost
+from ..pipeline.caching.encode import encoding_error
 from ..pipeline.caching.fill import fill
 from ..pipeline.config.recipe import Recipe, stored_views
 from ..pipeline.models.predictor import HeatmapPredictor
@@ -28,17 +31,17 @@ from ..pipeline.runtime.text import pluralize
 from ..pipeline.store import (
     CachedHeatmaps,
     CompressedHeatmaps,
-    Files,
     Layout,
+    Storage,
     StoreReader,
     StoreWriter,
     check_canaries,
     check_manifest,
     coverage,
     make_manifest,
+    open_storage,
     read_manifest,
     served_layout,
-    store_files,
 )
 from ..pipeline.store.compression import FAINT_PEAK
 from ..pipeline.store.verify import (
@@ -56,9 +59,10 @@ from ..pipeline.workdir import WorkDir
 log = logging.getLogger("fpd")
 
 ROUNDING = 0.01
-"""Allowed beyond the store's bound, as a share of the peak: convolutions round in other ways in
-batches of another size (3e-6 at most, for a 2 x 64 hourglass on a CPU) and on devices that multiply
-with fewer bits (6e-3, its factors rounded to TF32's 10 bits). Another answer is off by far more."""
+"""Allowed beyond the store's error bound, as a share of a map's peak, for what differs between the
+run that wrote the store and this one: convolutions round differently in batches of another size
+(3e-6 at most, 2 x 64 hourglass, CPU) and on devices that multiply in TF32 (6e-3, factors rounded to
+10 bits). The output of another teacher differs by far more."""
 
 
 def run(
@@ -66,155 +70,178 @@ def run(
     recipe: Recipe,
     device: torch.device,
     *,
-    cells: int = 64,
+    sample_count: int = 64,
     deep: bool = False,
     repair: bool = False,
 ) -> Verification:
-    """Check a store, and with `repair` have the teacher make again what is missing or damaged.
+    """Verify a store; with `repair`, make its missing and damaged shards again first.
 
     Args:
-        cells: views of single samples to compare with the live teacher.
-        deep: read every byte; else only sizes are looked at, and what the cells need.
+        sample_count: stored views of single samples to compare with the live teacher's output.
+        deep: read every file and compare it with its receipt; otherwise only file sizes are
+            checked, and the content of the `sample_count` views.
+        repair: needs the teacher if a shard is missing or damaged.
 
     Raises:
-        ValueError: there is no store, it was made for something else or of other pictures, another
-            process is writing it, or a repair needs a teacher that is not there.
-        Interrupted: a repair was stopped; whole shards are kept.
+        ValueError: there is no store, it was made for another run or from other pixels, another
+            process is writing it, or a repair needs a teacher that is missing.
+        Interrupted: a repair was stopped by a signal; finished shards are kept.
     """
-    files = store_files(work, recipe)
+    store = open_storage(work.store_location(recipe))
     samples = load(recipe.data, "train")
-    layout = _fitting(files, work, recipe, samples)
-    source = find_teacher(work.teacher, recipe, samples.skeleton)
-    teacher = None if source is None else source.predictor(device)
-    found = _look(files, layout, cells, deep)
-    now = found
-    if repair and found.broken:
-        _mend(files, work, recipe, samples, found, teacher, device)
-        now = _look(files, layout, cells, deep)
+    layout = _check_store(store, work, recipe, samples)
+    teacher = find_teacher(work.teacher, recipe, samples.skeleton)
+    predictor = None if teacher is None else teacher.predictor(device)
+
+    before = after = _examine_store(store, layout, sample_count, deep)
+    if repair and before.is_damaged:
+        _repair(store, work, recipe, samples, before, predictor, device)
+        after = _examine_store(store, layout, sample_count, deep)
+    compared_views = None
+    if predictor is not None:
+        compared_views = _compare_with_teacher(
+            after.cached_heatmaps, predictor, recipe, samples, device
+        )
     return Verification(
-        place=str(files),
-        work=work.named(recipe),
+        location=str(store),
+        work=work.command_options(recipe),
         layout=layout,
         ids=tuple(samples.ids),
-        metadata=sorted(found.metadata),
-        damages=found.damages,
-        repaired=found.broken and not now.broken,
-        cells=None if teacher is None else _compare(now.cached, teacher, recipe, samples, device),
+        damaged_metadata=sorted(before.damaged_metadata),
+        damages=before.damages,
+        repaired=before.is_damaged and not after.is_damaged,
+        compared_views=compared_views,
         bound=recipe.store.max_error + ROUNDING,
         deep=deep,
     )
 
 
-def _fitting(files: Files, work: WorkDir, recipe: Recipe, samples: SampleSet) -> Layout:
-    """The part of a store that serves a run, its manifest and canaries checked.
+def _check_store(store: Storage, work: WorkDir, recipe: Recipe, samples: SampleSet) -> Layout:
+    """Check manifest and canaries, and return the part of the store that this run uses.
 
     Raises:
-        ValueError: there is none, or it was made for something else.
+        ValueError: there is no store, or it was made for another run or from other pixels.
     """
-    if not files.exists():
-        raise ValueError(f"{files} is missing: run `fpd cache-heatmaps -w {work.named(recipe)}`")
+    work_options = work.command_options(recipe)  # what follows `-w` in the messages' commands
+    if not store.exists():
+        raise ValueError(f"{store} is missing: run `fpd cache-heatmaps -w {work_options}`")
     try:
-        found = read_manifest(files)
+        manifest = read_manifest(store)
     except ValueError as error:
         raise ValueError(
-            f"{error}; what it was made for is lost with its manifest: make it anew with "
-            f"`fpd cache-heatmaps -w {work.named(recipe)} --overwrite`"
+            f"{error}; without its manifest, a store cannot be used: make it again with "
+            f"`fpd cache-heatmaps -w {work_options} --overwrite`"
         ) from None
-    expected = _manifest(work, recipe, samples, found)
-    check_manifest(files, expected, found, work.named(recipe))
-    layout = served_layout(expected, found, recipe.store.views)
-    check_canaries(files, layout, stored_views(recipe, samples), found, work.named(recipe))
+    expected = _expected_manifest(work, recipe, samples, manifest)
+    check_manifest(store, expected, manifest, work_options)
+    layout = served_layout(expected, manifest, recipe.store.views)
+    check_canaries(store, layout, stored_views(recipe, samples), manifest, work_options)
     return layout
 
 
-def _manifest(
-    work: WorkDir, recipe: Recipe, samples: SampleSet, found: dict[str, Any]
+def _expected_manifest(
+    work: WorkDir, recipe: Recipe, samples: SampleSet, manifest: dict[str, Any]
 ) -> dict[str, Any]:
-    """What a store's manifest should be; without a teacher, that of the teacher it names."""
-    return make_manifest(recipe, samples, expected_entry(work.teacher, recipe, found))
+    """The manifest that this run needs. Without a teacher to compare with, `manifest`'s own teacher
+    is taken as the right one.
+    """
+    return make_manifest(recipe, samples, expected_entry(work.teacher, recipe, manifest))
 
 
-class _Found(NamedTuple):
-    """What a look at a store finds.
+class _Examination(NamedTuple):
+    """What is damaged in a store.
 
     Attributes:
-        metadata: what damaged objects that describe the arrays should contain, by name.
-        cached: the chosen cells, as stored.
+        damaged_metadata: name and correct content of each damaged object that describes the arrays.
+        damages: of shards.
+        cached_heatmaps: the views that were chosen to be compared with the teacher, as stored.
     """
 
-    metadata: dict[str, bytes]
+    damaged_metadata: dict[str, bytes]
     damages: list[Damage]
-    cached: dict[SampleView, CachedHeatmaps]
+    cached_heatmaps: dict[SampleView, CachedHeatmaps]
 
     @property
-    def broken(self) -> bool:
-        return bool(self.metadata or self.damages)
+    def is_damaged(self) -> bool:
+        return bool(self.damaged_metadata or self.damages)
 
 
-def _look(files: Files, layout: Layout, cells: int, deep: bool) -> _Found:
-    metadata = damaged_metadata(files)
-    tasks = layout.tasks()
-    suspects = tasks if deep else coverage(files, layout).missing
+def _examine_store(store: Storage, layout: Layout, sample_count: int, deep: bool) -> _Examination:
+    """Examine all shards or, unless `deep`, those with a missing file or a wrong size."""
+    metadata = damaged_metadata(store)
+    all_shards = layout.tasks()
+    shards_to_examine = all_shards if deep else coverage(store, layout).missing
+    progress_bar = tqdm(shards_to_examine, "verify-cache", unit="shard", leave=False, disable=None)
     damages = [
         damage
-        for view, shard in tqdm(suspects, "verify-cache", unit="shard", leave=False, disable=None)
-        for damage in examine(files, layout, view, shard, decode=not metadata)
+        for view, shard in progress_bar
+        for damage in examine(store, layout, view, shard, decode=not metadata)
     ]
-    if metadata:  # a reader goes by it
-        return _Found(metadata, damages, {})
-    damaged = {(damage.view, damage.shard) for damage in damages}
-    reader, cached = StoreReader(files, layout), {}
-    for view, index in spread(layout, [task for task in tasks if task not in damaged], cells):
-        shard, _ = layout.locate(index)
+    if metadata:  # the reader needs it to decode anything
+        return _Examination(metadata, damages, {})
+    damaged_shards = {(damage.view, damage.shard) for damage in damages}
+    readable_shards = [task for task in all_shards if task not in damaged_shards]
+    reader = StoreReader(store, layout)
+    cached_heatmaps: dict[SampleView, CachedHeatmaps] = {}
+    for view, index in spread(layout, readable_shards, sample_count):
         try:
-            cached[view, index] = reader.read(view, index)
+            cached_heatmaps[view, index] = reader.read(view, index)
         except ValueError:
-            if (view, shard) not in damaged:
-                damaged.add((view, shard))
-                damages += examine(files, layout, view, shard)
-    return _Found(metadata, damages, cached)
+            shard, _ = layout.locate(index)
+            if (view, shard) not in damaged_shards:
+                damaged_shards.add((view, shard))
+                damages += examine(store, layout, view, shard)
+    return _Examination(metadata, damages, cached_heatmaps)
 
 
-def _mend(
-    files: Files,
+def _repair(
+    store: Storage,
     work: WorkDir,
     recipe: Recipe,
     samples: SampleSet,
-    found: _Found,
-    teacher: HeatmapPredictor | None,
+    examination: _Examination,
+    predictor: HeatmapPredictor | None,
     device: torch.device,
 ) -> None:
-    tasks = sorted({(damage.view, damage.shard) for damage in found.damages})
-    if tasks and teacher is None:
-        place = ", ".join(recipe.store.teachers) or work.teacher.path
+    """Write damaged metadata again, and have the teacher make damaged shards again.
+
+    Raises:
+        ValueError: a shard is to be made again, and there is no teacher.
+    """
+    damaged_shards = sorted({(damage.view, damage.shard) for damage in examination.damages})
+    if damaged_shards and predictor is None:
+        location = ", ".join(recipe.store.teachers) or work.teacher.path
         raise ValueError(
-            f"{place} has no finished teacher to make "
-            f"{pluralize(len(tasks), 'shard')} of {files} again: bring back the one that made them, "
-            "and run this again"
+            f"{location} has no finished teacher to make "
+            f"{pluralize(len(damaged_shards), 'shard')} of {store} again: restore the teacher that "
+            "made the store, and run the same command again"
         )
-    with files.locked():
-        for name, content in found.metadata.items():
-            files.write(name, content)
-        manifest = _manifest(work, recipe, samples, read_manifest(files))
+    with store.locked():
+        for name, content in examination.damaged_metadata.items():
+            store.write(name, content)
+        manifest = _expected_manifest(work, recipe, samples, read_manifest(store))
         writer = StoreWriter(
-            files, manifest, recipe.store.views, work.named(recipe), samples=samples
+            store, manifest, recipe.store.views, work.command_options(recipe), samples=samples
         )
-        if teacher is not None and tasks:
-            log.info("making %d of %d shards again", len(tasks), len(writer.layout.tasks()))
-            fill(writer, tasks, teacher, recipe, samples, device)
+        if predictor is not None and damaged_shards:
+            log.info(
+                "making %d of %d shards again", len(damaged_shards), len(writer.layout.tasks())
+            )
+            fill(writer, damaged_shards, predictor, recipe, samples, device)
         writer.finish()
 
 
-def _compare(
-    cached: dict[SampleView, CachedHeatmaps],
+def _compare_with_teacher(
+    cached_heatmaps: dict[SampleView, CachedHeatmaps],
     predictor: HeatmapPredictor,
     recipe: Recipe,
     samples: SampleSet,
     device: torch.device,
 ) -> list[CheckedView]:
-    """Cells beside what the teacher says of them, the worst first."""
-    keys, size = [(index, view) for view, index in cached], recipe.store.batch_size
-    batches = [keys[start : start + size] for start in range(0, len(keys), size)]
+    """Run the teacher on stored views and compare; the largest errors first."""
+    keys = [(index, view) for view, index in cached_heatmaps]
+    batch_size = recipe.store.batch_size
+    batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
     loader = make_loader(
         stored_views(recipe, samples),
         batches,
@@ -222,32 +249,42 @@ def _compare(
         workers=recipe.loader.workers,
         prefetch=recipe.loader.prefetch,
     )
-    checked: list[CheckedView] = []
+    checked_views: list[CheckedView] = []
     with torch.inference_mode():
         for batch_keys, batch in zip(batches, loader, strict=True):
-            stored = [cached[view, index] for index, view in batch_keys]
-            cut = np.stack([cell.parameters for cell in stored]) == batch["parameters"].numpy()
-            error_B, moved_B = _differences(stored, predictor(batch["crop"]))
-            error_B[~torch.from_numpy(cut.all(axis=1))] = torch.inf
-            checked += [
-                CheckedView(view, samples.ids[index], error, moved)
-                for (index, view), error, moved in zip(
-                    batch_keys, error_B.tolist(), moved_B.tolist(), strict=True
+            stored = [cached_heatmaps[view, index] for index, view in batch_keys]
+            error_B, displacement_B = _differences(stored, predictor(batch["crop"]))
+            stored_parameters_BP = torch.from_numpy(np.stack([view.parameters for view in stored]))
+            same_crop_B = (stored_parameters_BP == batch["parameters"]).all(dim=1)
+            error_B[~same_crop_B] = torch.inf
+            checked_views += [
+                CheckedView(view, samples.ids[index], error, displacement)
+                for (index, view), error, displacement in zip(
+                    batch_keys, error_B.tolist(), displacement_B.tolist(), strict=True
                 )
             ]
-    return sorted(checked, key=lambda cell: -cell.error)
+    return sorted(checked_views, key=lambda checked: -checked.error)
 
 
-def _differences(stored: list[CachedHeatmaps], said_BKHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest error (see `CheckedView`) and mean displacement, float (B,) each, on the CPU."""
-    coded = CompressedHeatmaps(
-        *(
-            torch.from_numpy(np.stack([cell[i] for cell in stored])).to(said_BKHW.device)
-            for i in range(3)
-        )
+def _differences(stored: list[CachedHeatmaps], live_BKHW: Tensor) -> tuple[Tensor, Tensor]:
+    """How far stored heatmaps and peaks are from the teacher's output.
+
+    Returns:
+        (error, displacement), float (B,) each, on the CPU: the largest difference of a pixel or of
+        a peak, as a share of its map's peak (of `FAINT_PEAK` where that is higher); and the mean
+        distance between decoded joints, in heatmap pixels.
+    """
+    device = live_BKHW.device
+    compressed = CompressedHeatmaps(
+        coefficients=torch.from_numpy(np.stack([view.coefficients for view in stored])).to(device),
+        steps=torch.from_numpy(np.stack([view.steps for view in stored])).to(device),
+        peaks=torch.from_numpy(np.stack([view.peaks for view in stored])).to(device),
     )
-    costs_BK3 = cost(said_BKHW, coded)
-    peaks_BK = said_BKHW.amax((-2, -1)).clamp_min(0)
-    off_BK = (coded.peaks - peaks_BK).abs() / coded.peaks.float().clamp_min(FAINT_PEAK)
-    error_B = torch.maximum(costs_BK3[..., 0], off_BK).amax(1)
-    return error_B.cpu(), costs_BK3[..., 2].nanmean(1).cpu()
+    errors_BK3 = encoding_error(
+        live_BKHW, compressed
+    )  # largest error, mean squared error, displacement
+    live_peaks_BK = live_BKHW.amax((-2, -1)).clamp_min(0)
+    peak_differences_BK = (compressed.peaks - live_peaks_BK).abs()
+    peak_errors_BK = peak_differences_BK / compressed.peaks.float().clamp_min(FAINT_PEAK)
+    error_B = torch.maximum(errors_BK3[..., 0], peak_errors_BK).amax(1)
+    return error_B.cpu(), errors_BK3[..., 2].nanmean(1).cpu()

@@ -1,4 +1,4 @@
-"""What the tests share: one thread, a recipe that trains in a second, a finished work directory."""
+"""Fixtures of all tests: one thread, a recipe that trains in seconds, a finished work directory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fpd.stages import heatmaps, teacher
 
 CPU = torch.device("cpu")
 
-# 24 people, 6 of them held out: shards of 8, 8 and 2, and three steps an epoch.
+# 24 samples, of which 6 are held out: shards of 8, 8 and 2, and three steps an epoch.
 TOY = {
     "data": {
         "reader": "synthetic",
@@ -50,9 +50,10 @@ TOY = {
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread_in_every_process() -> Iterator[None]:
+    """For this process and those that tests start: more threads than cores are slow."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)  # here too: fixtures of a module run before those of a test
+    torch.set_num_threads(1)  # session fixtures run before `_one_thread`
     yield
     if before is None:
         del os.environ["OMP_NUM_THREADS"]
@@ -68,19 +69,19 @@ def _one_thread(_one_thread_in_every_process: None) -> None:
 
 @pytest.fixture(scope="session")
 def toy_recipe() -> Recipe:
-    """All four stages in a second or two; change it with `apply_overrides(model_dump(), [...])`."""
+    """All four stages take a few seconds; change it with `apply_overrides(model_dump(), [...])`."""
     return apply_overrides(TOY, [])
 
 
 @pytest.fixture(scope="session")
 def toy_samples(toy_recipe: Recipe) -> SampleSet:
-    """The 18 training people of the toy recipe."""
+    """The 18 training samples of the toy recipe."""
     return load(toy_recipe.data, "train")
 
 
 @pytest.fixture(scope="session")
 def toy_work(tmp_path_factory: pytest.TempPathFactory, toy_recipe: Recipe) -> Path:
-    """A work directory with a finished teacher and its heatmaps. Not to be written to."""
+    """A work directory with a finished teacher and its heatmaps. Read-only: see `work`."""
     torch.set_num_threads(1)
     work = WorkDir(tmp_path_factory.mktemp("toy") / "work")
     work.create()
@@ -91,12 +92,12 @@ def toy_work(tmp_path_factory: pytest.TempPathFactory, toy_recipe: Recipe) -> Pa
 
 
 @pytest.fixture(scope="session")
-def toy_program(toy_work: Path, toy_recipe: Recipe) -> ExportedProgram:
-    """The toy teacher as PyTorch's exported program, which takes seconds to make."""
-    from fpd.pipeline.models.checkpoint import load_trained
+def toy_program(toy_work: Path) -> ExportedProgram:
+    """The toy teacher as PyTorch's exported program, which takes seconds to export."""
+    from fpd.pipeline.models.checkpoint import load_model
     from fpd.pipeline.models.export.formats import export_program
 
-    return export_program(load_trained(WorkDir(toy_work).teacher, toy_recipe, CPU))
+    return export_program(load_model(WorkDir(toy_work).teacher, CPU))
 
 
 @pytest.fixture(scope="session")
@@ -106,17 +107,17 @@ def toy_onnx(
     toy_program: ExportedProgram,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """The toy teacher as an ONNX file, and its JSON beside it."""
-    from fpd.stages import export as exporting
+    """The toy teacher as an ONNX file, with its JSON beside it."""
+    from fpd.stages import export
 
     out = tmp_path_factory.mktemp("exported") / "student.onnx"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(exporting, "export_program", lambda _: toy_program)
-        exporting.run(WorkDir(toy_work), toy_recipe, "teacher", out=out)
+        patched.setattr(export, "export_program", lambda _: toy_program)
+        export.run(WorkDir(toy_work), toy_recipe, "teacher", out=out)
     return out
 
 
 @pytest.fixture
 def work(toy_work: Path, tmp_path: Path) -> WorkDir:
-    """A copy of the toy work directory, to damage."""
+    """A copy of the toy work directory, to change."""
     return WorkDir(Path(shutil.copytree(toy_work, tmp_path / "work")))

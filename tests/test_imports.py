@@ -1,4 +1,4 @@
-"""Imports run downwards only, room by room; inside the package they are relative."""
+"""Imports run downwards only, layer by layer; inside the package they are relative."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = [
+LAYERS = [
     {"cli"},
     {"commands"},
     {"stages"},
@@ -20,7 +20,7 @@ FLOORS = [
     {"runtime"},
     {"data"},
 ]
-"""From top to bottom. Rooms of one floor know nothing of each other."""
+"""From top to bottom. Folders of one layer do not import each other."""
 
 SOURCES = [
     path
@@ -30,13 +30,13 @@ SOURCES = [
 ]
 
 
-def room_of(parts: tuple[str, ...]) -> str:
-    """The room of a module, given its path below the root, or its dotted name's parts."""
+def folder_of(parts: tuple[str, ...]) -> str:
+    """The folder of a module, given the parts of its path, or of its name, below the root."""
     inside = parts[1:] if parts[0] == "pipeline" else parts
     return inside[0].removesuffix(".py")
 
 
-def imported(path: Path) -> list[tuple[str, ...]]:
+def imported_modules(path: Path) -> list[tuple[str, ...]]:
     """The package's modules that a file imports, as parts of their names below the root."""
     folder = path.relative_to(ROOT).parts[:-1]
     modules = []
@@ -52,13 +52,11 @@ def imported(path: Path) -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_downwards(path: Path) -> None:
-    floor_of = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-    parts = path.relative_to(ROOT).parts
-    room = room_of(parts)
-    for module in imported(path):
+    layer_of = {folder: number for number, folders in enumerate(LAYERS) for folder in folders}
+    folder = folder_of(path.relative_to(ROOT).parts)
+    for module in imported_modules(path):
         if module == ("__version__",):
             continue
-        other = room_of(module)
-        if room == other == "stages":
-            assert parts[-1] == "__init__.py", f"stages meet only through files: {module}"
-        assert room == other or floor_of[other] > floor_of[room], f"{path} imports {module}"
+        other = folder_of(module)
+        assert not (folder == other == "stages"), f"stages meet only through files: {module}"
+        assert folder == other or layer_of[other] > layer_of[folder], f"{path} imports {module}"

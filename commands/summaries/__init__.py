@@ -1,1 +1,1 @@
-"""What commands print of a stage's result."""
+"""The text that commands print, made from what stages return."""

@@ -1,4 +1,4 @@
-"""What `fpd check-data` prints."""
+"""The text that `fpd check-data` prints."""
 
 from __future__ import annotations
 
@@ -6,25 +6,34 @@ from typing import Any
 
 from ...pipeline.runtime.text import align, pluralize
 
+HEADER = ["split", "samples", "images", "joints", "labeled", "unscored", "box px", "image px"]
+
 
 def describe(report: dict[str, Any]) -> str:
-    """The splits side by side, then the problems, one a line."""
-    header = ["split", "people", "images", "joints", "labeled", "no unit", "box px", "image px"]
+    """A table with a row for each split, then the problems, one a line.
+
+    Args:
+        report: what `stages.check_data.run` returns.
+    """
     rows = [
         [
-            name,
-            *(str(row[key]) for key in ("people", "images", "joints")),
-            f"{100 * row['labeled']:.1f} %",
-            str(row["unscored"]),
-            _range(row["box_px"]),
-            _range(row["image_px"]),
+            split,
+            str(counts["samples"]),
+            str(counts["images"]),
+            str(counts["labeled_joints"]),
+            f"{100 * counts['labeled']:.1f} %",
+            str(counts["unscored"]),
+            _range(counts["box_px"]),
+            _range(counts["image_px"]),
         ]
-        for name, row in report["splits"].items()
+        for split, counts in report["splits"].items()
     ]
-    faults = report["problems"]
-    verdict = f"{pluralize(len(faults), 'problem')}:" if faults else "nothing is wrong with it"
-    return "\n".join([align([header, *rows]), verdict, *faults])
+    problems = report["problems"]
+    verdict = f"{pluralize(len(problems), 'problem')}:" if problems else "no problems"
+    return "\n".join([align([HEADER, *rows]), verdict, *problems])
 
 
-def _range(spread: list[float] | None) -> str:
-    return "-" if spread is None else "{:.0f}..{:.0f}..{:.0f}".format(*spread)
+def _range(smallest_median_largest: list[float] | None) -> str:
+    if smallest_median_largest is None:
+        return "-"
+    return "..".join(f"{value:.0f}" for value in smallest_median_largest)

@@ -1,4 +1,4 @@
-"""What `fpd export` prints."""
+"""The text that `fpd export` prints."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from ...pipeline.runtime.text import pluralize
 
 
 def describe(report: dict[str, Any]) -> str:
-    """What was written and how near it is; of a quantized model, what it gained and cost."""
+    """The file and its differences from PyTorch; of a quantized model also accuracy, size and time.
+
+    Args:
+        report: what `stages.export.run` returns.
+    """
     compared = report["compared"]
     lines = [
         f"against PyTorch on {pluralize(compared['crops'], 'view')} of {compared['people']}: "
-        f"heatmaps differ by at most {compared['heatmap']:.2g}, joints by "
-        f"{compared['joint_px']:.2g} crop pixels"
+        f"heatmaps differ by at most {compared['heatmap']:.2g}, "
+        f"{_describe_joints(compared, 'joint_px', 'at most ')}"
     ]
     if "quantized" in report:
         lines += _describe_costs(report["quantized"])
@@ -21,14 +25,23 @@ def describe(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _describe_joints(difference: dict[str, Any], key: str, statistic: str) -> str:
+    """One of the joints' differences, and how many joints it is computed from."""
+    count = f"{difference['joints_compared']} of {difference['joints']} have an unambiguous peak"
+    if difference[key] is None:
+        return f"joints not compared ({count})"
+    return f"joints by {statistic}{difference[key]:.2g} crop pixels ({count})"
+
+
 def _describe_costs(costs: dict[str, Any]) -> list[str]:
     difference = costs["difference"]
     large = f"batch_{costs['timed_batch']}"
     lines = [
-        f"int8 ({costs['method']}): heatmaps differ by at most {difference['heatmap']:.2g}, joints "
-        f"by {difference['joint_px_mean']:.2g} crop pixels in the mean",
-        f"{costs['metric']} on {pluralize(costs['people'], 'person', 'people')}, milliseconds with "
-        f"{pluralize(costs['threads'], 'thread')} at batch 1 and a crop of {costs['timed_batch']}:",
+        f"int8 ({costs['method']}): heatmaps differ by at most {difference['heatmap']:.2g}, "
+        f"{_describe_joints(difference, 'joint_px_mean', 'an average of ')}",
+        f"{costs['metric']} on {pluralize(costs['people'], 'sample')}, milliseconds with "
+        f"{pluralize(costs['threads'], 'thread')} at batch 1, and a crop at batch "
+        f"{costs['timed_batch']}:",
     ]
     for kind in ("float32", "int8"):
         row = costs[kind]

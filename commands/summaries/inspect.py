@@ -1,4 +1,4 @@
-"""What `fpd inspect-cache` prints."""
+"""The text that `fpd inspect-cache` prints."""
 
 from __future__ import annotations
 
@@ -6,80 +6,101 @@ from typing import Any
 
 from ...pipeline.runtime.text import align, pluralize
 
-ROWS_SHOWN = 8
-"""Partly written views that are printed one by one."""
+PARTIAL_VIEWS_SHOWN = 8
+"""Partly written views that are listed; the rest are counted."""
+
+DIGEST_CHARACTERS = 12
+"""Of a SHA-256 digest, as many as distinguish it for a reader."""
 
 
-DIGEST_SHOWN = 12
+def describe(report: dict[str, Any]) -> str:
+    """The manifest, which shards are present, and their sizes and errors.
 
-
-def describe(found: dict[str, Any]) -> str:
-    """What `run` returns, as text."""
-    manifest = {k: v for k, v in found["manifest"].items() if k != "encoding_error"}
-    rows = [[key, _plain(value)] for key, value in manifest.items()]
-    width = max(map(len, (key for key, _ in rows)), default=0)
+    Args:
+        report: what `stages.inspect.run` returns.
+    """
+    manifest = {key: v for key, v in report["manifest"].items() if key != "encoding_error"}
+    key_width = max(map(len, manifest), default=0)
     return "\n".join(
         [
-            found["location"],
-            *(f"  {key.ljust(width)}  {value}" for key, value in rows),
+            report["location"],
+            *(f"  {key.ljust(key_width)}  {_one_line(value)}" for key, value in manifest.items()),
             "",
-            *_describe_coverage(found["coverage"], found["layout"]),
+            *_coverage_lines(report["coverage"], report["layout"]),
             "",
-            *_describe_bytes(found),
+            *_size_lines(report),
         ]
     )
 
 
-def _plain(value: Any) -> str:
-    """A value of the manifest on one line; digests cut short."""
+def describe_drawing(drawing: dict[str, Any], out: object) -> str:
+    """Where a figure was written, and how far the stored view is from the teacher's output.
+
+    Args:
+        drawing: what `stages.inspect.draw` returns.
+        out: the figure's file.
+    """
+    if drawing["error"] is None:
+        return f"written to {out} ({drawing['not_compared']})"
+    return (
+        f"written to {out}: differs from the live teacher by at most "
+        f"{100 * drawing['error']:.3g} % of a peak (bound {100 * drawing['bound']:.3g} %)"
+    )
+
+
+def _one_line(value: Any) -> str:
+    """A value of the manifest on one line; digests are shortened."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(below)}" for key, below in value.items())
+        return ", ".join(f"{key} {_one_line(item)}" for key, item in value.items())
     if isinstance(value, list):
-        return "; ".join(map(_plain, value))
+        return "; ".join(map(_one_line, value))
     text = str(value)
-    digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
-    return f"{text[:DIGEST_SHOWN]}…" if digest else text
+    is_digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
+    return f"{text[:DIGEST_CHARACTERS]}…" if is_digest else text
 
 
-def _describe_coverage(found: dict[str, Any], layout: dict[str, int]) -> list[str]:
-    partial = found["partial_views"]
-    shown = [
-        f"  view {view}: {row['present']} of {layout['shards']} shards, missing {row['missing']}"
-        for view, row in list(partial.items())[:ROWS_SHOWN]
-    ]
-    if len(partial) > ROWS_SHOWN:
-        more = pluralize(len(partial) - ROWS_SHOWN, "more view", "more views")
-        shown.append(f"  and {more} there in part")
-    return [
-        f"{found['present']} of {found['shards']} shards are there: "
+def _coverage_lines(coverage: dict[str, Any], layout: dict[str, int]) -> list[str]:
+    partial_views = coverage["partial_views"]
+    lines = [
+        f"{coverage['present']} of {coverage['shards']} shards are present: "
         f"{pluralize(layout['views'], 'view')} of {pluralize(layout['samples'], 'sample')}, "
         f"{pluralize(layout['shards'], 'shard')} a view",
-        f"  whole views: {found['whole_views'] or 'none'}",
-        *shown,
-        *([f"  not begun: {found['empty_views']}"] if found["empty_views"] else []),
+        f"  complete views: {coverage['complete_views'] or 'none'}",
     ]
+    for view, shards in list(partial_views.items())[:PARTIAL_VIEWS_SHOWN]:
+        lines.append(
+            f"  view {view}: {shards['present']} of {layout['shards']} shards, missing "
+            f"{shards['missing']}"
+        )
+    not_shown = len(partial_views) - PARTIAL_VIEWS_SHOWN
+    if not_shown > 0:
+        lines.append(f"  and {pluralize(not_shown, 'more partial view')}")
+    if coverage["empty_views"]:
+        lines.append(f"  empty views: {coverage['empty_views']}")
+    return lines
 
 
-def _describe_bytes(found: dict[str, Any]) -> list[str]:
-    size, measured = found["bytes"], found["encoding_error"]
-    if not size["total"]:
-        return ["nothing is written yet"]
-    views = size["total"] / size["a_view"]
+def _size_lines(report: dict[str, Any]) -> list[str]:
+    sizes, error = report["bytes"], report["encoding_error"]
+    if not sizes["total"]:
+        return ["no shard is written yet"]
+    views = sizes["total"] / sizes["per_view"]
     rows = [["array", "bytes a view", "MB"]]
-    rows += [[k, f"{n / views:.1f}", f"{n / 1e6:.2f}"] for k, n in size["arrays"].items()]
-    rows.append(["all", f"{size['a_view']:.1f}", f"{size['total'] / 1e6:.2f}"])
-    rows.append(
-        ["raw float16", f"{size['float16_a_view']}", f"{size['float16_a_view'] * views / 1e6:.2f}"]
-    )
+    rows += [
+        [name, f"{count / views:.1f}", f"{count / 1e6:.2f}"]
+        for name, count in sizes["arrays"].items()
+    ]
+    rows.append(["all", f"{sizes['per_view']:.1f}", f"{sizes['total'] / 1e6:.2f}"])
+    float16_megabytes = sizes["float16_per_view"] * views / 1e6
+    rows.append(["raw float16", f"{sizes['float16_per_view']}", f"{float16_megabytes:.2f}"])
+    bound = report["manifest"].get("max_error", float("nan"))
     return [
         *align(rows).splitlines(),
-        f"{size['times_smaller']:.1f} x smaller than raw float16",
+        f"{sizes['compression_ratio']:.1f} x smaller than raw float16",
         "",
-        f"error: at most {100 * measured['max_error']:.3g} % of a peak (bound "
-        f"{100 * found['manifest'].get('max_error', float('nan')):.3g} %), root mean square "
-        f"{100 * measured['mean_squared_error'] ** 0.5:.2g} %",
-        f"decoded joints moved by {measured['mean_displacement_px']:.3f} heatmap pixels in the "
-        f"mean, {measured['max_displacement_px']:.2f} at most; mean peak "
-        f"{measured['mean_peak']:.2f}",
-        f"canaries: {pluralize(found['canaries'], 'crop')} to be made again",
+        f"encoding error: at most {100 * error['max_error']:.3g} % of a peak (bound "
+        f"{100 * bound:.3g} %), root mean square {100 * error['mean_squared_error'] ** 0.5:.2g} %",
+        f"displacement of decoded joints: mean {error['mean_displacement_px']:.3f} heatmap pixels, "
+        f"at most {error['max_displacement_px']:.2f}; mean peak {error['mean_peak']:.2f}",
+        f"canaries: {pluralize(report['canaries'], 'view')} with recorded pixels",
     ]

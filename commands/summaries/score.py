@@ -11,7 +11,7 @@ from ...pipeline.runtime.text import align, pluralize
 
 
 def describe(report: dict[str, Any]) -> str:
-    """The scores in percent."""
+    """The scores of a prediction file, in percent."""
     return _describe_oks(report) if report["metric"] == "OKS" else _describe_pck(report)
 
 
@@ -20,15 +20,15 @@ def _describe_oks(report: dict[str, Any]) -> str:
     row = [name, *(percent(report["oks"][key]) for key in STATISTICS)]
     return "\n".join(
         [
-            f"OKS in percent, {report['people_predicted']} predictions of {report['people']} "
-            f"labeled {report['skeleton']}s",
+            f"OKS in percent, {pluralize(report['prediction_count'], 'prediction')} of "
+            f"{pluralize(report['samples'], 'sample')} ({report['skeleton']})",
             align([["", *STATISTICS], row]),
         ]
     )
 
 
 def _describe_pck(report: dict[str, Any]) -> str:
-    """Means, joint by joint under them, and what did not count or was wrong."""
+    """The means, the score of each joint, and notes on what did not count."""
     groups = report["groups"]
     header = ["", *groups, "mean", "unweighted", "AUC"]
     means = [report["mean"], report["mean_unweighted"], report["auc"]]
@@ -39,29 +39,29 @@ def _describe_pck(report: dict[str, Any]) -> str:
     ]
     return "\n".join(
         [
-            f"{report['metric']} in percent, {pluralize(report['people'], 'person', 'people')}: "
-            f"{report['people_scored']}",
+            f"{report['metric']} in percent, {pluralize(report['samples'], 'sample')}: "
+            f"{report['scored_samples']}",
             align([header, row]),
-            "mean: weighted by joint count; unweighted: of the joints, each counting the same; "
-            f"AUC: of the mean from 0 to {report['curve']['thresholds'][-1]:g}",
+            "mean: weighted by joint count; unweighted: each joint with the same weight; "
+            f"AUC: area under the mean from 0 to {report['curve']['thresholds'][-1]:g}",
             "",
-            align([["joint", report["metric"], "pluralize"], *joints]),
-            *_remarks(report),
+            align([["joint", report["metric"], "count"], *joints]),
+            *_notes(report),
         ]
     )
 
 
-def _remarks(report: dict[str, Any]) -> list[str]:
+def _notes(report: dict[str, Any]) -> list[str]:
     source = report["predictions"]
-    remarks = [f"predictions: {source['layout']}, first pixel at {source['first_pixel']}"]
-    if report["people_without_unit"]:
-        remarks.append(
-            f"{pluralize(report['people_without_unit'], 'person', 'people')} without a unit of "
-            "length (no head box, or a torso of which an end is missing): not pluralize"
+    notes = [f"predictions: {source['layout']}, first pixel at {source['first_pixel']}"]
+    if report["samples_without_unit"]:
+        notes.append(
+            f"{pluralize(report['samples_without_unit'], 'sample')} without a unit of length (no "
+            "head box, or a torso with a joint missing): not counted"
         )
     if report["not_finite"]:
-        remarks.append(
+        notes.append(
             f"{report['not_finite']} of {pluralize(report['joints'], 'predicted joint')} NaN or "
-            "infinite: pluralize as wrong"
+            "infinite: counted as wrong"
         )
-    return remarks
+    return notes

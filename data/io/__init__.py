@@ -1,1 +1,1 @@
-"""Files of data sets, read within stated limits."""
+"""Read images, labels, boxes and arrays from files, within stated size limits."""

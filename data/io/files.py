@@ -1,4 +1,4 @@
-"""Files that other tools or people wrote: read whole, up to a limit, or refused in one sentence."""
+"""Read files of unknown origin: whole, up to a size limit, with one-line errors."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 
 def read_bytes(path: Path, limit: int, what: str) -> bytes:
-    """A file's content.
+    """The content of a file.
 
     Args:
-        limit: the most bytes that are read into memory.
-        what: that it is taken for, as a message has it: "boxes", "a recipe".
+        limit: the largest number of bytes to read.
+        what: what the file is read as, for messages: "boxes", "a recipe".
 
     Raises:
-        ValueError: it cannot be read, or is larger.
+        ValueError: the file cannot be read, or is larger.
     """
     try:
         with path.open("rb") as file:
-            # Reading sets aside what is asked for: the limit only where a pipe tells no size.
+            # `read(n)` allocates n bytes, so n is the file's size; a pipe has none: the limit.
             size = os.fstat(file.fileno()).st_size or limit
             content = file.read(min(size, limit) + 1)
     except OSError as error:
@@ -32,10 +32,10 @@ def read_bytes(path: Path, limit: int, what: str) -> bytes:
 
 
 def parse_json(path: Path, content: bytes, what: str) -> Any:
-    """What the JSON that was read from a file says.
+    """Parse JSON that was read from `path`.
 
     Raises:
-        ValueError: it is none, or cut short.
+        ValueError: the content is not JSON, or is cut short; the message names `path` and `what`.
     """
     try:
         return json.loads(content)

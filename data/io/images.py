@@ -1,4 +1,4 @@
-"""Pixels from image files: found, checked and decoded at the size a crop needs."""
+"""Image files: checked, and decoded at the resolution that a crop needs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from PIL import Image, UnidentifiedImageError
 
 from .. import MAX_PIXELS
 
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+"""The files of a folder that are images; a file given by name may have any suffix."""
+
 MAX_FILE_BYTES = 1 << 28
 JPEG_MAGIC = b"\xff\xd8"
 JPEG_END = b"\xff\xd9"
-# Cameras may write some padding behind the end marker.
+# Some cameras write padding after the end marker.
 JPEG_TRAILER_BYTES = 4096
 CUT_SHORT = "{} is a JPEG cut short: replace or remove it"
 
-# libjpeg scales by these while decoding (fewer DCT coefficients), which is faster and an area
-# average: no aliasing when the crop is much smaller than the image.
+# libjpeg can reduce by these factors while decoding, by using fewer DCT coefficients. That is
+# faster and averages over areas: no aliasing when the crop is much smaller than the image.
 REDUCED_FLAGS = {
     8: cv2.IMREAD_REDUCED_COLOR_8,
     4: cv2.IMREAD_REDUCED_COLOR_4,
@@ -34,18 +37,18 @@ REDUCED_FLAGS = {
 
 
 class ImageFolder:
-    """Image files below one folder, which no name may lead out of.
+    """Image files below one folder.
 
-    Names come from label files that strangers wrote; links lie on the user's own disk, where data
-    sets are often linked together. So `..` and absolute names are refused, and links are followed.
-    What is at the end of one must be a regular file: a pipe or a device would never end.
+    Names come from label files, which are not trusted: absolute names and names with `..` are
+    refused. Symbolic links are followed: they are on the user's own disk, where data sets are often
+    linked together. Only regular files are opened: reading a pipe or a device might never end.
     """
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
-        """Take the files `names`, relative to `root`, without opening them.
+        """Use the files `names`, relative to `root`; none is opened yet.
 
         Raises:
-            ValueError: a name is absolute or climbs out of `root`.
+            ValueError: a name is absolute or contains `..`.
         """
         self.root = root
         self.names = tuple(names)
@@ -57,19 +60,19 @@ class ImageFolder:
         return str(self.root / self.names[index])
 
     def identity(self, index: int) -> str:
-        """Name and size in bytes: catches another or a re-encoded file, not an edit in place."""
+        """Name and size in bytes: detects a re-encoded file, but not an edit of the same size."""
         return f"{self.names[index]} {(self.root / self.names[index]).stat().st_size}"
 
     def size(self, index: int) -> tuple[int, int]:
-        """(width, height) in pixels, from the file's header and, of a JPEG, its end.
+        """(width, height) in pixels, from the file's header; a JPEG's end is checked too.
 
         Raises:
-            ValueError: there is no such file, it is no image, or a JPEG cut short.
+            ValueError: the file is missing, not an image, too large, or a JPEG cut short.
         """
         path = self.root / self.names[index]
         try:
             with warnings.catch_warnings(), _open_regular(path) as file:
-                # Pillow warns from half its own limit on; ours is below.
+                # Pillow warns above half its own limit; `MAX_PIXELS` is checked below.
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(file) as image:
                     width, height = image.size
@@ -79,9 +82,7 @@ class ImageFolder:
         except FileNotFoundError:
             raise ValueError(f"{path} is missing") from None
         except UnidentifiedImageError:
-            raise ValueError(
-                f"{path} cannot be read as an image (no format that is known)"
-            ) from None
+            raise ValueError(f"{path} cannot be read as an image (unknown format)") from None
         except (OSError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} cannot be read as an image ({error})") from None
         if width * height > MAX_PIXELS:
@@ -89,12 +90,13 @@ class ImageFolder:
         return width, height
 
     def read(self, index: int, zoom: float) -> tuple[NDArray[np.uint8], int]:
-        """Decode at the smallest of 1, 1/2, 1/4, 1/8 that is still no smaller than the crop.
+        """Decode a JPEG at the smallest of 1, 1/2, 1/4, 1/8 that keeps the crop's resolution.
 
-        Orientation tags are ignored: labels refer to the pixels as stored.
+        Other formats are never reduced. Orientation tags are ignored: labels refer to the pixels
+        as stored. See `ImageSource.read`.
 
         Raises:
-            ValueError: the file is missing, too large, cut short or cannot be decoded.
+            ValueError: the file is missing, too large, a JPEG cut short, or cannot be decoded.
         """
         path = self.root / self.names[index]
         encoded = _read_bytes(path)
@@ -113,9 +115,9 @@ class ImageFolder:
 
 
 def _open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading; a pipe is neither opened nor waited for."""
+    """Open a file for reading; a pipe or device is refused without opening it."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError(f"{path} cannot be read (no regular file)")
+        raise ValueError(f"{path} cannot be read (not a regular file)")
     return path.open("rb")
 
 
@@ -129,7 +131,7 @@ def _check_end(path: Path, file: BinaryIO) -> None:
 def _read_bytes(path: Path) -> bytes:
     try:
         with _open_regular(path) as file:
-            # Asked first: a read of up to the limit would set the limit's memory aside.
+            # `read(n)` allocates n bytes, so n is the file's size, not the limit.
             size = os.fstat(file.fileno()).st_size
             encoded = file.read(size) if size <= MAX_FILE_BYTES else b""
     except OSError as error:

@@ -1,1 +1,1 @@
-"""Readers: one file a format, each giving `SampleSet`s for the splits "train" and "test"."""
+"""Readers: one file per format, each giving `SampleSet`s for the splits "train" and "test"."""

@@ -1,23 +1,23 @@
-"""COCO person keypoints, and any file of that format with a skeleton of its own.
+"""COCO person keypoints, and other data sets in COCO's format, with their own skeletons.
 
     root/coco/annotations/person_keypoints_train2017.json   person_keypoints_val2017.json
     root/coco/images/train2017/   images/val2017/
 
     images        id, file_name
-    categories    id, name, keypoints: names of the joints, skeleton: pairs of them, from 1
+    categories    id, name, keypoints (joint names), skeleton (pairs of joint numbers, from 1)
     annotations   id, image_id, category_id, bbox (x, y, w, h), iscrowd, area,
                   keypoints (x, y, v of every joint; v = 0: not labeled)
 
-Conventions, decided here and nowhere else:
+Conventions:
 
-* Keypoints are indices of pixels from 0 (cocodataset.org, "Data format": "0-indexed location"), so
-  they are this package's coordinates as they are. (Detectron2 adds 0.5 to them because its pixel
-  centers lie at halves; HRNet and mmpose take them as they are, too.)
-* Boxes are measured from the top left corner of the image, as areas are: the center of a box lies
-  at x + w/2 - 0.5 where the center of the first pixel is 0. (HRNet and mmpose leave the half out.)
-* The crop is the square around the box, 1.25 times its longer side, as HRNet and mmpose have it at
-  square inputs.
-* Left out: crowds, boxes without area, and whoever has fewer joints than `min_keypoints`.
+* Keypoints are pixel indices from 0 (cocodataset.org, "Data format": "0-indexed location"), which
+  are this package's coordinates. (HRNet and mmpose use them unchanged, too; Detectron2 adds 0.5
+  because its pixel centers are at halves.)
+* Boxes are measured from the top left corner of the image: with the center of the first pixel at 0,
+  the center of a box is at x + w/2 - 0.5. (HRNet and mmpose omit the - 0.5.)
+* The crop is a square around the box's center, 1.25 times the box's longer side, as in HRNet and
+  mmpose with square inputs.
+* Excluded: crowds, boxes without area, and annotations with fewer than `min_keypoints` joints.
 
 Lin et al., ECCV 2014.
 """
@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, field_validator
 
-from ..io.annotations import MAX_PEOPLE, column, people_list, read_json, shared
+from ..io.annotations import MAX_SAMPLES, column, object_list, read_json, unique_images
 from ..io.images import ImageFolder
 from ..samples import SampleSet
 from ..settings import Settings
@@ -39,11 +39,11 @@ from ..skeletons import COCO, Skeleton
 
 BOX_MARGIN = 1.25
 MAX_JOINTS = 1000
-# A table of more columns than this helps nobody.
+# With more columns than this, tables have no columns of joint groups at all.
 MAX_GROUPS = 10
 THRESHOLD = 0.2
 
-# "left_eye", "eye left", "L_Eye"; "LeftEye" and "LEye".
+# The side in a joint's name: "left_eye", "eye left", "L_Eye"; "LeftEye" and "LEye".
 SIDE = re.compile(r"(?<![A-Za-z])(?i:left|right|l|r)(?![A-Za-z])|^(?:Left|Right|L|R)(?=[A-Z])")
 OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
@@ -56,18 +56,20 @@ class Coco(Settings):
     train_images: str = Field("images/train2017", description="folder in coco/")
     test_images: str = Field("images/val2017", description="folder in coco/")
     category: str | None = Field(
-        None, description="whom to take; none given: the only category that has keypoints"
+        None, description="category to use; not set: the only one with keypoints"
     )
     min_keypoints: int = Field(
-        1, ge=0, description="labeled joints a person needs; 0 takes those without any, too"
+        1,
+        ge=0,
+        description="least number of labeled joints of a sample; 0: also those without labels",
     )
     flip: tuple[tuple[str, str], ...] | None = Field(
         None,
-        description="pairs of joints that change places in the mirror; none given: those that "
-        "differ in left and right by name",
+        description="pairs of joints that a flip swaps; not set: joints whose names differ in left "
+        "and right",
     )
     sigmas: tuple[float, ...] | None = Field(
-        None, description="OKS's tolerance of each joint; none given: COCO's for COCO's joints"
+        None, description="OKS's tolerance of each joint; not set: COCO's for COCO's joints"
     )
 
     @field_validator("train", "test", "train_images", "test_images")
@@ -81,55 +83,57 @@ class Coco(Settings):
     @classmethod
     def _positive(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
         if value is not None and not all(0 < sigma <= 1 for sigma in value):
-            raise ValueError("expected shares of 0 to 1, such as COCO's 0.025 for an eye")
+            raise ValueError(
+                "expected numbers above 0 and up to 1, such as COCO's 0.025 for an eye"
+            )
         return value
 
 
 def coco(root: Path, split: str, settings: Coco) -> SampleSet:
-    """The people of one file.
+    """The samples of one split, "train" or "test".
 
     PCK's unit is the longer side of the person's box.
 
     Raises:
-        ValueError: the file is missing, damaged, or not as described above.
+        ValueError: the file is missing, damaged, or does not have the format described above.
     """
-    path, folder = location(root, split, settings)
+    path, folder = split_paths(root, split, settings)
     dataset = read(path)
-    category, skeleton = choose(path, dataset, settings)
-    wanted = [
+    category, skeleton = choose_category(path, dataset, settings)
+    annotations = [
         a
         for a in dataset["annotations"]
         if a.get("category_id") == category["id"] and not a.get("iscrowd")
     ]
-    names = [f"annotation {a.get('id')}" for a in wanted]
-    if not 1 <= len(wanted) <= MAX_PEOPLE:
+    names = [f"annotation {a.get('id')}" for a in annotations]
+    if not 1 <= len(annotations) <= MAX_SAMPLES:
         raise ValueError(
-            f"{path}: expected 1 to {MAX_PEOPLE} annotations of {category['name']!r}, found "
-            f"{len(wanted)}"
+            f"{path}: expected 1 to {MAX_SAMPLES} annotations of {category['name']!r}, found "
+            f"{len(annotations)}"
         )
-    flat_NK = column(path, wanted, "keypoints", (3 * skeleton.num_joints,), names)
-    joints_NK3 = flat_NK.reshape(len(wanted), -1, 3)
-    box_N4 = column(path, wanted, "bbox", (4,), names)
+    flat_N3K = column(path, annotations, "keypoints", (3 * skeleton.num_joints,), names)
+    joints_NK3 = flat_N3K.reshape(len(annotations), -1, 3)
+    box_N4 = column(path, annotations, "bbox", (4,), names)
     labeled_NK = joints_NK3[..., 2] > 0
-    kept = (labeled_NK.sum(1) >= settings.min_keypoints) & (box_N4[:, 2:] > 0).all(-1)
-    files = image_names(path, dataset, [wanted[i] for i in np.flatnonzero(kept)])
-    images, image_N = shared(files)
-    box_N4 = box_N4[kept]
+    kept_N = (labeled_NK.sum(1) >= settings.min_keypoints) & (box_N4[:, 2:] > 0).all(-1)
+    annotations = [annotations[i] for i in np.flatnonzero(kept_N)]
+    box_N4 = box_N4[kept_N]
+    images, image_N = unique_images(image_names(path, dataset, annotations))
     return SampleSet(
-        "coco",
-        skeleton,
-        ImageFolder(root, [f"coco/{folder}/{name}" for name in images]),
-        tuple(f"coco/{path.stem}/{wanted[i].get('id')}" for i in np.flatnonzero(kept)),
-        image_N,
-        np.where(labeled_NK[..., None], joints_NK3[..., :2], np.nan)[kept],
-        box_N4[:, :2] + box_N4[:, 2:] / 2 - 0.5,
-        BOX_MARGIN * box_N4[:, 2:].max(-1),
-        box_N4[:, 2:].max(-1),
+        name="coco",
+        skeleton=skeleton,
+        images=ImageFolder(root, [f"coco/{folder}/{name}" for name in images]),
+        ids=tuple(f"coco/{path.stem}/{a.get('id')}" for a in annotations),
+        image_N=image_N,
+        joints_NK2=np.where(labeled_NK[..., None], joints_NK3[..., :2], np.nan)[kept_N],
+        center_N2=box_N4[:, :2] + box_N4[:, 2:] / 2 - 0.5,
+        side_N=BOX_MARGIN * box_N4[:, 2:].max(-1),
+        normalizer_N=box_N4[:, 2:].max(-1),
     )
 
 
-def location(root: Path, split: str, settings: Coco) -> tuple[Path, str]:
-    """A split's annotation file, and its folder of images, relative to root/coco."""
+def split_paths(root: Path, split: str, settings: Coco) -> tuple[Path, str]:
+    """A split's annotation file, and its folder of images relative to root/coco."""
     name, images = {
         "train": (settings.train, settings.train_images),
         "test": (settings.test, settings.test_images),
@@ -138,10 +142,10 @@ def location(root: Path, split: str, settings: Coco) -> tuple[Path, str]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A file in COCO's format, its lists checked for being lists of objects.
+    """Read a file in COCO's format, and check that it has lists of objects with ids.
 
     Raises:
-        ValueError: it is missing, damaged, or of another format.
+        ValueError: the file is missing, damaged, or has another format.
     """
     missing = (
         "expected it in data.root/coco/annotations; name it with --set data.coco.train=FILE or "
@@ -151,12 +155,13 @@ def read(path: Path) -> dict[str, Any]:
     lists = ("images", "categories", "annotations")
     if not isinstance(dataset, dict) or not all(key in dataset for key in lists):
         raise ValueError(f"{path}: expected COCO's format, an object with {', '.join(lists)}")
-    names = {"images": ("id",), "categories": ("id",), "annotations": ("image_id", "category_id")}
+    id_keys = {"images": ("id",), "categories": ("id",), "annotations": ("image_id", "category_id")}
     for key in lists:
-        for row in people_list(path, dataset[key]):
-            if not all(isinstance(row.get(name), int | str) for name in names[key]):
+        for record in object_list(path, dataset[key]):
+            if not all(isinstance(record.get(id_key), int | str) for id_key in id_keys[key]):
                 raise ValueError(
-                    f"{path}: expected {' and '.join(names[key])} in all {key}, numbers or texts"
+                    f"{path}: expected {' and '.join(id_keys[key])} in all {key}, numbers or "
+                    "strings"
                 )
     return dataset
 
@@ -167,46 +172,48 @@ def image_names(
     """The file name of each annotation's image.
 
     Raises:
-        ValueError: an annotation is of an image that the file does not list.
+        ValueError: an annotation refers to an image that the file does not list.
     """
-    names = {image.get("id"): image.get("file_name") for image in dataset["images"]}
-    found = []
+    name_of_id = {image.get("id"): image.get("file_name") for image in dataset["images"]}
+    names = []
     for annotation in annotations:
-        name = names.get(annotation.get("image_id"))
+        name = name_of_id.get(annotation.get("image_id"))
         if not isinstance(name, str):
             raise ValueError(
                 f"{path}: annotation {annotation.get('id')}: expected an image with a file_name, "
                 f"found none of id {annotation.get('image_id')}"
             )
-        found.append(name)
-    return found
+        names.append(name)
+    return names
 
 
-def choose(path: Path, dataset: dict[str, Any], settings: Coco) -> tuple[dict[str, Any], Skeleton]:
-    """The category whose keypoints are wanted, and its skeleton.
+def choose_category(
+    path: Path, dataset: dict[str, Any], settings: Coco
+) -> tuple[dict[str, Any], Skeleton]:
+    """The category to use, and its skeleton.
 
     Raises:
-        ValueError: there is none, or more than one and no word of which; or its skeleton is not
-            as COCO has them.
+        ValueError: no category has keypoints, or several have and `data.coco.category` is not set;
+            or its skeleton does not have COCO's format.
     """
-    with_joints = {str(c.get("name")): c for c in dataset["categories"] if c.get("keypoints")}
+    candidates = {str(c.get("name")): c for c in dataset["categories"] if c.get("keypoints")}
     if settings.category is not None:
-        with_joints = {n: c for n, c in with_joints.items() if n == settings.category}
-    if len(with_joints) != 1:
-        named = ", ".join(str(c.get("name")) for c in dataset["categories"])[:200]
+        candidates = {n: c for n, c in candidates.items() if n == settings.category}
+    if len(candidates) != 1:
+        all_names = ", ".join(str(c.get("name")) for c in dataset["categories"])[:200]
         raise ValueError(
-            f"{path}: expected one category with keypoints, found {len(with_joints)} among: "
-            f"{named}; choose with --set data.coco.category=NAME"
+            f"{path}: expected one category with keypoints, found {len(candidates)} among: "
+            f"{all_names}; choose with --set data.coco.category=NAME"
         )
-    category = next(iter(with_joints.values()))
+    category = next(iter(candidates.values()))
     return category, _skeleton(path, category, settings)
 
 
 def _skeleton(path: Path, category: dict[str, Any], settings: Coco) -> Skeleton:
-    named = category["keypoints"]
-    joints = tuple(_plain(str(name)) for name in named) if isinstance(named, list) else ()
+    names = category["keypoints"]
+    joints = tuple(_with_spaces(str(name)) for name in names) if isinstance(names, list) else ()
     if len(set(joints)) != len(joints) or not 1 <= len(joints) <= MAX_JOINTS:
-        raise ValueError(f"{path}: expected 1 to {MAX_JOINTS} keypoints of different names")
+        raise ValueError(f"{path}: expected 1 to {MAX_JOINTS} keypoints with different names")
     sigmas = settings.sigmas
     if sigmas is not None and len(sigmas) != len(joints):
         raise ValueError(f"data.coco.sigmas: expected {len(joints)} numbers, got {len(sigmas)}")
@@ -226,40 +233,43 @@ def _skeleton(path: Path, category: dict[str, Any], settings: Coco) -> Skeleton:
     )
 
 
-def _plain(name: str) -> str:
+def _with_spaces(name: str) -> str:
     return name.replace("_", " ").strip()
 
 
 def flip_indices_of(
     joints: tuple[str, ...], flip: tuple[tuple[str, str], ...] | None
 ) -> tuple[int, ...]:
-    """For each joint, what it becomes in the mirror.
+    """`Skeleton.flip_indices` of joints.
+
+    Args:
+        flip: pairs of joints that a flip swaps; None: joints whose names differ in left and right.
 
     Raises:
-        ValueError: a pair of `flip` names a joint that there isn't, or one twice.
+        ValueError: `flip` contains an unknown joint, or one twice.
     """
-    places = {name: place for place, name in enumerate(joints)}
+    index_of = {name: index for index, name in enumerate(joints)}
     if flip is None:
-        return tuple(places.get(_other_side(name), place) for place, name in enumerate(joints))
+        return tuple(index_of.get(_other_side(name), index) for index, name in enumerate(joints))
     flip_indices = list(range(len(joints)))
-    named = [_plain(name) for pair in flip for name in pair]
-    if len(set(named)) != len(named) or not set(named) <= set(places):
+    flipped_names = [_with_spaces(name) for pair in flip for name in pair]
+    if len(set(flipped_names)) != len(flipped_names) or not set(flipped_names) <= set(index_of):
         raise ValueError(
             f"data.coco.flip: expected pairs of different joints among {', '.join(joints)[:500]}; "
             f"got {flip}"
         )
-    for one, other in zip(named[::2], named[1::2], strict=True):
-        flip_indices[places[one]], flip_indices[places[other]] = places[other], places[one]
+    for name, twin in zip(flipped_names[::2], flipped_names[1::2], strict=True):
+        flip_indices[index_of[name]], flip_indices[index_of[twin]] = index_of[twin], index_of[name]
     return tuple(flip_indices)
 
 
 def _other_side(name: str) -> str:
-    """The name with left for right and the other way round, once, in its own case."""
+    """The name with its first "left" or "right" swapped, keeping the case."""
 
     def swap(match: re.Match[str]) -> str:
-        found = match.group()
-        other = OTHER_SIDE[found.lower()]
-        return other.upper() if found.isupper() else other.title() if found.istitle() else other
+        side = match.group()
+        other = OTHER_SIDE[side.lower()]
+        return other.upper() if side.isupper() else other.title() if side.istitle() else other
 
     return SIDE.sub(swap, name, count=1)
 
@@ -277,7 +287,7 @@ def _limbs(path: Path, category: dict[str, Any], joints: int) -> tuple[tuple[int
 def _groups(
     joints: tuple[str, ...], flip_indices: tuple[int, ...]
 ) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Joints and their mirror twins, named without their side; none where they are too many."""
+    """Pairs of twins, and single joints, named without their side; empty beyond `MAX_GROUPS`."""
     groups: list[tuple[str, tuple[int, ...]]] = []
     for joint, twin in enumerate(flip_indices):
         if twin == joint:

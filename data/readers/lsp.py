@@ -1,4 +1,4 @@
-"""Leeds Sports Pose and its extension, from the folders as published.
+"""Leeds Sports Pose (LSP) and its extension (LSPET), from the folders as published.
 
     root/lsp/images/im0001.jpg ...    root/lsp/joints.mat     joints  3 x 14 x 2000
     root/lspet/images/im00001.jpg ... root/lspet/joints.mat   joints  14 x 3 x 10000
@@ -16,36 +16,39 @@ import scipy.io
 from numpy.typing import NDArray
 
 from ..io.images import ImageFolder
-from ..samples import SampleSet, boxes, normalizer_lengths
+from ..samples import SampleSet, joint_boxes, normalizer_lengths
 from ..skeletons import LSP
 
 IMAGES, TRAIN_IMAGES = 2000, 1000
 # 483/1211, 492/1436 and 670/1805 are the same photograph (byte for byte, in the data set as
-# published): a test on the second of each pair would be a test on the training set.
+# published): testing on the second of each pair would be testing on the training set.
 TEST_IMAGES_SEEN_IN_TRAINING = (1211, 1436, 1805)
-MAX_PEOPLE = 100_000
+MAX_SAMPLES = 100_000
 
-# The box around the labeled joints, widened so that hands, feet and hair are inside: the images of
-# LSP itself were cut with this factor.
+# Widens the box around the labeled joints so that hands, feet and hair are inside; the images of
+# LSP itself were cropped with this factor.
 BOX_MARGIN = 1.25
-
 
 Labels = tuple[list[str], NDArray[np.float64]]
 """Image names without suffix, relative to the root, and float64 (N, 14, 2) joints, 0-based."""
 
 
 def lsp(root: Path, split: str) -> SampleSet:
-    """LSP, person-centric labels: images 1 to 1000 are "train", the rest "test"."""
+    """LSP with person-centric labels: images 1 to 1000 are "train", the rest "test".
+
+    Raises:
+        ValueError: as `read_joints`.
+    """
     return _sample_set("lsp", root, _lsp_labels(root, split))
 
 
 def lspet(root: Path, split: str) -> SampleSet:
-    """LSP Extended, which has gaps in its labels: all for training, tested on LSP."""
+    """LSP Extended, where not every joint is labeled: all of it is "train"; "test" is LSP's."""
     return _sample_set("lspet", root, _lspet_labels(root)) if split == "train" else lsp(root, split)
 
 
 def lsp_lspet(root: Path, split: str) -> SampleSet:
-    """The usual training union of the two, tested on LSP."""
+    """The union of both training sets, as commonly used; "test" is LSP's."""
     if split != "train":
         return lsp(root, split)
     lsp_names, lsp_joints = _lsp_labels(root, "train")
@@ -56,12 +59,12 @@ def lsp_lspet(root: Path, split: str) -> SampleSet:
 
 def _lsp_labels(root: Path, split: str) -> Labels:
     joints_NK3 = read_joints(root / "lsp" / "joints.mat", rows="coordinates").transpose(2, 1, 0)
-    numbers = images_of(split, len(joints_NK3))
+    numbers = image_numbers(split, len(joints_NK3))
     return [f"lsp/im{n:04d}" for n in numbers], joints_NK3[numbers - 1, :, :2] - 1
 
 
-def images_of(split: str, count: int) -> NDArray[np.int64]:
-    """The numbers, from 1, of the images of a split, in a file of `count` people."""
+def image_numbers(split: str, count: int) -> NDArray[np.int64]:
+    """The image numbers of a split, from 1, in a file of `count` samples."""
     numbers = np.arange(1, count + 1)
     in_train = numbers <= TRAIN_IMAGES
     unseen = ~np.isin(numbers, TEST_IMAGES_SEEN_IN_TRAINING)
@@ -76,13 +79,13 @@ def _lspet_labels(root: Path) -> Labels:
 
 
 def read_joints(path: Path, rows: str) -> NDArray[np.float64]:
-    """The array `joints` of a .mat file, its shape checked before it is read.
+    """The array `joints` of a .mat file, as float64; its shape is checked before it is read.
 
     Args:
         rows: what the first axis holds: "coordinates" (3 x 14 x N) or "joints" (14 x 3 x N).
 
     Raises:
-        ValueError: it is missing, damaged, of another shape, or not finite.
+        ValueError: the file is missing or damaged, or the array has another shape or is not finite.
     """
     expected = (3, 14) if rows == "coordinates" else (14, 3)
     if not path.is_file():
@@ -93,16 +96,16 @@ def read_joints(path: Path, rows: str) -> NDArray[np.float64]:
     try:
         shapes = {name: shape for name, shape, _ in scipy.io.whosmat(path)}
         shape = shapes.get("joints", ())
-        if shape[:2] != expected or len(shape) != 3 or shape[2] > MAX_PEOPLE:
+        if shape[:2] != expected or len(shape) != 3 or shape[2] > MAX_SAMPLES:
             raise ValueError(f"expected an array 'joints' of {expected} x N, found {shapes}")
         content = scipy.io.loadmat(path, variable_names=["joints"])["joints"]
         joints = np.asarray(content, dtype=np.float64)
-    except Exception as error:  # scipy raises a dozen kinds for a damaged file
+    except Exception as error:  # SciPy raises many types for a damaged file
         raise ValueError(f"{path} cannot be read as labels: {error}") from None
     if not np.isfinite(joints).all():
-        person = int(np.argwhere(~np.isfinite(joints))[0, 2]) + 1
+        number = int(np.argwhere(~np.isfinite(joints))[0, 2]) + 1
         raise ValueError(
-            f"{path}: expected finite coordinates, found NaN or inf at person {person}"
+            f"{path}: expected finite coordinates, found NaN or inf at sample {number}"
         )
     return joints
 
@@ -110,15 +113,15 @@ def read_joints(path: Path, rows: str) -> NDArray[np.float64]:
 def _sample_set(name: str, root: Path, labels: Labels) -> SampleSet:
     ids, joints_NK2 = labels
     images = ImageFolder(root, [f"{i.replace('/', '/images/')}.jpg" for i in ids])
-    center_N2, side_N = boxes(joints_NK2, BOX_MARGIN)
+    center_N2, side_N = joint_boxes(joints_NK2, BOX_MARGIN)
     return SampleSet(
-        name,
-        LSP,
-        images,
-        tuple(ids),
-        np.arange(len(ids)),
-        joints_NK2,
-        center_N2,
-        side_N,
-        normalizer_lengths(joints_NK2, LSP),
+        name=name,
+        skeleton=LSP,
+        images=images,
+        ids=tuple(ids),
+        image_N=np.arange(len(ids)),
+        joints_NK2=joints_NK2,
+        center_N2=center_N2,
+        side_N=side_N,
+        normalizer_N=normalizer_lengths(joints_NK2, LSP),
     )

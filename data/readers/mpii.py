@@ -1,13 +1,13 @@
 """MPII Human Pose, from HRNet's and pytorch-pose's conversions of its labels.
 
     root/mpii/images/005808361.jpg ...
-    root/mpii/annot/train.json  valid.json   a list of people: image, center, scale,
+    root/mpii/annot/train.json  valid.json   a list of objects: image, center, scale,
                                              joints (16 x 2), joints_vis (16: 1 is annotated)
     root/mpii/annot/gt_valid.mat             dataset_joints (16 names), jnt_missing 16 x N,
                                              pos_gt_src 16 x 2 x N, headboxes_src 2 x 2 x N
 
-All coordinates are 1-based, centers included. Andriluka et al., CVPR 2014. The box, and the unit of
-PCKh, are those of HRNet's lib/dataset/mpii.py. Shape letters: N people, K = 16 joints.
+All coordinates are 1-based, centers included. The box and the unit of PCKh are those of HRNet's
+lib/dataset/mpii.py. Andriluka et al., CVPR 2014. Shape letters: N samples, K = 16 joints.
 """
 
 from __future__ import annotations
@@ -19,8 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..io.annotations import MAX_PEOPLE, column, numbered_ids, people_list, read_json, shared
-from ..io.arrays import arrays, describe, read, read_names
+from ..io.annotations import (
+    MAX_SAMPLES,
+    column,
+    numbered_ids,
+    object_list,
+    read_json,
+    unique_images,
+)
+from ..io.arrays import describe_shape, list_arrays, read_array, read_names
 from ..io.images import ImageFolder
 from ..samples import SampleSet, normalizer_lengths
 from ..skeletons import MPII
@@ -29,32 +36,32 @@ log = logging.getLogger("fpd")
 
 # `dataset_joints`, in the order of `MPII.joints`.
 GROUND_TRUTH_JOINTS = (
-    *("rank", "rkne", "rhip", "lhip", "lkne", "lank", "pelv", "thor", "neck", "head"),
-    *("rwri", "relb", "rsho", "lsho", "lelb", "lwri"),
-)
+    "rank", "rkne", "rhip", "lhip", "lkne", "lank", "pelv", "thor", "neck", "head",
+    "rwri", "relb", "rsho", "lsho", "lelb", "lwri",
+)  # fmt: skip
 K = len(GROUND_TRUTH_JOINTS)
 GROUND_TRUTH_SHAPES = {"jnt_missing": (K,), "pos_gt_src": (K, 2), "headboxes_src": (2, 2)}
 
-# HRNet's box, after pytorch-pose's: `scale` is in units of 200 pixels; lowered and widened so that
-# feet are inside.
+# HRNet's box, which follows pytorch-pose's: `scale` is in units of 200 pixels; the box is lowered
+# and widened so that feet are inside.
 SCALE_PX = 200.0
 LOWERED_BY_SCALE_PX = 15.0
 WIDENED = 1.25
-ABSENT = -1.0  # both coordinates of a joint that is not annotated
+MISSING = -1.0  # both coordinates of a joint that is not annotated
 
 SC_BIAS = 0.6
-"""PCKh's unit is this much of the head box's diagonal: MPII's evaluation toolkit, and HRNet."""
+"""PCKh's unit over the head box's diagonal, as in MPII's evaluation toolkit and in HRNet."""
 
 
 def mpii(root: Path, split: str) -> SampleSet:
     """HRNet's split: train.json is "train", valid.json is "test".
 
-    PCKh's unit is the head box of `gt_valid.mat` for "test"; without that file there is none, and
-    the people cannot be scored. Training people have no head boxes in these files: the length of
-    the head, from upper neck to head top, stands in for them where weights are chosen.
+    PCKh's unit of the "test" samples is from the head boxes of `gt_valid.mat`; without that file,
+    they cannot be scored. For "train" samples these files have no head boxes: the distance from
+    upper neck to head top replaces them, for the validation that selects weights.
 
     Raises:
-        ValueError: a file is missing, or is not as described above.
+        ValueError: a file is missing or does not have the format described above.
     """
     folder = root / "mpii" / "annot"
     path = folder / {"train": "train.json", "test": "valid.json"}[split]
@@ -62,85 +69,94 @@ def mpii(root: Path, split: str) -> SampleSet:
         f"expected mpii/annot/{path.name} as HRNet ships it and mpii/images/ as published; set "
         "their parent folder with --set data.root=FOLDER"
     )
-    people = people_list(path, read_json(path, missing))
-    joints_NK2 = _joints(path, people)
+    records = object_list(path, read_json(path, missing))
+    joints_NK2 = _joints(path, records)
     normalizer_N = normalizer_lengths(joints_NK2, MPII)
     if split == "test":
-        normalizer_N = head_boxes(folder / "gt_valid.mat", len(people))
+        normalizer_N = head_box_normalizers(folder / "gt_valid.mat", len(records))
     return sample_set(
         root,
-        path.stem,
-        [str(person.get("image", "")) for person in people],
-        joints_NK2,
-        column(path, people, "center", (2,)),
-        column(path, people, "scale", ()),
-        normalizer_N,
+        prefix=path.stem,
+        image_names=[str(record.get("image", "")) for record in records],
+        joints_NK2=joints_NK2,
+        position_N2=column(path, records, "center", (2,)),
+        scale_N=column(path, records, "scale", ()),
+        normalizer_N=normalizer_N,
     )
 
 
 def sample_set(
     root: Path,
+    *,
     prefix: str,
-    names: list[str],
+    image_names: list[str],
     joints_NK2: NDArray[np.float64],
     position_N2: NDArray[np.float64],
     scale_N: NDArray[np.float64],
     normalizer_N: NDArray[np.float64],
 ) -> SampleSet:
-    """MPII's people in HRNet's boxes.
+    """Samples of MPII with HRNet's boxes.
 
     Args:
-        prefix: of the people's ids: what tells apart those of different files.
-        names: of their images, in root/mpii/images.
-        joints_NK2: 0-based pixels, NaN where a joint is not annotated.
-        position_N2: MPII's `objpos`, 1-based pixels, neither lowered nor widened.
-        scale_N: MPII's `scale`, in units of `SCALE_PX`.
-        normalizer_N: PCKh's units, pixels.
+        prefix: of the sample ids, distinct for each label file.
+        image_names: each sample's image, a file name in root/mpii/images.
+        joints_NK2: float64, 0-based pixels, NaN where a joint is not annotated.
+        position_N2: MPII's `objpos`, float64, 1-based pixels, before the box is lowered.
+        scale_N: MPII's `scale`, float64, in units of `SCALE_PX`, before the box is widened.
+        normalizer_N: PCKh's units, float64, pixels.
     """
-    images, image_N = shared(names)
+    images, image_N = unique_images(image_names)
     center_N2 = position_N2 - 1
     center_N2[:, 1] += LOWERED_BY_SCALE_PX * scale_N
     return SampleSet(
-        "mpii",
-        MPII,
-        ImageFolder(root, [f"mpii/images/{name}" for name in images]),
-        numbered_ids(f"mpii/{prefix}", names),
-        image_N,
-        joints_NK2,
-        center_N2,
-        scale_N * SCALE_PX * WIDENED,
-        normalizer_N,
+        name="mpii",
+        skeleton=MPII,
+        images=ImageFolder(root, [f"mpii/images/{name}" for name in images]),
+        ids=numbered_ids(f"mpii/{prefix}", image_names),
+        image_N=image_N,
+        joints_NK2=joints_NK2,
+        center_N2=center_N2,
+        side_N=scale_N * SCALE_PX * WIDENED,
+        normalizer_N=normalizer_N,
     )
 
 
-def _joints(path: Path, people: list[dict[str, Any]]) -> NDArray[np.float64]:
+def _joints(path: Path, records: list[dict[str, Any]]) -> NDArray[np.float64]:
     """0-based (N, K, 2); NaN where a joint is not annotated."""
-    joints_NK2 = column(path, people, "joints", (K, 2))
-    annotated_NK = column(path, people, "joints_vis", (K,)) == 1
-    annotated_NK &= ~(joints_NK2 == ABSENT).all(-1)
+    joints_NK2 = column(path, records, "joints", (K, 2))
+    annotated_NK = column(path, records, "joints_vis", (K,)) == 1
+    annotated_NK &= ~(joints_NK2 == MISSING).all(-1)
     return np.where(annotated_NK[..., None], joints_NK2 - 1, np.nan)
 
 
-def head_boxes(path: Path, people: int) -> NDArray[np.float64]:
-    """PCKh's units; NaN, and a warning, where there is no file."""
+def head_box_normalizers(path: Path, count: int) -> NDArray[np.float64]:
+    """PCKh's units of `count` samples, float64 (N,), pixels, from the file `gt_valid.mat`.
+
+    NaN, and a warning is logged, if the file is missing.
+
+    Raises:
+        ValueError: the file is damaged, or has another number of samples.
+    """
     if not path.is_file():
         log.warning("%s is missing: without head boxes, PCKh cannot be computed", path)
-        return np.full(people, np.nan)
-    unit_N = read_ground_truth(path)[1]
-    if len(unit_N) != people:
-        raise ValueError(f"{path}: expected {people} people, as in the labels, found {len(unit_N)}")
-    return unit_N
+        return np.full(count, np.nan)
+    normalizer_N = read_ground_truth(path)[1]
+    if len(normalizer_N) != count:
+        raise ValueError(
+            f"{path}: expected {count} samples, as in the labels, found {len(normalizer_N)}"
+        )
+    return normalizer_N
 
 
 def read_ground_truth(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Labels and units of `gt_valid.mat`.
+    """Joints and PCKh's units from `gt_valid.mat`.
 
     Returns:
         (joints, units): float64 (N, K, 2), 1-based pixels, NaN where a joint is missing; float64
-        (N,), pixels, 0 where a person has no head box.
+        (N,), pixels, 0 where a sample has no head box.
 
     Raises:
-        ValueError: the file is not as described above.
+        ValueError: the file is damaged or does not have the format described above.
     """
     names = read_names(path, "dataset_joints", K)
     if names != GROUND_TRUTH_JOINTS:
@@ -155,21 +171,21 @@ def read_ground_truth(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float
     joints_NK2 = np.where(labeled_NK1, position_K2N.transpose(2, 0, 1), 0.0)
     bad_N = ~(np.isfinite(joints_NK2).all((1, 2)) & np.isfinite(heads_22N).all((0, 1)))
     if bad_N.any():
-        person = int(np.flatnonzero(bad_N)[0]) + 1
+        number = int(np.flatnonzero(bad_N)[0]) + 1
         raise ValueError(
-            f"{path}: expected finite coordinates, found NaN or inf at person {person}"
+            f"{path}: expected finite coordinates, found NaN or inf at sample {number}"
         )
     unit_N = SC_BIAS * np.linalg.norm(heads_22N[1] - heads_22N[0], axis=0)
     return np.where(labeled_NK1, joints_NK2, np.nan), unit_N
 
 
 def _ground_truth_arrays(path: Path) -> list[NDArray[np.float64]]:
-    found = arrays(path)
-    shapes = {name: found[name].shape for name in GROUND_TRUTH_SHAPES if name in found}
+    arrays = list_arrays(path)
+    shapes = {name: arrays[name].shape for name in GROUND_TRUTH_SHAPES if name in arrays}
     fits = all(shapes.get(name, ())[:-1] == s for name, s in GROUND_TRUTH_SHAPES.items())
     counts = {shape[-1] for shape in shapes.values() if shape}
-    if not fits or len(counts) != 1 or not 1 <= max(counts) <= MAX_PEOPLE:
-        expected = ", ".join(f"{n} {describe(s)} x N" for n, s in GROUND_TRUTH_SHAPES.items())
-        listed = ", ".join(f"{n} {describe(s)}" for n, s in shapes.items())
+    if not fits or len(counts) != 1 or not 1 <= max(counts) <= MAX_SAMPLES:
+        expected = ", ".join(f"{n} {describe_shape(s)} x N" for n, s in GROUND_TRUTH_SHAPES.items())
+        listed = ", ".join(f"{n} {describe_shape(s)}" for n, s in shapes.items())
         raise ValueError(f"{path}: expected {expected}, found {listed or 'none of them'}")
-    return [read(path, found[name]) for name in GROUND_TRUTH_SHAPES]
+    return [read_array(path, arrays[name]) for name in GROUND_TRUTH_SHAPES]

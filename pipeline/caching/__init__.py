@@ -1,1 +1,1 @@
-"""Filling a heatmap store: locally or on a Dask cluster."""
+"""Fills a heatmap store, in this process or on a Dask cluster."""

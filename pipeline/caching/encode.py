@@ -1,4 +1,4 @@
-"""What the teacher says of views, as floats and as stored.
+"""The teacher's heatmaps of views, encoded as the store holds them.
 
 Shape letters: B batch, S crop side, K joints, H and W heatmap height and width.
 """
@@ -23,69 +23,83 @@ from ..store.compression import FAINT_PEAK
 from ..store.writer import Shard
 
 Columns = dict[str, NDArray[Any]]
+"""Values of consecutive views, by name, with the views along the first axis."""
 
 
 def encode_batches(
     predictor: HeatmapPredictor, batches: Iterable[Mapping[str, Tensor]], max_error: float
 ) -> Iterator[Columns]:
-    """What the teacher says of each batch, encoded on its device.
+    """Run the teacher on each batch, and encode its heatmaps on its device.
+
+    Args:
+        batches: of views: "crop", uint8 (B, S, S, 3) RGB, and "parameters".
+        max_error: largest error of a stored pixel, as a share of its map's peak.
 
     Yields:
-        "heatmaps", "steps", "peaks", "parameters" as stored, "cost" of storing them (see `cost`),
-        and "crop", uint8 (B, S, S, 3).
+        "heatmaps", "steps", "peaks" and "parameters" as stored, "encoding_error" (see
+        `encoding_error`), and "crop".
+
+    Raises:
+        ValueError: a batch does not fit into memory.
     """
     for batch in batches:
         views = len(batch["crop"])
-        room = explain_out_of_memory(
-            f"the teacher, asked about {pluralize(views, 'view')} at once,",
-            f"--set store.batch_size={max(1, views // 2)} asks about fewer",
+        out_of_memory_explained = explain_out_of_memory(
+            f"the teacher's pass over {pluralize(views, 'view')}",
+            f"--set store.batch_size={max(1, views // 2)} takes fewer at once",
         )
-        with room, torch.inference_mode():  # not around the yield: it would be on elsewhere
+        # Not around the yield, where inference mode would stay on in the caller.
+        with out_of_memory_explained, torch.inference_mode():
             heatmaps = predictor(batch["crop"])
-            coded = compress(heatmaps, max_error)
+            compressed = compress(heatmaps, max_error)
             columns = {
-                "heatmaps": coded.coefficients.cpu().numpy(),
-                "steps": coded.steps.cpu().numpy(),
-                "peaks": coded.peaks.cpu().numpy(),
+                "heatmaps": compressed.coefficients.cpu().numpy(),
+                "steps": compressed.steps.cpu().numpy(),
+                "peaks": compressed.peaks.cpu().numpy(),
                 "parameters": batch["parameters"].numpy(),
-                "cost": cost(heatmaps, coded).cpu().double().numpy(),
+                "encoding_error": encoding_error(heatmaps, compressed).cpu().double().numpy(),
                 "crop": batch["crop"].numpy(),
             }
         yield columns
 
 
-def cost(heatmaps_BKHW: Tensor, coded: CompressedHeatmaps) -> Tensor:
-    """What storing maps changes.
+def encoding_error(heatmaps_BKHW: Tensor, compressed: CompressedHeatmaps) -> Tensor:
+    """The difference between the heatmaps and what the store returns for them.
 
     Returns:
-        float32 (B, K, 3): largest error and mean squared error, as shares of the peak (of
-        `FAINT_PEAK` where that is higher), and displacement of the decoded joint in heatmap pixels
-        (NaN: the map is too faint to show one).
+        float32 (B, K, 3): the largest error and the mean squared error, as shares of the peak (of
+        `FAINT_PEAK` if that is higher), and the displacement of the decoded joint in heatmap pixels
+        (NaN for maps fainter than that).
     """
-    wanted = heatmaps_BKHW.clamp_min(0)
-    kept = decompress(coded.coefficients, coded.steps, wanted.shape[-1])
-    unit = coded.peaks.float().clamp_min(FAINT_PEAK)[..., None, None]
-    share = (kept - wanted).abs() / unit
-    moved = (decode(kept)[0] - decode(wanted)[0]).norm(dim=-1)
-    moved = torch.where(coded.peaks > FAINT_PEAK, moved, torch.nan)
-    return torch.stack([share.amax((-2, -1)), share.square().mean((-2, -1)), moved], dim=-1)
+    expected = heatmaps_BKHW.clamp_min(0)
+    stored = decompress(compressed.coefficients, compressed.steps, expected.shape[-1])
+    unit = compressed.peaks.float().clamp_min(FAINT_PEAK)[..., None, None]
+    error = (stored - expected).abs() / unit
+    displacement = (decode(stored)[0] - decode(expected)[0]).norm(dim=-1)
+    displacement = torch.where(compressed.peaks > FAINT_PEAK, displacement, torch.nan)
+    return torch.stack([error.amax((-2, -1)), error.square().mean((-2, -1)), displacement], dim=-1)
 
 
-def take_canaries(part: Columns, first_row: int, rows: int) -> list[Canary]:
-    """The canaries among a batch, whose crops are let go of: a shard's would fill the memory.
+def take_canaries(columns: Columns, first_row: int, shard_rows: int) -> list[Canary]:
+    """Make the canaries of a batch, and remove its crops: a shard's crops would fill the memory.
 
     Args:
-        first_row: the batch's first row in its shard.
-        rows: of the shard.
+        columns: of the batch; "crop" is removed.
+        first_row: the row of the shard that the batch starts at.
+        shard_rows: number of rows of the shard.
     """
-    crops = part.pop("crop")
-    inside = range(first_row, first_row + len(crops))
-    return [make_canary(row, crops[row - first_row]) for row in canary_rows(rows) if row in inside]
+    crops = columns.pop("crop")
+    batch_rows = range(first_row, first_row + len(crops))
+    return [
+        make_canary(row, crops[row - first_row])
+        for row in canary_rows(shard_rows)
+        if row in batch_rows
+    ]
 
 
-def make_shard(view: int, shard: int, parts: list[Columns], canaries: list[Canary]) -> Shard:
-    """A shard of the batches that make it up, their canaries taken out."""
-    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+def make_shard(view: int, shard: int, batches: list[Columns], canaries: list[Canary]) -> Shard:
+    """Join a shard's batches, from which `take_canaries` has removed the crops."""
+    joined = {key: np.concatenate([columns[key] for columns in batches]) for key in batches[0]}
     return Shard(
         view,
         shard,
@@ -93,19 +107,21 @@ def make_shard(view: int, shard: int, parts: list[Columns], canaries: list[Canar
         joined["steps"],
         joined["peaks"],
         joined["parameters"],
-        measured=summary(joined["cost"], joined["peaks"]),
+        encoding_error=summarize_errors(joined["encoding_error"], joined["peaks"]),
         canaries=canaries,
     )
 
 
-def summary(cost_NK3: NDArray[np.float64], peaks_NK: NDArray[np.float16]) -> dict[str, float]:
-    """The errors of many views in a few numbers."""
-    largest, squared, moved = np.moveaxis(cost_NK3, -1, 0)
-    shown = moved[~np.isnan(moved)]
+def summarize_errors(
+    errors_NK3: NDArray[np.float64], peaks_NK: NDArray[np.float16]
+) -> dict[str, float]:
+    """Summarize many views: maxima and means of `encoding_error`, and the mean peak."""
+    max_errors, squared_errors, displacements = np.moveaxis(errors_NK3, -1, 0)
+    displacements = displacements[~np.isnan(displacements)]
     return {
-        "max_error": float(largest.max()),
-        "mean_squared_error": float(squared.mean()),
-        "max_displacement_px": float(shown.max(initial=0.0)),
-        "mean_displacement_px": float(shown.mean()) if shown.size else 0.0,
+        "max_error": float(max_errors.max()),
+        "mean_squared_error": float(squared_errors.mean()),
+        "max_displacement_px": float(displacements.max(initial=0.0)),
+        "mean_displacement_px": float(displacements.mean()) if displacements.size else 0.0,
         "mean_peak": float(peaks_NK.astype(np.float64).mean()),
     }

@@ -1,4 +1,4 @@
-"""A cached view as a picture: crop, labels, heatmaps, and how far they are from the live teacher.
+"""Draws a cached view: crop, labels, heatmaps, and their difference from the live teacher's.
 
 Shape letters: S crop side, K joints, H and W heatmap height and width.
 """
@@ -19,13 +19,13 @@ from ..runtime import palette
 from ..runtime.files import atomic
 from ..runtime.palette import CROP_UNDER_HEAT, FIRE_256x4
 
-JOINTS_A_ROW = 7
+JOINTS_PER_ROW = 7
 TILE_INCHES = 1.55
 PANEL_INCHES = 3.3
 MARGIN_INCHES = 0.45
-"""On the left of each row of joints, for its name."""
+"""Left of each row of joints, for the row's name."""
 
-HEAT = ListedColormap(FIRE_256x4)
+HEATMAP_COLORS = ListedColormap(FIRE_256x4)
 RIMMED = [withStroke(linewidth=3, foreground="black")]
 LABEL = {
     "color": palette.LABEL,
@@ -50,26 +50,27 @@ PEAK_MARK = {
     "linestyle": "",
 }
 
-FAINTEST = 1e-6  # so that a map of zeros has a scale
+MIN_SCALE = 1e-6
+"""Top of the color scale of a map of zeros."""
 
 
 @dataclass(frozen=True)
 class CachedFigure:
-    """A view, its labels, and what the teacher says of it.
+    """A view, its labels and its heatmaps.
 
     Attributes:
-        title: a line or more about it.
+        title: one line or more.
         crop_SS3: uint8 RGB.
-        labels_K2: float (x, y) in crop pixels; NaN where not labeled.
-        decoded_K2: float (x, y) in crop pixels, of the cached heatmaps; NaN where too faint.
-        joints: their names.
-        limbs: pairs of joints to join with lines.
-        cached_KHW: float32, 0 and above.
-        peaks_K: the teacher's peaks, as stored.
-        max_error: what a pixel may be off by, as a share of its map's peak.
-        live_KHW: float32, what the teacher says now; None: not asked.
-        errors_KHW: float32, cached less live (0 where live is below 0), as shares of the peaks;
-            None: not known.
+        labels_K2: float (x, y) in crop pixels; NaN if not labeled.
+        decoded_K2: float (x, y) in crop pixels, from the cached heatmaps; NaN if too faint.
+        joints: names of the joints.
+        limbs: pairs of joint indices to connect with lines.
+        cached_KHW: float32, at least 0.
+        peaks_K: float, the teacher's peaks, as stored.
+        max_error: the store's bound on the error of a pixel, as a share of its map's peak.
+        live_KHW: float32, the output of the teacher now; None: the teacher was not run.
+        errors_KHW: float32, cached minus live heatmaps (live values below 0 count as 0), as shares
+            of the peaks; None: the teacher was not run.
     """
 
     title: str
@@ -86,42 +87,47 @@ class CachedFigure:
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
-        """Where crop and heatmaps both lie, in crop pixels: left, right, bottom, top."""
+        """Edges of the crop and of the heatmaps in crop pixels: left, right, bottom, top."""
         edge = len(self.crop_SS3) - 0.5
         return (-0.5, edge, edge, -0.5)
 
 
 def draw(view: CachedFigure, path: Path) -> None:
-    """Draw a view to a file: all joints above, one by one below. PNG, or what the name ends in.
+    """Draw a view to a file: all joints together at the top, each joint by itself below.
+
+    Args:
+        path: its suffix is the format; without one, PNG.
 
     Raises:
-        ValueError: the name ends in a format that matplotlib does not write.
+        ValueError: matplotlib cannot write that format.
     """
     rows = ["cached"]
     if view.live_KHW is not None:
         rows += ["live teacher", "difference"]
-    blocks = -(-len(view.joints) // JOINTS_A_ROW)
+    blocks = -(-len(view.joints) // JOINTS_PER_ROW)
     below = blocks * (len(rows) * TILE_INCHES + 0.3)
-    width = JOINTS_A_ROW * TILE_INCHES + MARGIN_INCHES
+    width = JOINTS_PER_ROW * TILE_INCHES + MARGIN_INCHES
     above = PANEL_INCHES + 0.8
     figure = Figure(figsize=(width, above + below), dpi=130)
     figure.set_layout_engine("constrained", h_pad=0.07)
     halves: Any = figure.subfigures(2, 1, height_ratios=[above, below])
     top, bottom = halves
     top.suptitle(view.title, fontsize=10)
-    _draw_together(top, view)
+    _draw_all_joints(top, view)
     for block, part in enumerate(np.atleast_1d(bottom.subfigures(blocks, 1))):
-        first = block * JOINTS_A_ROW
-        _draw_apart(part, view, rows, range(first, min(first + JOINTS_A_ROW, len(view.joints))))
+        first = block * JOINTS_PER_ROW
+        _draw_each_joint(
+            part, view, rows, range(first, min(first + JOINTS_PER_ROW, len(view.joints)))
+        )
     with atomic(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower() or "png")
 
 
-def _draw_together(figure: Any, view: CachedFigure) -> None:
-    """Labels; cached maps; the live teacher's and the largest error, where they are known."""
+def _draw_all_joints(figure: Any, view: CachedFigure) -> None:
+    """Draw labels and cached heatmaps; also the live heatmaps and the largest errors, if given."""
     panels = 2 if view.live_KHW is None else 4
     axes, below = figure.subplots(2, panels, squeeze=False, height_ratios=[1, 0.04])
-    top = float(view.cached_KHW.max(initial=FAINTEST))
+    top = float(view.cached_KHW.max(initial=MIN_SCALE))
     axes[0].set_title("labels", fontsize=9)
     _show_crop(axes[0], view, dark=False)
     _mark_labels(axes[0], view)
@@ -129,26 +135,28 @@ def _draw_together(figure: Any, view: CachedFigure) -> None:
     below[0].plot([], [], **LABEL_MARK, linestyle="", label="label")
     below[0].plot([], [], **PEAK_MARK, label="decoded from the cached heatmap")
     below[0].legend(loc="center", fontsize=8, frameon=False)
-    axes[1].set_title("cached: the highest of all joints", fontsize=9)
+    axes[1].set_title("cached: maximum over joints", fontsize=9)
     _show_crop(axes[1], view)
     shown = _show_map(axes[1], view, view.cached_KHW.max(0), top)
     axes[1].plot(*view.decoded_K2.T, **PEAK_MARK)
-    _bar(figure, below[1], shown, "heatmap")
+    _draw_colorbar(figure, below[1], shown, "heatmap")
     if view.live_KHW is not None and view.errors_KHW is not None:
         axes[2].set_title("live teacher", fontsize=9)
         _show_crop(axes[2], view)
-        _bar(figure, below[2], _show_map(axes[2], view, view.live_KHW.max(0), top), "heatmap")
+        _draw_colorbar(
+            figure, below[2], _show_map(axes[2], view, view.live_KHW.max(0), top), "heatmap"
+        )
         errors, bound = 100 * np.abs(view.errors_KHW), 100 * view.max_error
-        axes[3].set_title("difference: the largest of all joints", fontsize=9)
+        axes[3].set_title("difference: maximum over joints", fontsize=9)
         shown = axes[3].imshow(errors.max(0), extent=view.extent, vmin=0, vmax=bound)
         axes[3].set_axis_off()
         text = f"% of the peak: at most {errors.max():.3g}, bound {bound:.3g}"
-        _bar(figure, below[3], shown, text)
+        _draw_colorbar(figure, below[3], shown, text)
 
 
-def _draw_apart(figure: Any, view: CachedFigure, rows: list[str], joints: range) -> None:
-    """Joint by joint, each map relative to its own peak."""
-    axes = figure.subplots(len(rows), JOINTS_A_ROW, squeeze=False)
+def _draw_each_joint(figure: Any, view: CachedFigure, rows: list[str], joints: range) -> None:
+    """Draw each joint's maps, relative to their own peak."""
+    axes = figure.subplots(len(rows), JOINTS_PER_ROW, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for column, joint in enumerate(joints):
@@ -169,19 +177,19 @@ def _draw_joint(axis: Any, view: CachedFigure, row: str, joint: int) -> None:
         error = 100 * view.errors_KHW[joint]
         bound = 100 * view.max_error
         axis.imshow(error, extent=view.extent, cmap="RdBu_r", vmin=-bound, vmax=bound)
-        axis.set_title(f"{np.abs(error).max():.3g} % off", fontsize=7, pad=2)
+        axis.set_title(f"at most {np.abs(error).max():.3g} %", fontsize=7, pad=2)
         return
     _show_crop(axis, view)
     maps = view.cached_KHW if row == "cached" else view.live_KHW
     assert maps is not None
-    _show_map(axis, view, maps[joint], max(float(view.peaks_K[joint]), FAINTEST))
+    _show_map(axis, view, maps[joint], max(float(view.peaks_K[joint]), MIN_SCALE))
     axis.plot(*view.labels_K2[joint], linestyle="", **LABEL_MARK)
     if row == "cached":
         axis.plot(*view.decoded_K2[joint], **PEAK_MARK)
 
 
 def _show_crop(axis: Any, view: CachedFigure, *, dark: bool = True) -> None:
-    """The crop, darkened and without color where heatmaps come over it; the axes keep to it."""
+    """Draw the crop, dark and gray if heatmaps are drawn over it; the axes are limited to it."""
     crop = view.crop_SS3
     if dark:
         gray = (CROP_UNDER_HEAT * crop.mean(-1, keepdims=True)).astype(np.uint8)
@@ -194,7 +202,12 @@ def _show_crop(axis: Any, view: CachedFigure, *, dark: bool = True) -> None:
 
 def _show_map(axis: Any, view: CachedFigure, heatmap_HW: NDArray[np.float32], top: float) -> Any:
     return axis.imshow(
-        heatmap_HW, extent=view.extent, cmap=HEAT, vmin=0, vmax=top, interpolation="nearest"
+        heatmap_HW,
+        extent=view.extent,
+        cmap=HEATMAP_COLORS,
+        vmin=0,
+        vmax=top,
+        interpolation="nearest",
     )
 
 
@@ -204,7 +217,7 @@ def _mark_labels(axis: Any, view: CachedFigure) -> None:
     axis.plot(*view.labels_K2.T, **{**LABEL, "linestyle": ""})
 
 
-def _bar(figure: Any, axis: Any, shown: Any, label: str) -> None:
+def _draw_colorbar(figure: Any, axis: Any, shown: Any, label: str) -> None:
     bar = figure.colorbar(shown, cax=axis, orientation="horizontal")
     bar.set_label(label, fontsize=8)
     axis.set_facecolor("black")

@@ -1,7 +1,8 @@
-"""Making shards: one loader reads ahead, the teacher encode_batches, a thread writes behind.
+"""Fills a store from this process.
 
-That is one process's way. Of `encode_shards` and `next_shard`, tasks on a cluster are made, too
-(`cluster/`).
+`encode_shards` reads the views of all shards ahead, runs the teacher and encodes its heatmaps,
+batch by batch; `collect_shard` joins a shard's batches; `fill` writes each shard in another thread
+while the teacher continues. A cluster's workers use the first two as well (`worker.py`).
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from ..store import Layout, Shard, StoreWriter
 from ..store.canaries import Canary
 from .encode import Columns, encode_batches, make_shard, take_canaries
 
-STOPPED = "caching stopped; whole shards are kept, the same command makes the rest"
+STOPPED = "caching stopped; complete shards are kept, the same command makes the rest"
 
 SHARDS_IN_FLIGHT = 2
-"""Shards that wait to be written while the teacher is on the next one."""
+"""Shards that may wait to be written while the teacher runs on the next one."""
 
 
 def fill(
@@ -41,12 +42,12 @@ def fill(
     samples: SampleSet,
     device: torch.device,
 ) -> None:
-    """Make shards, whatever is there of them.
+    """Make shards and write them, replacing any that exist.
 
-    However it ends, shards that the teacher was done with are written first.
+    Shards that are complete when an error or a signal comes are still written.
 
     Args:
-        tasks: (view, shard) of each.
+        tasks: the (view, shard) to make.
 
     Raises:
         Interrupted: after a signal.
@@ -60,9 +61,10 @@ def fill(
         tqdm(total=total, desc="cache-heatmaps", unit="view", leave=False, disable=None) as bar,
         ThreadPoolExecutor(1, "shard-writer") as writers,
     ):
-        said = _watched(encode_shards(layout, tasks, predictor, recipe, samples, device), bar, stop)
+        batches = encode_shards(layout, tasks, predictor, recipe, samples, device)
+        batches = _until_stopped(batches, bar, stop)
         for view, shard in tasks:
-            content = next_shard(said, layout, view, shard)
+            content = collect_shard(batches, layout, view, shard)
             writing.append(writers.submit(writer.write, content))
             if len(writing) > SHARDS_IN_FLIGHT:
                 writing.pop(0).result()
@@ -81,42 +83,44 @@ def encode_shards(
     device: torch.device,
     reading_threads: int = 0,
 ) -> Iterator[Columns]:
-    """The teacher's answers to all views of some shards, batch by batch (see `answers`).
+    """Read the views of some shards, run the teacher and encode its heatmaps, batch by batch.
 
     Args:
-        tasks: (view, shard) of each.
-        reading_threads: threads that read ahead; none: the recipe's loader reads.
+        tasks: (view, shard) of each; no batch has views of two shards.
+        reading_threads: number of threads to read with; 0: the recipe's loader reads.
+
+    Returns:
+        The batches, in the order of the tasks (see `encode_batches`).
     """
-    size = recipe.store.batch_size
-    keys = [batch for view, shard in tasks for batch in _batches(layout, view, shard, size)]
-    views = stored_views(recipe, samples)
-    loader: Iterable[Mapping[str, Tensor]] = (
-        read_in_threads(views, keys, reading_threads)
-        if reading_threads
-        else make_loader(
+    views, batch_size = stored_views(recipe, samples), recipe.store.batch_size
+    keys = [batch for view, shard in tasks for batch in _batches(layout, view, shard, batch_size)]
+    batches: Iterable[Mapping[str, Tensor]]
+    if reading_threads:
+        batches = read_in_threads(views, keys, reading_threads)
+    else:
+        batches = make_loader(
             views, keys, device, workers=recipe.loader.workers, prefetch=recipe.loader.prefetch
         )
-    )
-    return encode_batches(predictor, loader, recipe.store.max_error)
+    return encode_batches(predictor, batches, recipe.store.max_error)
 
 
 def read_in_threads(
     views: Views, batches: Iterable[list[Key]], threads: int
 ) -> Iterator[Mapping[str, Tensor]]:
-    """The same batches as a loader's, in order, each read by one of several threads.
+    """Read the same batches as a loader, in order, each in one of several threads.
 
-    For processes of many threads, such as Dask's workers: a loader's processes, forked there, were
-    seen to hang. OpenCV lets other threads run while it decodes and warps.
+    For processes with several threads, such as Dask's workers, where a loader's forked processes
+    were seen to hang. OpenCV releases the GIL while it decodes and warps.
     """
-    waiting = iter(batches)
+    unread = iter(batches)
     with ThreadPoolExecutor(threads, "reader") as readers:
-        ahead = deque(readers.submit(_read, views, keys) for keys in islice(waiting, threads + 1))
+        reading = deque(readers.submit(_read, views, keys) for keys in islice(unread, threads + 1))
         try:
-            while ahead:
-                yield ahead.popleft().result()
-                ahead.extend(readers.submit(_read, views, keys) for keys in islice(waiting, 1))
+            while reading:
+                yield reading.popleft().result()
+                reading.extend(readers.submit(_read, views, keys) for keys in islice(unread, 1))
         finally:
-            for future in ahead:
+            for future in reading:
                 future.cancel()
 
 
@@ -125,21 +129,21 @@ def _read(views: Views, keys: list[Key]) -> Mapping[str, Tensor]:
     return batch
 
 
-def next_shard(said: Iterator[Columns], layout: Layout, view: int, shard: int) -> Shard:
-    """Put the next answers together, as many as a shard has."""
+def collect_shard(batches: Iterator[Columns], layout: Layout, view: int, shard: int) -> Shard:
+    """Take the next batches of an iterator, as many as a shard has, and join them."""
     parts: list[Columns] = []
     canaries: list[Canary] = []
     rows, done = len(layout.rows(shard)), 0
     while done < rows:
-        parts.append(next(said))
+        parts.append(next(batches))
         canaries += take_canaries(parts[-1], done, rows)
         done += len(parts[-1]["peaks"])
     return make_shard(view, shard, parts, canaries)
 
 
-def _watched(said: Iterable[Columns], bar: tqdm[Any], stop: Stop) -> Iterator[Columns]:
-    """The same encode_batches, pluralize, up to a signal."""
-    for columns in said:
+def _until_stopped(batches: Iterable[Columns], bar: tqdm[Any], stop: Stop) -> Iterator[Columns]:
+    """The same batches, counted on the progress bar, until a signal."""
+    for columns in batches:
         bar.update(len(columns["peaks"]))
         yield columns
         if stop.is_set():
@@ -147,6 +151,6 @@ def _watched(said: Iterable[Columns], bar: tqdm[Any], stop: Stop) -> Iterator[Co
 
 
 def _batches(layout: Layout, view: int, shard: int, size: int) -> list[list[Key]]:
-    """A shard's views, cut the same way whatever else is missing: the same bytes every time."""
+    """Split a shard's views into batches, always alike: its bytes may depend on the batches."""
     rows = layout.rows(shard)
     return [[(i, view) for i in rows[start : start + size]] for start in range(0, len(rows), size)]

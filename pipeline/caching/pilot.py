@@ -1,7 +1,6 @@
-"""A pilot: what a few dozen views take, in bytes and seconds, with nothing written.
+"""A pilot run: measures bytes and seconds of a few dozen views, in memory.
 
-The views go through the real teacher, the real encoder and the real codecs at the recipe's
-settings, into memory.
+The views pass through the teacher, the encoder and the codecs with the recipe's settings.
 """
 
 from __future__ import annotations
@@ -30,41 +29,48 @@ from ..store.coverage import sealed
 from ..store.reader import CRC32C_BYTES
 from ..store.schema import ARRAYS
 from ..store.writer import Shard, encode_shard
-from .encode import Columns, encode_batches, make_shard, summary, take_canaries
+from .encode import Columns, encode_batches, make_shard, summarize_errors, take_canaries
 
 TIMED_VIEWS = 48
 
 INDEX_BYTES = 16
-"""Of a shard's index, a view: offset and size."""
+"""Size of an entry of a shard's index: offset and size of a view, uint64 each."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes on disk: of a view in all arrays, of a row of padding, of a shard's receipt."""
+    """Bytes on disk.
+
+    Attributes:
+        view: of a view of a sample, in all arrays.
+        padding: of a row of padding, in all arrays.
+        receipt: of a shard's receipt.
+    """
 
     view: float
-    blank: float
+    padding: float
     receipt: float
 
 
 @dataclass(frozen=True)
 class Pilot:
-    """What a few dozen views took. Seconds are a view's.
+    """The measurements of a pilot run. Seconds are per view.
 
     Attributes:
+        views: number of views measured.
         spread_bytes: standard deviation of a view's size.
-        measured: errors, as in a shard's receipt.
-        read_s: reading and cutting a crop, in one process.
-        teacher_s: the teacher's passes over it.
-        encode_s, compress_s: coding its answer where the teacher runs, and compressing it.
-        workers: reading processes; 0: the reading is done between the teacher's passes.
-        on_cpu: the teacher runs there, and compression takes its cores.
+        encoding_error: as in a shard's receipt.
+        read_s: to read and crop, in one process.
+        teacher_s: the teacher's passes.
+        encode_s, compress_s: to encode the heatmaps on the teacher's device, and to compress them.
+        workers: number of loader processes; 0: views are read between the teacher's passes.
+        on_cpu: whether the teacher runs on the CPU, and competes with compression for its cores.
     """
 
     views: int
     sizes: Sizes
     spread_bytes: float
-    measured: dict[str, float]
+    encoding_error: dict[str, float]
     read_s: float
     teacher_s: float
     encode_s: float
@@ -74,11 +80,14 @@ class Pilot:
 
     @property
     def cache_s(self) -> float:
-        """Seconds a view: readers, and beside a GPU the compressing thread, do not hold it up."""
-        taught = self.teacher_s + self.encode_s + (self.compress_s if self.on_cpu else 0)
+        """Seconds per view of caching, in which the slowest of the parallel parts decides.
+
+        Loader processes run in parallel to the teacher; so does compression if that is on a GPU.
+        """
+        device_s = self.teacher_s + self.encode_s + (self.compress_s if self.on_cpu else 0)
         if not self.workers:
-            return max(self.read_s + taught, self.compress_s)
-        return max(self.read_s / self.workers, taught, self.compress_s)
+            return max(self.read_s + device_s, self.compress_s)
+        return max(self.read_s / self.workers, device_s, self.compress_s)
 
 
 def run_pilot(
@@ -88,43 +97,43 @@ def run_pilot(
     layout: Layout,
     device: torch.device,
 ) -> Pilot:
-    """Send views spread over the samples through teacher, encoder and compression, in memory.
+    """Run teacher, encoder and compression on views spread over the samples, in memory.
 
-    The first batch is for warming up, and is not pluralize.
+    The first batch is a warm-up, and is not measured.
     """
     batches = pilot_keys(len(samples), recipe.store.batch_size)
-    watch = Stopwatch(device)
+    stopwatch = Stopwatch(device)
     encode_all(predictor, recipe, samples, device, batches[:1], Stopwatch(device))
-    joined = encode_all(predictor, recipe, samples, device, batches[1:], watch)
-    sizes, view_bytes = measure_sizes(joined, layout, watch)
+    joined = encode_all(predictor, recipe, samples, device, batches[1:], stopwatch)
+    sizes, view_bytes = measure_sizes(joined, layout, stopwatch)
     count = len(joined["peaks"])
-    seconds = {name: total / count for name, total in watch.seconds.items()}
+    seconds = {name: total / count for name, total in stopwatch.seconds.items()}
     return Pilot(
         views=count,
         sizes=sizes,
         spread_bytes=float(np.std(view_bytes)),
-        measured=summary(joined["cost"], joined["peaks"]),
+        encoding_error=summarize_errors(joined["encoding_error"], joined["peaks"]),
         read_s=seconds["read"],
         teacher_s=seconds["teacher"],
-        encode_s=seconds["answer"] - seconds["teacher"],
+        encode_s=seconds["encode"] - seconds["teacher"],
         compress_s=seconds["compress"],
         workers=loader_workers(recipe.loader.workers, device),
         on_cpu=device.type == "cpu",
     )
 
 
-def pilot_keys(samples: int, batch: int) -> list[list[Key]]:
-    """Batches of views spread evenly over the samples: one to warm up, the others to time.
+def pilot_keys(samples: int, batch_size: int) -> list[list[Key]]:
+    """Batches of views spread evenly over the samples: one to warm up, the others to measure.
 
-    Each view has another number, so that few samples do not give the same view twice.
+    All view numbers differ, so that no view comes twice, however few samples there are.
     """
-    count = 1 + math.ceil(TIMED_VIEWS / batch)
-    keys = [(i * samples // (count * batch), i) for i in range(count * batch)]
-    return [keys[first::count] for first in range(count)]
+    batches = 1 + math.ceil(TIMED_VIEWS / batch_size)
+    keys = [(i * samples // (batches * batch_size), i) for i in range(batches * batch_size)]
+    return [keys[start::batches] for start in range(batches)]
 
 
 class Stopwatch:
-    """Seconds by name, of what runs on a device: `with watch("read"): ...`."""
+    """Adds up seconds by name, synchronizing a GPU: `with stopwatch("read"): ...`."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -148,54 +157,54 @@ def encode_all(
     samples: SampleSet,
     device: torch.device,
     batches: Sequence[Sequence[Key]],
-    watch: Stopwatch,
+    stopwatch: Stopwatch,
 ) -> Columns:
-    """What the teacher says of batches of views, joined; "read", "answer" and "teacher" timed.
+    """Encode batches of views and join them.
 
-    The teacher's time is part of the answer's, the rest of which is encoding.
+    The stopwatch adds up "read", "encode" and, which is part of that, "teacher".
     """
-    timed = partial(_timed, predictor, watch)
+    timed_predictor = partial(_predict_timed, predictor, stopwatch)
     views = stored_views(recipe, samples)
     parts: list[Columns] = []
     for keys in batches:
-        with watch("read"):
+        with stopwatch("read"):
             batch = default_collate([views[key] for key in keys])
-        with watch("answer"):
-            parts += encode_batches(timed, [batch], recipe.store.max_error)
+        with stopwatch("encode"):
+            parts += encode_batches(timed_predictor, [batch], recipe.store.max_error)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _timed(predictor: HeatmapPredictor, watch: Stopwatch, crop_BSS3: Tensor) -> Tensor:
-    with watch("teacher"):
+def _predict_timed(predictor: HeatmapPredictor, stopwatch: Stopwatch, crop_BSS3: Tensor) -> Tensor:
+    with stopwatch("teacher"):
         return predictor(crop_BSS3)
 
 
 def measure_sizes(
-    joined: Columns, layout: Layout, watch: Stopwatch
+    joined: Columns, layout: Layout, stopwatch: Stopwatch
 ) -> tuple[Sizes, NDArray[np.int64]]:
-    """Write shards to memory: what a view, a row of padding and a receipt take.
+    """Compress shards in memory, as long as there are rows for whole ones; "compress" is timed.
 
     Returns:
         The sizes; and int64 (N,), the bytes of each view's heatmaps.
     """
     rows = min(layout.shard_samples, len(joined["peaks"]))
     layout = replace(layout, shard_samples=rows)
-    total, receipts, view_bytes = 0, 0, []
+    total_bytes, receipt_bytes, view_bytes = 0, 0, []
     for start in range(0, len(joined["peaks"]) - rows + 1, rows):
         part = {name: values[start : start + rows] for name, values in joined.items()}
-        with watch("compress"):
+        with stopwatch("compress"):
             canaries = take_canaries(part, 0, rows)
             shard = make_shard(0, 0, [part], canaries)
             columns = _encoded(shard.columns(), layout)
-        total += sum(map(len, columns.values()))
-        receipts += _receipt_bytes(shard)
+        total_bytes += sum(map(len, columns.values()))
+        receipt_bytes += _receipt_bytes(shard)
         view_bytes.append(_chunk_bytes(columns["heatmaps"], rows))
     padding = _encoded({name: v[:0] for name, v in shard.columns().items()}, layout)
     shards = len(view_bytes)
     sizes = Sizes(
-        view=total / (shards * rows),
-        blank=sum(map(len, padding.values())) / rows,
-        receipt=receipts / shards,
+        view=total_bytes / (shards * rows),
+        padding=sum(map(len, padding.values())) / rows,
+        receipt=receipt_bytes / shards,
     )
     return sizes, np.concatenate(view_bytes)
 
@@ -209,7 +218,7 @@ def _receipt_bytes(shard: Shard) -> int:
     receipt = {
         "arrays": arrays,
         "canaries": shard.canaries,
-        "encoding_error": shard.measured,
+        "encoding_error": shard.encoding_error,
         "samples": len(shard.peaks_SK),
         "shard": shard.shard,
         "view": shard.view,
@@ -218,6 +227,6 @@ def _receipt_bytes(shard: Shard) -> int:
 
 
 def _chunk_bytes(shard: bytes, rows: int) -> NDArray[np.int64]:
-    """Size of each inner chunk, from the index at the end of a shard."""
+    """Size of each inner chunk: int64 (rows,), from the index at the end of a shard."""
     index = shard[-(rows * INDEX_BYTES + CRC32C_BYTES) : -CRC32C_BYTES]
     return np.frombuffer(index, "<u8").reshape(rows, 2)[:, 1].astype(np.int64)

@@ -1,7 +1,8 @@
-"""What a worker does with one shard. Runs on any machine that sees the store and the images.
+"""The task of a Dask worker: it makes one shard. It runs on any machine that can read the images
+and write the store.
 
-A task may run twice, even at once, after its worker was lost from sight: a shard that is whole is
-left as it is, and one that is made again has the same bytes.
+A task may run twice, even at the same time, after its worker seemed lost. That is harmless: a
+complete shard is left as it is, and a shard that is made again has the same bytes.
 """
 
 from __future__ import annotations
@@ -26,35 +27,36 @@ from ..runtime.device import loader_workers
 from ..runtime.diff import differences
 from ..runtime.files import versions
 from ..store import (
-    Files,
     Layout,
     Receipt,
+    Storage,
     check_manifest,
-    files_at,
+    complete_receipt,
+    open_storage,
     read_manifest,
     served_layout,
-    whole_receipt,
     write_shard,
 )
 from ..store.manifest import Manifest
 from ..teachers import load_teacher, parse
 from ..workdir import WorkDir
-from .fill import encode_shards, next_shard
+from .fill import collect_shard, encode_shards
 
-RUNS_KEPT = 2
-"""Teachers and data sets a worker keeps: a cluster may serve two commands in turn."""
+CONTEXTS_KEPT = 2
+"""Number of commands whose teacher and data set a worker keeps loaded."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every task of a command is told: plain, small, and all that its shards depend on.
+    """What all tasks of a command share: small, picklable, and everything its shards depend on.
 
     Attributes:
-        recipe, manifest: JSON; the manifest is the one the store must have.
-        store, teacher: places as seen from any working directory: a folder or URL, a folder.
+        recipe, manifest: JSON; the store must have this manifest.
+        store: absolute path or URL.
+        teacher: absolute path of its folder.
         device: as given to `--device`.
-        share_gpus: worker number i takes GPU i, i + count, ... of its machine.
-        work: what messages put after `-w`.
+        share_gpus: see `runtime.dask_cluster.worker_device`.
+        work_options: what follows `-w` in the commands of messages.
     """
 
     recipe: str
@@ -63,79 +65,79 @@ class Job:
     teacher: str
     device: str
     share_gpus: bool
-    work: str
+    work_options: str
 
 
 def make_job(
-    work: WorkDir, recipe: Recipe, files: Files, manifest: Manifest, workers: Workers
+    work: WorkDir, recipe: Recipe, storage: Storage, manifest: Manifest, workers: Workers
 ) -> Job:
-    """The job of a command."""
+    """Make the job of a command; its paths are made absolute."""
     settings = absolute_settings(recipe)
     settings["store"]["teachers"] = [parse(name).absolute for name in recipe.store.teachers]
     return Job(
         recipe=json.dumps(settings),
         manifest=json.dumps(manifest),
-        store=str(Path(str(files)).absolute()) if files.is_local else str(files),
+        store=str(Path(str(storage)).absolute()) if storage.is_local else str(storage),
         teacher=str(work.teacher.path.absolute()),
         device=workers.device,
-        share_gpus=workers.start_here,
-        work=work.named(recipe),
+        share_gpus=workers.starts_workers,
+        work_options=work.command_options(recipe),
     )
 
 
 def make(job: Job, view: int, shard: int) -> Receipt:
-    """Make one shard, unless it is whole; the task.
+    """Make one shard, unless it is complete. This is the task.
 
     Raises:
-        TaskFailed: whatever went wrong.
+        TaskFailed: on any error.
     """
     try:
-        files, layout = _open(job)
-        found = whole_receipt(files, layout, view, shard)
-        return found or _make(job, layout, view, shard)
-    except Exception as error:  # of any kind: a machine of many has to be named
-        plain = isinstance(error, ValueError | OSError)
-        reason = str(error) if plain else f"{type(error).__name__}: {error}"
+        storage, layout = _open_store(job)
+        receipt = complete_receipt(storage, layout, view, shard)
+        return receipt or _encode_and_write(job, layout, view, shard)
+    except Exception as error:  # of any kind, to report the machine
+        is_sentence = isinstance(error, ValueError | OSError)
+        reason = str(error) if is_sentence else f"{type(error).__name__}: {error}"
         raise TaskFailed(f"{socket.gethostname()}: {reason}") from error
 
 
-def _make(job: Job, layout: Layout, view: int, shard: int) -> Receipt:
-    bench = _bench(job)
-    said = encode_shards(
+def _encode_and_write(job: Job, layout: Layout, view: int, shard: int) -> Receipt:
+    context = _context(job)
+    batches = encode_shards(
         layout,
         [(view, shard)],
-        bench.predictor,
-        bench.recipe,
-        bench.samples,
-        bench.device,
-        bench.reading_threads,
+        context.predictor,
+        context.recipe,
+        context.samples,
+        context.device,
+        context.reading_threads,
     )
-    content = next_shard(said, layout, view, shard)
-    # Looked at again: since then the command may have been stopped, and the store made anew.
-    files, layout = _open(job)
-    return whole_receipt(files, layout, view, shard) or write_shard(files, layout, content)
+    content = collect_shard(batches, layout, view, shard)
+    # Opened again: the command may have been stopped in the meantime, and the store replaced.
+    storage, layout = _open_store(job)
+    return complete_receipt(storage, layout, view, shard) or write_shard(storage, layout, content)
 
 
-def _open(job: Job) -> tuple[Files, Layout]:
-    """The store, and the part of it that the job is about.
+def _open_store(job: Job) -> tuple[Storage, Layout]:
+    """Open the store, and return the layout of the part that the job fills.
 
     Raises:
-        ValueError: this machine sees none, or another one.
+        ValueError: this machine cannot see the store, or sees another one.
     """
-    files, expected = files_at(job.store), json.loads(job.manifest)
-    if not files.exists():
+    storage, expected = open_storage(job.store), json.loads(job.manifest)
+    if not storage.exists():
         raise ValueError(
-            f"expected the store at {files}, found none: workers need it on a disk that all of "
+            f"expected the store at {storage}, found none: workers need it on a disk that all of "
             "them share, or behind a URL (--store)"
         )
-    found = read_manifest(files)
-    check_manifest(files, expected, found, job.work)
-    return files, served_layout(expected, found, json.loads(job.recipe)["store"]["views"])
+    manifest = read_manifest(storage)
+    check_manifest(storage, expected, manifest, job.work_options)
+    return storage, served_layout(expected, manifest, json.loads(job.recipe)["store"]["views"])
 
 
 @dataclass(frozen=True)
-class _Bench:
-    """What a worker keeps from shard to shard."""
+class _Context:
+    """What a worker keeps loaded from shard to shard."""
 
     recipe: Recipe
     samples: SampleSet
@@ -147,37 +149,46 @@ class _Bench:
 _loading = threading.Lock()
 
 
-def _bench(job: Job) -> _Bench:
-    with _loading:  # two threads of a worker share one
-        return _load_bench(job)
+def _context(job: Job) -> _Context:
+    with _loading:  # the two threads of a GPU's worker share one context
+        return _load_context(job)
 
 
-@lru_cache(RUNS_KEPT)
-def _load_bench(job: Job) -> _Bench:
-    """Data set and teacher, checked against the manifest.
+@lru_cache(CONTEXTS_KEPT)
+def _load_context(job: Job) -> _Context:
+    """Load the data set and the teacher, and check them against the manifest.
 
     Raises:
-        ValueError: this machine has others, or other versions of what decides their bits.
+        ValueError: this machine has another data set or teacher, or other versions of the packages
+            that heatmaps depend on.
     """
     recipe, manifest = Recipe.model_validate_json(job.recipe), json.loads(job.manifest)
     _check("versions of the packages", manifest["versions"], versions(), "install the same")
     samples = load(recipe.data, "train")
     teacher = ModelDir(Path(job.teacher))
     source = load_teacher(teacher, recipe, samples.skeleton)
-    place = ", ".join(recipe.store.teachers) or str(teacher.weights)
-    expected, found = manifest["teacher"]["sha256"], source.entry["sha256"]
-    _check(f"teacher {place}", expected, found, "let all workers see the same files")
-    advice = "let all workers see the same images and labels"
-    _check("data set", manifest["datasets"][-1], samples.fingerprint(), advice)
+    teacher_files = ", ".join(recipe.store.teachers) or str(teacher.weights)
+    _check(
+        f"teacher {teacher_files}",
+        manifest["teacher"]["sha256"],
+        source.entry["sha256"],
+        "let all workers see the same files",
+    )
+    _check(
+        "data set",
+        manifest["datasets"][-1],
+        samples.fingerprint(),
+        "let all workers see the same images and labels",
+    )
     device = worker_device(job.device, share_gpus=job.share_gpus)
     predictor = source.predictor(device)
-    # Beside a GPU reading has threads of its own; beside a CPU, other workers use the time.
+    # With a GPU, threads read ahead; on a CPU, other workers use the cores in the meantime.
     threads = loader_workers(recipe.loader.workers, device) if device.type == "cuda" else 0
     recipe = recipe.model_copy(update={"loader": Loader(workers=0)})
-    return _Bench(recipe, samples, predictor, device, threads)
+    return _Context(recipe, samples, predictor, device, threads)
 
 
 def _check(what: str, expected: object, found: object, advice: str) -> None:
     different = differences(expected, found)
     if different:
-        raise ValueError(f"another {what} than the command's: {'; '.join(different)}; {advice}")
+        raise ValueError(f"expected the command's {what}: {'; '.join(different)}; {advice}")

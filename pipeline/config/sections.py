@@ -37,7 +37,7 @@ class Training(Settings):
 
     model: AnyModel = HourglassSettings()
     epochs: int = Field(130, ge=1, description="the paper, section 4: MPII 130, LSP 70")
-    batch_size: int = Field(16, ge=1, description="views a step, over all processes")
+    batch_size: int = Field(16, ge=1, description="views per step, over all processes")
     optimizer: Literal["adamw", "rmsprop"] = Field(
         "adamw", description="PyTorch's, with its defaults but for the settings below"
     )
@@ -67,8 +67,8 @@ class Training(Settings):
     grad_accum_steps: int = Field(
         1,
         ge=1,
-        description="parts in which a process passes its share of a batch through the network, one "
-        "after another: less memory; batch statistics are of one part",
+        description="number of parts in which each process passes its share of a batch through the "
+        "network, one after another, to save memory; batch statistics are those of one part",
     )
     clip_grad_norm: float | None = Field(
         None,
@@ -79,8 +79,8 @@ class Training(Settings):
         None,
         gt=0,
         lt=1,
-        description="score and keep an exponential moving average of the weights, with this decay a "
-        "step; 0.999 averages over about 1000 steps; null: the weights themselves",
+        description="score and keep an exponential moving average of the weights, with this decay "
+        "per step; 0.999 averages over about 1000 steps; null: the weights themselves",
     )
     patience: int | None = Field(
         None,
@@ -91,7 +91,7 @@ class Training(Settings):
         True,
         description="under torchrun: batch statistics over the views of all processes, so that the "
         "result does not depend on their number; false is faster, and accurate enough with 16 or "
-        "more views a process",
+        "more views per process",
     )
 
     @property
@@ -112,8 +112,8 @@ class Student(Training):
     alpha: float = Field(0.5, ge=0, le=1, description="weight of the teacher in the loss, eq. 5")
     teacher_scale: Literal["unit", "raw"] | Annotated[float, Field(ge=0, le=1)] = Field(
         "unit",
-        description="unit: scale each teacher map to peak 1. raw: use it as it is (eq. 4). A number "
-        "between: the peak becomes its own power with this exponent, from 0 (unit) to 1 (raw)",
+        description="unit: scale each teacher map to peak 1. raw: use it as it is (eq. 4). A "
+        "number between: the new peak is the old one to this power, from 0 (unit) to 1 (raw)",
     )
     peak_floor: float = Field(
         0.1,
@@ -187,7 +187,7 @@ class Store(Settings):
         "both ways. Only where augmentation.flip is on",
     )
     shard_samples: int = Field(512, ge=1, le=65536, description="samples in a file")
-    batch_size: int = Field(32, ge=1, description="views in a forward pass of the teacher")
+    batch_size: int = Field(32, ge=1, description="views in one forward pass of the teacher")
     location: str | None = Field(
         None, description="folder or fsspec URL; null: heatmaps.zarr in the work directory"
     )
@@ -232,12 +232,12 @@ class TestTimeAugmentation(Settings):
 
 
 class Monitor(Settings):
-    """What a run shows while it trains (docs/monitoring.md). It does not change the weights."""
+    """What a run records while it trains (docs/monitoring.md). The weights do not depend on it."""
 
     contact_sheet_every: int = Field(
         5,
         ge=0,
-        description="epochs between contact sheets; the first and the last epoch have one, too; 0: "
+        description="epochs between contact sheets; the first and the last epoch also have one; 0: "
         "none",
     )
     contact_sheet_samples: int = Field(8, ge=1, le=64, description="rows of a contact sheet")
@@ -247,7 +247,7 @@ class Monitor(Settings):
 
 
 SWEPT = ("student.", "targets.", "store.views")
-"""What a sweep may vary: all students of one sweep learn from one store."""
+"""The settings that a sweep may vary; its students share one store."""
 
 
 class Sweep(Settings):
@@ -259,7 +259,9 @@ class Sweep(Settings):
     points: dict[str, dict[str, Any]] = Field(
         {}, description="named students, each with settings by dotted key; crossed with the grid"
     )
-    seeds: int = Field(3, ge=1, le=1000, description="runs of each, from student.seed 0 on")
+    seeds: int = Field(
+        3, ge=1, le=1000, description="runs of each student, with student.seed from 0 on"
+    )
     folds: int | None = Field(
         None,
         ge=2,

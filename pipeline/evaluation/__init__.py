@@ -1,1 +1,1 @@
-"""Scores: predictions, PCK, OKS, and the report."""
+"""Evaluation of trained models: inference, PCK and OKS, prediction files, and the report."""

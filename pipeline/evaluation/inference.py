@@ -1,9 +1,10 @@
-"""A trained network's joints for every person of a set.
+"""Inference: a trained network's joints for every sample of a data set.
 
-With the flip test, each answer is averaged with its mirrored twin; with several scales, the answers
-to crops of several sizes are averaged on the plain crop's heatmap.
+With the flip test, each heatmap is averaged with that of the flipped crop. With several scales, the
+heatmaps of crops of several sizes are averaged on the grid of the unscaled crop's heatmap.
 
-Shape letters: N samples, B people in a batch, F scales, K joints, H and W heatmap height and width.
+Shape letters: N samples, B samples in a batch, F scales, K joints, H and W height and width of a
+heatmap.
 """
 
 from __future__ import annotations
@@ -31,51 +32,52 @@ from ..runtime.loader import Key, in_batches, make_loader
 from ..runtime.memory import explain_out_of_memory
 from .pck import Pck, pck
 
-BATCH = 32
-"""Crops in a pass, and people in a batch."""
+BATCH_SIZE = 32
+"""Samples in a batch, and at most as many crops in a forward pass."""
 
 NO_TTA = TestTimeAugmentation()
-"""One pass a person."""
+"""One pass per sample."""
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """What a network says of a set.
+class PredictedJoints:
+    """A model's predictions for all samples of a data set.
 
     Attributes:
         joints_NK2: float64 (x, y), pixels of the original images.
-        peaks_NK: float64, height of each heatmap's highest pixel: how sure the network is.
-        silent: joints (by number) that it has no answer for: they are NaN, and do not count.
+        peaks_NK: float64, height of each heatmap's highest pixel: the model's confidence.
+        uncovered: indices of joints that the model does not predict. They are NaN with a peak of
+            0, and do not count in any score.
     """
 
     joints_NK2: NDArray[np.float64]
     peaks_NK: NDArray[np.float64]
-    silent: tuple[int, ...] = ()
+    uncovered: tuple[int, ...] = ()
 
-    def without(self, silent: tuple[int, ...]) -> Predicted:
-        """The same, with no answer for some joints."""
+    def without_joints(self, uncovered: tuple[int, ...]) -> PredictedJoints:
+        """A copy in which these joints, by index, are marked as not predicted."""
         joints_NK2, peaks_NK = self.joints_NK2.copy(), self.peaks_NK.copy()
-        joints_NK2[:, silent], peaks_NK[:, silent] = np.nan, 0
-        return Predicted(joints_NK2, peaks_NK, silent)
+        joints_NK2[:, uncovered], peaks_NK[:, uncovered] = np.nan, 0
+        return PredictedJoints(joints_NK2, peaks_NK, uncovered)
 
-    def labels(self, labeled_NK2: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Those labels that its answers can be held against; the others NaN."""
+    def comparable_labels(self, labeled_NK2: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A copy of the labels in which joints that are not predicted are NaN."""
         labels_NK2 = labeled_NK2.copy()
-        labels_NK2[:, self.silent] = np.nan
+        labels_NK2[:, self.uncovered] = np.nan
         return labels_NK2
 
 
 def check_skeleton(model: TrainedModel, samples: SampleSet) -> None:
-    """Refuse to score a model on joints in another order than its heatmaps.
+    """Check that a model predicts the data set's joints, in its order.
 
     Raises:
-        ValueError: naming both.
+        ValueError: it does not.
     """
-    own, wanted = model.skeleton.joints, samples.skeleton.joints
-    if own != wanted:
+    model_joints, data_joints = model.skeleton.joints, samples.skeleton.joints
+    if model_joints != data_joints:
         raise ValueError(
-            f"{model.name} predicts {', '.join(own)}; {samples.name} has {', '.join(wanted)}: "
-            "expected the same joints in the same order"
+            f"{model.name} predicts {', '.join(model_joints)}; {samples.name} has "
+            f"{', '.join(data_joints)}: expected the same joints in the same order"
         )
 
 
@@ -87,16 +89,19 @@ def predict(
     group: ProcessGroup = SINGLE_PROCESS,
     stop: Stop | None = None,
     tta: TestTimeAugmentation = NO_TTA,
-) -> Predicted:
-    """Joints of each person, by a network, which is left in the mode it is found in.
+) -> PredictedJoints:
+    """Predict the joints of all samples with a network.
+
+    The network runs in `eval()` and is returned to the mode it was in.
 
     Args:
-        group: the processes that share the work; each gets the whole result.
-        stop: looked at after every batch.
-        tta: whether to average over the mirror, and over which scales.
+        recipe: its geometry is the network's.
+        group: the processes that share the work; each returns the whole result.
+        stop: checked after every batch.
+        tta: whether to average over flipped crops, and over which scales.
 
     Raises:
-        Interrupted: in all processes, where `stop` was set in any.
+        Interrupted: in all processes, if `stop` is set in any of them.
     """
     predictor = make_predictor(
         network, device, samples.skeleton.flip_indices if tta.flip_test else None
@@ -104,12 +109,12 @@ def predict(
     training = network.training
     network.eval()
     try:
-        return predict_by(predictor, recipe, samples, device, group, stop, tta.scales)
+        return predict_with(predictor, recipe, samples, device, group, stop, tta.scales)
     finally:
         network.train(training)
 
 
-def predict_by(
+def predict_with(
     predictor: HeatmapPredictor,
     recipe: Recipe,
     samples: SampleSet,
@@ -117,25 +122,27 @@ def predict_by(
     group: ProcessGroup = SINGLE_PROCESS,
     stop: Stop | None = None,
     scales: Sequence[float] = NO_TTA.scales,
-) -> Predicted:
-    """Joints of each person, by whatever maps crops to heatmaps; as `predict`."""
-    people = group.share(range(len(samples)))
-    found = torch.zeros(*samples.joints_NK2.shape[:2], 3, dtype=torch.float64)
-    other = "another machine" if device.type == "cpu" else "--device cpu"
-    advice = f"free some, or use {other}"
+) -> PredictedJoints:
+    """Predict the joints of all samples with any function from crops to heatmaps; see `predict`."""
+    indices = group.share(range(len(samples)))
+    keypoints_NK3 = torch.zeros(*samples.joints_NK2.shape[:2], 3, dtype=torch.float64)
+    alternative = "another machine" if device.type == "cpu" else "--device cpu"
+    advice = f"free some, or use {alternative}"
     with (
-        explain_out_of_memory(f"a pass of up to {BATCH} crops on {device}", advice),
+        explain_out_of_memory(f"a pass of up to {BATCH_SIZE} crops on {device}", advice),
         torch.inference_mode(),
     ):
-        for index, answer in _answers(predictor, recipe, samples, people, device, scales):
-            found[index] = answer
+        for batch_indices, batch_keypoints_BK3 in _predict_batches(
+            predictor, recipe, samples, indices, device, scales
+        ):
+            keypoints_NK3[batch_indices] = batch_keypoints_BK3
             if stop is not None and stop.is_set():
                 break
-    number = int(group.highest([0 if stop is None else stop.signal])[0])
-    if number:
-        raise Interrupted("scoring stopped", number)
-    found_NK3 = np.asarray(group.sum(found).numpy())
-    return Predicted(found_NK3[..., :2], found_NK3[..., 2])
+    signal_number = int(group.max([0 if stop is None else stop.signal])[0])
+    if signal_number:
+        raise Interrupted("scoring stopped", signal_number)
+    gathered_NK3 = np.asarray(group.sum(keypoints_NK3).numpy())
+    return PredictedJoints(gathered_NK3[..., :2], gathered_NK3[..., 2])
 
 
 def score(
@@ -146,22 +153,51 @@ def score(
     group: ProcessGroup = SINGLE_PROCESS,
     stop: Stop | None = None,
 ) -> Pck:
-    """PCK of a network on a set, one pass a person; see `predict`."""
+    """PCK of a network on a data set, with one pass per sample; see `predict`."""
     joints_NK2 = predict(network, recipe, samples, device, group, stop).joints_NK2
     return pck(joints_NK2, samples.joints_NK2, samples.normalizer_N, samples.skeleton)
 
 
-def _answers(
+def score_exported(runner: ModelRunner, recipe: Recipe, samples: SampleSet) -> Pck:
+    """PCK of an exported model on a data set, with one pass per sample.
+
+    Args:
+        runner: from crops, uint8 (B, S, S, 3), to joints in pixels of the crop.
+        recipe: its geometry is the model's.
+    """
+    views = Views(samples, recipe.geometry, Augmentation(), 0)
+    keys = [
+        [(index, CENTER_CROP) for index in indices]
+        for indices in in_batches(range(len(samples)), BATCH_SIZE)
+    ]
+    batches: list[NDArray[np.float64]] = []
+    for batch in make_loader(
+        views,
+        keys,
+        torch.device("cpu"),
+        workers=recipe.loader.workers,
+        prefetch=recipe.loader.prefetch,
+    ):
+        in_crop = runner(batch["crop"].numpy()).joints.astype(np.float64)
+        batches.append(transform(invert(batch["affine"].numpy()), in_crop))
+    return pck(np.concatenate(batches), samples.joints_NK2, samples.normalizer_N, samples.skeleton)
+
+
+def _predict_batches(
     predictor: HeatmapPredictor,
     recipe: Recipe,
     samples: SampleSet,
-    people: Sequence[int],
+    indices: Sequence[int],
     device: torch.device,
     scales: Sequence[float],
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batch by batch: indices of people, and float64 (B, K, 3) of x, y in the image, and peak."""
+    """For each batch, the samples' indices, int64 (B,), and keypoints, float64 (B, K, 3).
+
+    A keypoint is x, y in pixels of the original image, and the peak.
+    """
     keys = [
-        [(i, s) for i in part for s in range(len(scales))] for part in in_batches(people, BATCH)
+        [(index, scale_number) for index in batch for scale_number in range(len(scales))]
+        for batch in in_batches(indices, BATCH_SIZE)
     ]
     for batch in make_loader(
         ScaledCrops(samples, recipe, scales),
@@ -170,17 +206,17 @@ def _answers(
         workers=recipe.loader.workers,
         prefetch=recipe.loader.prefetch,
     ):
-        answers = [predictor(crops) for crops in batch["crop"].split(BATCH)]
-        joints, peaks = decode(average_scales(torch.cat(answers), scales))
+        heatmaps = [predictor(crops) for crops in batch["crop"].split(BATCH_SIZE)]
+        joints, peaks = decode(average_scales(torch.cat(heatmaps), scales))
         in_crop = recipe.geometry.to_crop(joints.cpu().double().numpy())
-        plain = slice(scales.index(UNIT_SCALE), None, len(scales))
-        in_image = transform(invert(batch["affine"][plain].numpy()), in_crop)
-        found = torch.cat([torch.from_numpy(in_image), peaks.cpu().double()[..., None]], dim=-1)
-        yield batch["index"][plain], found
+        unscaled = slice(scales.index(UNIT_SCALE), None, len(scales))
+        in_image = transform(invert(batch["affine"][unscaled].numpy()), in_crop)
+        keypoints = torch.cat([torch.from_numpy(in_image), peaks.cpu().double()[..., None]], dim=-1)
+        yield batch["index"][unscaled], keypoints
 
 
 class ScaledCrops:
-    """Crops without augmentation, by (sample index, number of the scale)."""
+    """Crops without augmentation, by key (index of the sample, index of the scale)."""
 
     def __init__(self, samples: SampleSet, recipe: Recipe, scales: Sequence[float]) -> None:
         self.views = [
@@ -191,19 +227,20 @@ class ScaledCrops:
         ]
 
     def __getitem__(self, key: Key) -> View:
-        index, number = key
-        return self.views[number][index, CENTER_CROP]
+        index, scale_number = key
+        return self.views[scale_number][index, CENTER_CROP]
 
 
 def average_scales(heatmaps_NKHW: Tensor, scales: Sequence[float]) -> Tensor:
-    """The mean of several crops' answers, on the heatmap of the crop at `UNIT_SCALE`.
+    """Average the heatmaps of crops at several scales on the grid of the unscaled crop.
 
-    Crops share their center, so one scale's map is another's, enlarged about its middle (half-pixel
-    convention; bicubic). Where a crop does not reach, the others' mean stands.
+    The crops of a sample share their center, so the heatmap of a scaled crop is resampled about its
+    center (bicubic, half-pixel convention). Pixels outside a smaller crop are the mean of the
+    others.
 
     Args:
-        heatmaps_NKHW: float32, those of a person one after another, N = B x F.
-        scales: of the F crops, factors on the box's side.
+        heatmaps_NKHW: float32, the F heatmaps of each sample one after another, N = B x F.
+        scales: of the F crops, factors on the box's side; one is `UNIT_SCALE`.
 
     Returns:
         float32 (B, K, H, W).
@@ -211,45 +248,24 @@ def average_scales(heatmaps_NKHW: Tensor, scales: Sequence[float]) -> Tensor:
     if len(scales) == 1:
         return heatmaps_NKHW
     sums = torch.zeros_like(heatmaps_NKHW[:: len(scales)])
-    covered = torch.zeros_like(sums[:, :1])
+    weights = torch.zeros_like(sums[:, :1])
     for number, scale in enumerate(scales):
-        maps, inside = _enlarge(heatmaps_NKHW[number :: len(scales)], scale)
-        sums, covered = sums + maps, covered + inside
-    return sums / covered
+        resampled, inside = _resample(heatmaps_NKHW[number :: len(scales)], scale)
+        sums, weights = sums + resampled, weights + inside
+    return sums / weights
 
 
-def _enlarge(heatmaps_BKHW: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """A scale's maps on the plain crop's pixels, zero beyond their reach; and 1 within, else 0."""
+def _resample(heatmaps_BKHW: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """A scale's heatmaps on the unscaled crop's grid, 0 outside; and 1 inside the crop, else 0."""
     if scale == UNIT_SCALE:
         return heatmaps_BKHW, torch.ones_like(heatmaps_BKHW[:, :1])
-    about_middle = (torch.eye(2, 3, device=heatmaps_BKHW.device) / scale)[None]
+    about_center = (torch.eye(2, 3, device=heatmaps_BKHW.device) / scale)[None]
     shape = list(heatmaps_BKHW.shape)
     grid = nn.functional.affine_grid(
-        about_middle.expand(shape[0], 2, 3), shape, align_corners=False
+        about_center.expand(shape[0], 2, 3), shape, align_corners=False
     )
     inside = (grid.abs() <= 1).all(-1)[:, None].float()
-    enlarged = nn.functional.grid_sample(
+    resampled = nn.functional.grid_sample(
         heatmaps_BKHW, grid, mode="bicubic", padding_mode="border", align_corners=False
     )
-    return enlarged * inside, inside
-
-
-def score_exported(answer: ModelRunner, recipe: Recipe, samples: SampleSet) -> Pck:
-    """PCK on a set, one pass a person.
-
-    Args:
-        recipe: with the model's geometry.
-    """
-    views = Views(samples, recipe.geometry, Augmentation(), 0)
-    keys = [[(i, CENTER_CROP) for i in part] for part in in_batches(range(len(samples)), BATCH)]
-    found: list[NDArray[np.float64]] = []
-    for batch in make_loader(
-        views,
-        keys,
-        torch.device("cpu"),
-        workers=recipe.loader.workers,
-        prefetch=recipe.loader.prefetch,
-    ):
-        in_crop = answer(batch["crop"].numpy()).joints.astype(np.float64)
-        found.append(transform(invert(batch["affine"].numpy()), in_crop))
-    return pck(np.concatenate(found), samples.joints_NK2, samples.normalizer_N, samples.skeleton)
+    return resampled * inside, inside

@@ -1,9 +1,13 @@
-"""The networks. Another one is one file here, with a settings class and an entry in `AnyModel`.
+"""The networks. To add one, add a file with its settings class here and an entry in `AnyModel`.
 
-A settings class has `name` (its key in a recipe), `build(num_joints)`, which returns a module that
-maps normalized crops, float (B, 3, S, S), to a list of heatmaps, one entry a supervised stage,
-`start(num_joints)`, which returns the one that training begins with, `check_crop(crop_px,
-stride_px)`, which refuses a geometry that does not fit, and `min_batch_size(crop_px)`, the views
-that a training step needs at least. A network's last layers are `score`, a list with a convolution
-for each stage: from its bias is read how many joints it has.
+A settings class has `name` (its key in a recipe) and:
+
+    build(num_joints)               a new network, from normalized crops, float (B, 3, S, S), to a
+                                    list of heatmaps (B, K, S / 4, S / 4), one per supervised stage
+    start(num_joints)               what training starts from: `build`'s, or a pretrained network
+    check_crop(crop_px, stride_px)  raises ValueError for a geometry that the network cannot take
+    min_batch_size(crop_px)         the smallest batch that a training step works with
+
+A network's last layers are `score`, a ModuleList of one convolution per stage; the number of joints
+is read from its bias.
 """

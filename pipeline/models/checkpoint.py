@@ -1,17 +1,17 @@
-"""A trained model's folder: what is in it, and the model loaded from it.
+"""The folder of a trained model: what is in it, and how to load the model from it.
 
     weights.safetensors   the network's tensors
-    record.json           what they are weights of, and how they came about
-    state.pt              the training state, from which an interrupted run continues
-    metrics.jsonl         one row for each epoch
+    record.json           what the weights are, and how they were made
+    state.pt              the training state, from which an interrupted run resumes
+    metrics.jsonl         one row per epoch
 
-`record.json` is written last: a folder that has one is finished. At its top level it states, for
-users of the weights who have neither the data set nor the recipe:
+`record.json` is written last: a folder that has one is finished. The weights can be used without
+the data set and the recipe, because the record's top level states:
 
-    model      the network's settings: the kind, and its size
-    geometry   the crop's and the heatmap's
-    skeleton   what each heatmap is of
-    log_mass   what each heatmap is shifted to (see `offset`); null: nothing
+    model      the network's settings: its kind and its size
+    geometry   sizes of the crop and of the heatmap
+    skeleton   the joints that the heatmaps are of
+    log_mass   the mass that every heatmap is shifted to (see `offset`); null: no shift
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from ...data.settings import Settings
 from ...data.skeletons import Skeleton
 from ...data.views import Geometry
 from ..runtime.files import atomic, read_json
@@ -32,18 +33,27 @@ from .networks import AnyModel
 from .offset import fix_offset
 
 
-class ModelFacts(BaseModel):
-    """What a record states of its weights, so that they can be used without the data set."""
+class ModelFacts(Settings):
+    """What a record states about its weights; enough to use them without the data set.
+
+    Attributes:
+        model: the network's settings.
+        geometry: sizes of the crop and of the heatmap.
+        skeleton: the joints that the heatmaps are of, in order.
+        log_mass: logarithm of the mass that `fix_offset` shifts every heatmap to; None: no shift.
+        weights_sha256: of the weights file, in hexadecimal (in a record under `result`).
+    """
 
     model: AnyModel
     geometry: Geometry
     skeleton: Skeleton
     log_mass: float | None
+    weights_sha256: str
 
 
 @dataclass(frozen=True)
 class ModelDir:
-    """A trained network's folder."""
+    """The paths in a model's folder, and its record."""
 
     path: Path
 
@@ -80,22 +90,24 @@ class ModelDir:
         return read_json(self.record_path)
 
     def facts(self) -> ModelFacts:
-        """What the record states of the weights.
+        """What the record states about the weights.
 
         Raises:
             ValueError: the record is missing or damaged, or its network cannot be built here.
         """
         record = self.record()
         try:
-            return ModelFacts.model_validate(
-                {name: record[name] for name in ModelFacts.model_fields}
-            )
+            facts = {name: record[name] for name in ("model", "geometry", "skeleton", "log_mass")}
+            facts["weights_sha256"] = record["result"]["weights_sha256"]
+            return ModelFacts.model_validate(facts)
         except KeyError as error:
             reason = f"no {error}"
+        except TypeError:
+            reason = "result: expected an object"
         except ValidationError as error:
             first = error.errors()[0]
-            own = first["type"] == "value_error"  # one of our own checks: its sentence says it all
-            if own and first["loc"][:1] == ("model",):
+            if first["type"] == "value_error" and first["loc"][:1] == ("model",):
+                # Raised by the network's own settings, for example where timm is not installed.
                 message = first["msg"].removeprefix("Value error, ")
                 raise ValueError(f"{self.record_path}: {message}") from None
             reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -110,12 +122,12 @@ class TrainedModel:
     """A finished model.
 
     Attributes:
-        name: its folder's.
-        network: in `eval()`, from normalized crops, float32 (B, 3, S, S), to a list of heatmaps,
-            float32 (B, K, H, W); the last one is the prediction.
-        model, geometry: what it was built and trained with.
-        skeleton: what its K heatmaps are of.
-        weights_sha256: of its weights file, as its record has it.
+        name: its folder's name.
+        network: in `eval()` mode, from normalized crops, float32 (B, 3, S, S), to a list of
+            heatmaps, float32 (B, K, H, W), of which the last is the prediction.
+        model, geometry: the settings that it was built and trained with.
+        skeleton: the joints that its K heatmaps are of.
+        weights_sha256: of its weights file, as recorded after training.
     """
 
     name: str
@@ -130,20 +142,26 @@ def load_model(folder: ModelDir, device: torch.device) -> TrainedModel:
     """Load a finished model, ready to predict.
 
     Raises:
-        ValueError: the record or the weights are missing, damaged, or of another kind, or the
-            network cannot be built here.
+        ValueError: the record or the weights are missing or damaged, the weights are another
+            network's, or the network cannot be built here.
     """
     facts = folder.facts()
     network: nn.Module = facts.model.build(facts.skeleton.num_joints)
     load_weights(network, folder.weights)
     network = to_device(fix_offset(network, facts.log_mass), device).eval()
-    sha256 = str(folder.record().get("result", {}).get("weights_sha256"))
-    return TrainedModel(folder.name, network, facts.model, facts.geometry, facts.skeleton, sha256)
+    return TrainedModel(
+        name=folder.name,
+        network=network,
+        model=facts.model,
+        geometry=facts.geometry,
+        skeleton=facts.skeleton,
+        weights_sha256=facts.weights_sha256,
+    )
 
 
 def to_device(network: nn.Module, device: torch.device) -> nn.Module:
-    """Move a network to a device, in to_device, in the memory format that it runs fastest in."""
-    # Channels last: a third faster on CPU, and what tensor cores want.
+    """Move a network to a device, in the channels-last memory format."""
+    # A third faster than contiguous on CPUs, and the layout that tensor cores compute in.
     return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
@@ -155,14 +173,14 @@ def save_weights(network: nn.Module, out: ModelDir) -> None:
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Load tensors from a safetensors file.
+    """Load a network's tensors from a safetensors file.
 
     Raises:
-        ValueError: it is missing, damaged, or of another network.
+        ValueError: the file is missing, damaged, or another network's.
     """
     try:
         tensors = load_file(path)
-    except Exception as error:  # safetensors has its own error class for damage
+    except Exception as error:  # safetensors has its own error class for damaged files
         raise ValueError(f"{path} cannot be read as weights: {error}") from None
     try:
         network.load_state_dict(tensors)

@@ -1,8 +1,8 @@
-"""The stacked hourglass (Newell, Yang & Deng, ECCV 2016) that the paper distils (section 3.1).
+"""The stacked hourglass (Newell, Yang & Deng, ECCV 2016) that the paper distills (section 3.1).
 
 Parameter names are those of the public PyTorch ports (bearpaw/pytorch-pose,
-ilovepose/fast-human-pose-estimation.pytorch), so that their state dicts load unchanged into a
-network with the `ports` stem.
+ilovepose/fast-human-pose-estimation.pytorch), so that their state dicts load without changes into
+a network with the `ports` stem.
 
 Shape letters: B batch, C channels, H and W height and width.
 """
@@ -18,20 +18,20 @@ from torch.nn import functional
 
 from ...data.settings import Settings
 
-# Standard deviation of a fresh head's weights, so that a network starts from heatmaps near zero (as
-# Xiao et al., ECCV 2018, do in their code). With PyTorch's default it starts from noise ten times
-# the targets' energy and spends its first epochs unlearning that (docs/experiments.md).
+# Standard deviation of the head's initial weights, so that a new network's heatmaps are near zero
+# (as in the code of Xiao et al., ECCV 2018). With PyTorch's default they start as noise with ten
+# times the targets' energy, which the first epochs have to remove (docs/experiments.md).
 HEAD_STD = 1e-3
 
 SIGMOID_BIAS = -math.log(99)
-"""With a sigmoid, a fresh network answers 0.01 everywhere (Lin et al., ICCV 2017, section 4.1)."""
+"""Initial bias of a sigmoid head: heatmaps start at 0.01 (Lin et al., ICCV 2017, section 4.1)."""
 
 STRIDE_PX = 4
-"""Input pixels to a heatmap pixel: the stem halves the resolution twice."""
+"""Input pixels per heatmap pixel: the stem halves the resolution twice."""
 
 
 class HourglassSettings(Settings):
-    """Size and form of the network. The paper: teacher 8 x 256, student 4 x 128 (Table 1)."""
+    """Size and variant of the network. The paper: teacher 8 x 256, student 4 x 128 (Table 1)."""
 
     name: Literal["hourglass"] = "hourglass"
     stages: int = Field(4, ge=1, le=16, description="hourglasses in sequence, each supervised")
@@ -39,10 +39,10 @@ class HourglassSettings(Settings):
     stem: Literal["newell", "ports"] = Field(
         "newell", description="fixed 64 -> 128 channels, or channels/4 -> channels/2 -> channels"
     )
-    blocks: int = Field(1, ge=1, le=8, description="residual blocks at each place of an hourglass")
-    depth: int = Field(4, ge=1, le=6, description="times an hourglass halves its resolution")
+    blocks: int = Field(1, ge=1, le=8, description="residual blocks at each place in an hourglass")
+    depth: int = Field(4, ge=1, le=6, description="times that an hourglass halves its resolution")
     output: Literal["linear", "sigmoid"] = Field(
-        "linear", description="heatmaps as the heads have them, or through a sigmoid: within 0..1"
+        "linear", description="heatmaps as the heads output them, or after a sigmoid, within 0..1"
     )
 
     @model_validator(mode="after")
@@ -52,10 +52,10 @@ class HourglassSettings(Settings):
         return self
 
     def check_crop(self, crop_px: int, stride_px: int) -> None:
-        """Refuse a crop that the network cannot halve often enough.
+        """Refuse a crop size that cannot be halved `depth` times after the stem.
 
         Raises:
-            ValueError: saying which crop sizes fit.
+            ValueError: the geometry does not fit; the message states which do.
         """
         step = STRIDE_PX << self.depth
         if stride_px != STRIDE_PX:
@@ -67,29 +67,29 @@ class HourglassSettings(Settings):
             )
 
     def min_batch_size(self, crop_px: int) -> int:
-        """Views a training step needs: batch statistics of a single pixel need a second view."""
+        """Smallest batch of a training step: batch statistics of one pixel need a second sample."""
         return 2 if crop_px == STRIDE_PX << self.depth else 1
 
     def build(self, num_joints: int) -> Hourglass:
-        """A freshly initialized network with one heatmap for each of `num_joints` joints."""
+        """A newly initialized network with one heatmap for each of `num_joints` joints."""
         return Hourglass(self, num_joints)
 
     def start(self, num_joints: int) -> Hourglass:
-        """The network that training begins with: `build`'s."""
+        """The network that training starts from: `build`'s."""
         return self.build(num_joints)
 
 
 class StemWidths(NamedTuple):
     """Output channels of the stem's layers."""
 
-    first: int  # of the 7 x 7 convolution
+    first: int  # the 7 x 7 convolution
     layer1: int
     layer2: int
     layer3: int
 
 
 def stem_widths(settings: HourglassSettings) -> StemWidths:
-    """Output channels of the stem's layers; Newell's are fixed, the ports' scale with the net."""
+    """Output channels of the stem; Newell's are fixed, the ports' scale with `channels`."""
     channels = settings.channels
     if settings.stem == "newell":
         return StemWidths(64, 128, 128, channels)
@@ -127,11 +127,11 @@ def _residual(channels_in: int, channels_out: int, blocks: int) -> nn.Sequential
 
 
 class SingleHourglass(nn.Module):
-    """One hourglass: down to 1 / 2**depth of the resolution and up again, with skips."""
+    """One hourglass: down to 1 / 2**depth of the resolution and up again, with skip connections."""
 
     def __init__(self, channels: int, blocks: int, depth: int) -> None:
         super().__init__()
-        # hg[level] holds: skip, before, after; the innermost level also what lies between.
+        # hg[level] holds: skip, down, up; the innermost level also the bottom.
         self.hg = nn.ModuleList(
             nn.ModuleList(
                 _residual(channels, channels, blocks) for _ in range(4 if level == 0 else 3)
@@ -155,8 +155,8 @@ class SingleHourglass(nn.Module):
 class Hourglass(nn.Module):
     """The stacked network.
 
-    Input: float (B, 3, S, S), normalized (`pipeline.inputs`). Output: a list, one entry a stage, of
-    heatmaps float (B, num_joints, S / 4, S / 4); the last is the prediction.
+    Input: float (B, 3, S, S), normalized (`preprocessing`). Output: a list, one entry per stage, of
+    heatmaps, float (B, num_joints, S / 4, S / 4); the last is the prediction.
     """
 
     def __init__(self, settings: HourglassSettings, num_joints: int) -> None:

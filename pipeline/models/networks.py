@@ -1,4 +1,4 @@
-"""The kinds of networks, by their settings' `name`."""
+"""The kinds of networks, distinguished by their settings' `name`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from .simple_baseline import TimmSettings
 
 DEFAULT_MODEL = "hourglass"
 
-
 MODELS = (DEFAULT_MODEL, "timm")
 
 
 def _name(value: Any) -> str:
-    """Which network settings are of; recipes of an hourglass need not say so."""
-    named = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
-    return DEFAULT_MODEL if named is None else str(named)
+    """The kind of network that settings describe; the name may be left out for an hourglass."""
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    return DEFAULT_MODEL if name is None else str(name)
 
 
 AnyModel = Annotated[
@@ -26,14 +25,13 @@ AnyModel = Annotated[
     Discriminator(_name),
 ]
 
-
 _adapter: TypeAdapter[AnyModel] = TypeAdapter(AnyModel)
 
 
 def parse_model(tree: Any) -> AnyModel:
-    """A network's settings, from a record or a recipe.
+    """Parse a network's settings, from a record or a recipe.
 
     Raises:
-        ValueError: there is no such network, or a setting of it is out of range.
+        ValueError: there is no such network, or a setting is out of range.
     """
     return _adapter.validate_python(tree)

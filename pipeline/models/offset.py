@@ -1,4 +1,4 @@
-"""The constant offset of a heatmap, where training has learned the map's shape only.
+"""Fix the constant offset of heatmaps whose training loss depends only on their shape.
 
 The KL divergence of spatial softmaxes (`training.losses`) does not change when a constant is added
 to a whole map, so training leaves that constant free. It is fixed when the network is run: each map

@@ -11,25 +11,26 @@ from ...data.heatmap_codec import flip_heatmaps
 from .preprocessing import normalize
 
 HeatmapPredictor = Callable[[Tensor], Tensor]
-"""From crops, uint8 (B, S, S, 3), to the teacher's heatmaps, float32 (B, K, H, W) on its device."""
+"""From crops, uint8 (B, S, S, 3) RGB, to heatmaps, float32 (B, K, H, W) on the model's device."""
 
 
 def make_predictor(
     network: nn.Module, device: torch.device, flip_indices: tuple[int, ...] | None
 ) -> HeatmapPredictor:
-    """How a network is asked.
+    """Make a predictor of a network.
 
     Args:
-        flip_indices: the skeleton's, to average each answer with its mirrored twin (at twice the
-            passes): then the answer to a mirrored crop is the mirrored answer, exactly. None: not.
+        flip_indices: the skeleton's, to average the heatmaps of each crop with those of its flipped
+            copy, at twice the cost; the heatmaps of a flipped crop are then exactly the flipped
+            heatmaps. None: no averaging.
     """
 
     def predictor(crop_BSS3: Tensor) -> Tensor:
         inputs = normalize(crop_BSS3, device)
-        said: Tensor = network(inputs)[-1].float()
+        heatmaps: Tensor = network(inputs)[-1].float()
         if flip_indices is None:
-            return said
-        twin = flip_heatmaps(network(inputs.flip(-1))[-1].float(), flip_indices)
-        return (said + twin) / 2
+            return heatmaps
+        unflipped = flip_heatmaps(network(inputs.flip(-1))[-1].float(), flip_indices)
+        return (heatmaps + unflipped) / 2
 
     return predictor

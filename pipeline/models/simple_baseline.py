@@ -1,10 +1,10 @@
-"""Backbones of timm's with the deconvolution head of Xiao, Wu & Wei, "Simple baselines for
-human pose estimation and tracking" (ECCV 2018, section 2).
+"""A timm backbone with the deconvolution head of Xiao, Wu & Wei, "Simple baselines for human pose
+estimation and tracking" (ECCV 2018, section 2).
 
     model = { name = "timm", backbone = "resnet18" }
 
-The head: 4 x 4 deconvolutions of stride 2 and 256 channels, batch norm and ReLU after each, until
-4 pixels of the crop are one of the map (three of them after a ResNet), then a 1 x 1 convolution.
+The head: 4 x 4 deconvolutions with stride 2 and 256 channels, each followed by batch normalization
+and ReLU, until the stride is 4 (three of them after a ResNet), then a 1 x 1 convolution.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from ...data.settings import Settings
 from .hourglass import HEAD_STD, SIGMOID_BIAS, STRIDE_PX
 
 BACKBONE_STRIDE_PX = 32
-"""Of ResNets and most others: what a crop's side must be a multiple of."""
+"""The stride of ResNets and most other backbones: the crop's side must be a multiple of it."""
 
 
 class TimmSettings(Settings):
-    """A backbone by its name in timm, and a head. The paper: resnet50 to 152, 256 channels."""
+    """A timm backbone and the head. The paper: resnet50 to resnet152, 256 channels."""
 
     name: Literal["timm"]
     backbone: str = Field(
-        min_length=1, pattern=r"^[\w.]+$", description="as timm.list_models() has it"
+        min_length=1, pattern=r"^[\w.]+$", description="a name from timm.list_models()"
     )
-    channels: int = Field(256, ge=8, le=1024, description="of the head")
-    output: Literal["linear", "sigmoid"] = Field("linear", description="as an hourglass has it")
+    channels: int = Field(256, ge=8, le=1024, description="channels of the head")
+    output: Literal["linear", "sigmoid"] = Field("linear", description="as for an hourglass")
     pretrained: bool = Field(
         False,
-        description="start from timm's own weights of the backbone (ImageNet's, mostly), which it "
-        "fetches from the Hugging Face hub or finds in its cache, HF_HOME",
+        description="start from timm's weights of the backbone (mostly trained on ImageNet), "
+        "downloaded from the Hugging Face hub or read from its cache, HF_HOME",
     )
 
     @model_validator(mode="after")
@@ -47,10 +47,10 @@ class TimmSettings(Settings):
         return self
 
     def check_crop(self, crop_px: int, stride_px: int) -> None:
-        """Refuse a crop that the backbone cannot halve often enough, and a backbone without maps.
+        """Refuse a crop size that the backbone cannot take, and a backbone without feature maps.
 
         Raises:
-            ValueError: saying which crop sizes fit, or what the backbone has against this one.
+            ValueError: the message states which crop sizes fit, or why the backbone fails.
         """
         if stride_px != STRIDE_PX:
             raise ValueError(f"expected geometry.stride_px = {STRIDE_PX} for a timm network")
@@ -59,21 +59,21 @@ class TimmSettings(Settings):
                 f"expected geometry.crop_px a multiple of {BACKBONE_STRIDE_PX} for a timm network, "
                 f"got {crop_px}"
             )
-        _try(self, crop_px)
+        _check_heatmaps(self, crop_px)
 
     def min_batch_size(self, crop_px: int) -> int:
-        """Views a training step needs: batch statistics of a single pixel need a second view."""
+        """Smallest batch of a training step: batch statistics of one pixel need a second sample."""
         return 2 if crop_px == BACKBONE_STRIDE_PX else 1
 
     def build(self, num_joints: int) -> SimpleBaseline:
-        """A freshly initialized network with one heatmap for each of `num_joints` joints."""
+        """A newly initialized network with one heatmap for each of `num_joints` joints."""
         return SimpleBaseline(self, num_joints)
 
     def start(self, num_joints: int) -> SimpleBaseline:
-        """The network that training begins with: `build`'s, its backbone `pretrained`.
+        """The network that training starts from: `build`'s, with a pretrained backbone if set.
 
         Raises:
-            ValueError: its weights could not be had.
+            ValueError: the pretrained weights are neither cached nor downloadable.
         """
         return SimpleBaseline(self, num_joints, pretrained=self.pretrained)
 
@@ -81,42 +81,42 @@ class TimmSettings(Settings):
 def _timm() -> Any:
     try:
         import timm
-    except (ImportError, RuntimeError) as error:  # of a torchvision that is not of this torch
+    except (ImportError, RuntimeError) as error:  # torchvision was built for another torch
         raise ValueError(
-            f"expected timm, for model.name = timm, found none that works here ({error}): pip "
+            f"expected timm, for model.name = timm, found none that can be imported ({error}): pip "
             "install -e '.[timm]', with a torchvision of the same release as torch"
         ) from None
     return timm
 
 
 @functools.cache
-def _try(settings: TimmSettings, crop_px: int) -> None:
-    """See whether there is a heatmap of a crop: a name of timm's does not say what it can take.
+def _check_heatmaps(settings: TimmSettings, crop_px: int) -> None:
+    """Check that the network produces heatmaps for a crop, on PyTorch's shape-only `meta` device.
 
-    Most attention needs the size that it was made for, and some networks have no maps to give. On
-    PyTorch's `meta` device, which knows shapes only.
+    A backbone's name in timm does not tell which sizes it accepts: most attention networks accept
+    only the size that they were made for, and some networks have no feature maps.
 
     Raises:
-        ValueError: there is none.
+        ValueError: it does not.
     """
     name = settings.backbone
     try:
         with torch.device("meta"), torch.no_grad():
-            [maps] = settings.build(1).eval()(torch.empty(1, 3, crop_px, crop_px))
-    except Exception as error:  # asserted, raised or tripped over, as each network has it
+            [heatmaps] = settings.build(1).eval()(torch.empty(1, 3, crop_px, crop_px))
+    except Exception as error:  # the type depends on the network
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     else:
-        if maps.shape[2:] == (crop_px // STRIDE_PX,) * 2:
+        if heatmaps.shape[2:] == (crop_px // STRIDE_PX,) * 2:
             return
-        reason = f"its heatmaps would be {tuple(maps.shape[2:])}"
+        reason = f"its heatmaps would be {tuple(heatmaps.shape[2:])}"
     raise ValueError(
-        f"timm's {name} makes no heatmaps of {crop_px} x {crop_px} pixels ({reason}): expected a "
-        "network for pictures of any size, such as resnet18"
+        f"timm's {name} produces no heatmaps for crops of {crop_px} x {crop_px} pixels ({reason}): "
+        "expected a network that accepts images of any size, such as resnet18"
     )
 
 
 def _backbone(name: str, pretrained: bool) -> Any:
-    """A network of timm's, for the features it computes."""
+    """A timm network that outputs its feature maps."""
     try:
         return _timm().create_model(name, features_only=True, pretrained=pretrained)
     except Exception as error:  # the hub and its HTTP client have error classes of their own
@@ -124,13 +124,13 @@ def _backbone(name: str, pretrained: bool) -> Any:
             raise
         raise ValueError(
             f"model.pretrained: expected timm's weights of {name}, downloaded or in the cache of "
-            f"the Hugging Face hub (HF_HOME), found none ({error}): download them where there is "
-            "a network, or train from scratch with pretrained = false"
+            f"the Hugging Face hub (HF_HOME), found none ({error}): download them where the "
+            "internet is reachable, or train from scratch with pretrained = false"
         ) from None
 
 
 class SimpleBaseline(nn.Module):
-    """A backbone and deconvolutions. Input and output are an hourglass's, of one stage."""
+    """A backbone and deconvolutions. Input and output are those of an hourglass of one stage."""
 
     def __init__(
         self, settings: TimmSettings, num_joints: int, *, pretrained: bool = False
@@ -149,9 +149,11 @@ class SimpleBaseline(nn.Module):
             layers += _deconvolution(channels, settings.channels)
             stride, channels = stride // 2, settings.channels
         if stride != STRIDE_PX:
-            raise ValueError(f"{settings.backbone} ends at a stride of {stride}: expected 4 to 64")
+            raise ValueError(
+                f"{settings.backbone}: expected a backbone with a stride of 4 to 64, got {stride}"
+            )
         self.deconv = nn.Sequential(*layers)
-        # Its name says, for every network here, where the number of joints is to be read.
+        # `score` is the name from which the number of joints of any network is read.
         self.probabilities = settings.output == "sigmoid"
         self.score = nn.ModuleList([nn.Conv2d(channels, num_joints, 1)])
         nn.init.normal_(self.score[0].weight, std=HEAD_STD)  # type: ignore[arg-type]

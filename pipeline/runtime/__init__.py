@@ -1,1 +1,1 @@
-"""What every room of the pipeline stands on: devices, processes, files, text."""
+"""Shared runtime: devices, processes, signals, files, text."""

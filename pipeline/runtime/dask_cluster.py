@@ -1,8 +1,8 @@
-"""A Dask cluster to run tasks on: started here for the time of a command, or joined.
+"""A Dask cluster to run tasks on: one that the command starts, or a running one that it joins.
 
-Workers that are started here are processes of one thread each. PyTorch's sums on a CPU may depend
-on the number of threads (measured, docs/cluster.md), and the store's bytes must not depend on the
-number of workers.
+Workers that the command starts on a CPU are processes of one thread each. PyTorch's sums on a CPU
+may depend on the number of threads (measured, docs/cluster.md), and the store's bytes must not
+depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -32,35 +32,41 @@ from .text import parse_bytes, pluralize
 if TYPE_CHECKING:
     from distributed import Client
 
-LOOK_EVERY_S = 0.1
+POLL_INTERVAL_S = 0.1
 
 NOT_CONNECTED = "stopped while waiting for a scheduler; nothing was started"
 
-LOGGERS = ("distributed.client", "distributed.gc", "tornado.application", "asyncio")
-"""Those that have levels of their own, or tell of connections that close."""
+SILENCED_LOGGERS = (
+    "distributed",
+    "distributed.client",
+    "distributed.gc",
+    "tornado.application",
+    "asyncio",
+)
+"""Those with levels of their own, and those that log closed connections."""
 
 
 class Cluster(Settings):
     """Caching with many workers (docs/cluster.md). No byte of the store depends on it."""
 
-    retries: int = Field(2, ge=0, le=100, description="how often a shard that failed is tried anew")
+    retries: int = Field(2, ge=0, le=100, description="how often a failed shard is tried again")
     worker_losses: int = Field(
         10,
         ge=0,
         le=1000,
         description="how often a shard may lose its worker (preempted, out of memory) before it "
-        "counts as failed. Of clusters started here; a scheduler that is joined has its own "
-        "distributed.scheduler.allowed-failures",
+        "counts as failed. For clusters that the command starts; a scheduler that it joins has its "
+        "own distributed.scheduler.allowed-failures",
     )
     resources: dict[str, float] = Field(
         {},
-        description="what a shard takes of its worker's declared resources while it is made; with "
-        "GPU = 1, workers need `dask worker --resources GPU=1`",
+        description="worker resources that a shard occupies while it is made; with GPU = 1, "
+        "workers need `dask worker --resources GPU=1`",
     )
     memory_limit: str = Field(
         "auto",
-        description="of a worker started here, such as 8GiB: beyond 95 % it is killed and started "
-        "anew. auto: its share of the machine's; none: no limit",
+        description="memory of a worker that the command starts, such as 8GiB: beyond 95 % of it, "
+        "the worker is restarted. auto: its share of the machine's memory; none: no limit",
     )
     connect_s: float = Field(30.0, gt=0, le=86400, description="how long to wait for a scheduler")
 
@@ -81,11 +87,15 @@ class Cluster(Settings):
 
 @dataclass(frozen=True)
 class Workers:
-    """Which workers make the shards: a number started here, or those of a scheduler.
+    """The workers to use: a number that the command starts, or those of a running scheduler.
+
+    Exactly one of `count`, `scheduler` and `scheduler_file` is given.
 
     Attributes:
-        count: how many to start; 0: one a GPU, or one a core where there is no GPU.
-        device: as given to `--device`; each worker takes it for itself.
+        count: how many workers to start; 0: one per GPU, or one per core without a GPU.
+        scheduler: address of a scheduler to join, such as tcp://host:8786.
+        scheduler_file: file with that address, as `dask scheduler --scheduler-file` writes it.
+        device: as given to `--device`; each worker chooses its device by it.
     """
 
     count: int | None = None
@@ -94,24 +104,24 @@ class Workers:
     device: str = "auto"
 
     @property
-    def start_here(self) -> bool:
+    def starts_workers(self) -> bool:
         return self.count is not None
 
 
 def choose_workers(
     count: int | None, scheduler: str | None, scheduler_file: Path | None, device: str
 ) -> Workers | None:
-    """What the options of the command line mean; None: no cluster.
+    """The workers that the command's options name; None: no cluster.
 
     Raises:
-        ValueError: they contradict each other.
+        ValueError: several ways to a cluster are given, or the address is empty.
     """
     given = {"--workers": count, "--scheduler": scheduler, "--scheduler-file": scheduler_file}
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
         raise ValueError(
-            f"expected one of {', '.join(given)}, found {' and '.join(names)}: a cluster is either "
-            "started here or joined"
+            f"expected one of {', '.join(given)}, found {' and '.join(names)}: a command either "
+            "starts a cluster or joins one"
         )
     if scheduler is not None and not scheduler.strip():
         raise ValueError("--scheduler: expected an address such as tcp://host:8786, found none")
@@ -120,60 +130,62 @@ def choose_workers(
 
 @contextmanager
 def connected(workers: Workers, settings: Cluster, stop: Stop | None = None) -> Iterator[Client]:
-    """A client of the cluster. One that was started here ends with the block, processes and all.
+    """Yield a client of the cluster. A cluster that is started here ends with the block.
 
     Args:
         stop: ends the wait for a scheduler.
 
     Raises:
-        ValueError: there is no scheduler to join, or it is of another version.
+        ValueError: there is no scheduler to join, or its version differs.
+        Interrupted: `stop` was set while waiting for a scheduler file.
     """
-    with _quiet():
-        here = (
-            _started(workers, settings) if workers.start_here else _joined(workers, settings, stop)
-        )
-        with here as client:
+    with _dask_silenced():
+        if workers.starts_workers:
+            opened = _start_cluster(workers, settings)
+        else:
+            opened = _join_cluster(workers, settings, stop)
+        with opened as client:
             yield client
 
 
 def check_reachable(workers: Workers, settings: Cluster) -> None:
-    """Look whether there is a scheduler to join.
+    """Check that the scheduler to join, if any, can be reached.
 
     Raises:
-        ValueError: there is none, or it is of another version.
+        ValueError: it cannot, or its version differs.
     """
-    if not workers.start_here:
+    if not workers.starts_workers:
         with connected(workers, settings):
             pass
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Have Dask say nothing here: what goes wrong is said by the driver, in a sentence."""
-    import distributed  # its import sets these loggers' levels
+def _dask_silenced() -> Iterator[None]:
+    """Silence Dask's loggers: the driver reports failures, each in a sentence."""
+    import distributed  # noqa: F401  its import sets these loggers' levels
 
-    loggers = [logging.getLogger(name) for name in (distributed.__name__, *LOGGERS)]
-    before = [logger.level for logger in loggers]
+    loggers = [logging.getLogger(name) for name in SILENCED_LOGGERS]
+    old_levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
         yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
+        for logger, level in zip(loggers, old_levels, strict=True):
             logger.setLevel(level)
 
 
 @contextmanager
-def _started(workers: Workers, settings: Cluster) -> Iterator[Client]:
+def _start_cluster(workers: Workers, settings: Cluster) -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
     gpus = torch.cuda.device_count() if choose_device(workers.device).type == "cuda" else 0
-    losses = {"distributed.scheduler.allowed-failures": settings.worker_losses}
-    with dask.config.set(losses), _spared_ctrl_c():
+    dask_settings = {"distributed.scheduler.allowed-failures": settings.worker_losses}
+    with dask.config.set(dask_settings), _ctrl_c_blocked():
         cluster = LocalCluster(
             n_workers=workers.count or gpus or usable_cores(),
-            # Beside a GPU a second thread compresses and writes while the first asks the teacher.
+            # With a GPU, a second thread compresses and writes while the first runs the teacher.
             threads_per_worker=2 if gpus else 1,
             memory_limit=_memory_limit(settings.memory_limit),
             resources=settings.resources,
@@ -191,35 +203,35 @@ def _memory_limit(limit: str) -> str | int | None:
 
 
 @contextmanager
-def _spared_ctrl_c() -> Iterator[None]:
-    """Have processes that are started by threads made here, now or later, not be told of Ctrl-C.
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Block Ctrl-C in the threads started in this block, and in the processes that they start.
 
-    A terminal sends it to all of its processes. Workers end when their command does: when it closes
-    them, or at once when it is killed. A blocked signal stays blocked in threads and processes made
-    meanwhile, and their own; to ignore it in the worker would be too late while it still starts.
+    A terminal sends Ctrl-C to all of its processes, but workers end when their command does: it
+    closes them, and they exit if it is killed. Threads and processes inherit a blocked signal. A
+    worker that ignored the signal by itself would not do so yet while it starts.
     """
-    resource_tracker.ensure_running()  # started later, it would let the signal through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    resource_tracker.ensure_running()  # started later, it would unblock the signal
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
 
 @contextmanager
-def _joined(workers: Workers, settings: Cluster, stop: Stop | None) -> Iterator[Client]:
+def _join_cluster(workers: Workers, settings: Cluster, stop: Stop | None) -> Iterator[Client]:
     from distributed import Client
     from distributed.versions import VersionMismatchWarning
 
     address = workers.scheduler or read_address(workers.scheduler_file, settings.connect_s, stop)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", VersionMismatchWarning)  # `_check_version` looks
+            warnings.simplefilter("ignore", VersionMismatchWarning)  # see `_check_version`
             client = Client(address, timeout=settings.connect_s, set_as_default=False)
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(
             f"expected a Dask scheduler at {address}, found none ({_first_line(error)}): start one "
-            "with `dask scheduler`, or have the command make a cluster of its own: --workers N"
+            "with `dask scheduler`, or let the command start a cluster of its own with --workers N"
         ) from None
     with client:
         _check_version(client, address)
@@ -227,35 +239,35 @@ def _joined(workers: Workers, settings: Cluster, stop: Stop | None) -> Iterator[
 
 
 def read_address(path: Path | None, timeout_s: float, stop: Stop | None = None) -> str:
-    """The address in a scheduler file, which may still be about to be written.
+    """Read the address in a scheduler file, and wait for the file if it does not exist yet.
 
     Raises:
-        ValueError: there is none in time.
+        ValueError: there is none within `timeout_s`.
         Interrupted: `stop` was set.
     """
     assert path is not None
-    stop, give_up = stop or Stop(), time.monotonic() + timeout_s
+    stop, deadline = stop or Stop(), time.monotonic() + timeout_s
     while True:
         try:
             return str(json.loads(path.read_text("utf-8"))["address"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 raise ValueError(
                     f"expected a scheduler file at {path}, found none after {timeout_s:g} s "
                     f"({type(error).__name__}): start one with `dask scheduler --scheduler-file "
                     f"{path}`"
                 ) from None
-        if stop.wait(LOOK_EVERY_S):
+        if stop.wait(POLL_INTERVAL_S):
             raise Interrupted(NOT_CONNECTED, stop.signal)
 
 
 def _check_version(client: Client, address: str) -> None:
-    """Refuse a scheduler of another version: they need not understand each other."""
-    found: Any = client.get_versions()
-    here, there = (found[side]["packages"]["distributed"] for side in ("client", "scheduler"))
-    if here != there:
+    """Refuse a scheduler of another version, whose protocol may differ."""
+    versions: Any = client.get_versions()
+    own, other = (versions[side]["packages"]["distributed"] for side in ("client", "scheduler"))
+    if own != other:
         raise ValueError(
-            f"expected a scheduler of distributed {here} at {address}, found {there}: install the "
+            f"expected a scheduler of distributed {own} at {address}, found {other}: install the "
             "same version on both sides"
         )
 
@@ -264,42 +276,41 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
 
 
-def worker_device(wanted: str, *, share_gpus: bool) -> torch.device:
-    """The device of a worker, which then has one thread for PyTorch on a CPU (see above).
+def worker_device(name: str, *, share_gpus: bool) -> torch.device:
+    """Choose this worker's device; on a CPU, also limit PyTorch to one thread (see above).
 
     Args:
-        wanted: as given to `--device`.
-        share_gpus: worker number i takes GPU i, i + count, ... of its machine.
+        name: as given to `--device`.
+        share_gpus: whether workers of this machine take its GPUs in turn.
     """
-    name = wanted
     if share_gpus:
         from distributed import get_worker
 
-        name = shared_device(wanted, int(get_worker().name), torch.cuda.device_count())
+        name = shared_device(name, int(get_worker().name), torch.cuda.device_count())
     device = choose_device(name)
     _use_one_thread(device)
     return device
 
 
-def shared_device(wanted: str, worker: int, gpus: int) -> str:
-    """The device of one of several workers that share a machine's GPUs."""
-    any_gpu = wanted == "cuda" or (wanted == "auto" and gpus > 0)
-    return f"cuda:{worker % gpus}" if any_gpu and gpus else wanted
+def shared_device(name: str, worker: int, gpus: int) -> str:
+    """The device of worker number `worker` among those that share a machine's `gpus` GPUs."""
+    is_any_gpu = name in ("cuda", "auto")
+    return f"cuda:{worker % gpus}" if is_any_gpu and gpus else name
 
 
 def _use_one_thread(device: torch.device) -> None:
-    """One thread for a teacher on the CPU, as everywhere on a cluster (see above)."""
+    """Limit PyTorch to one thread on a CPU (see above); `OMP_NUM_THREADS` takes precedence."""
     cv2.setNumThreads(0)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
 
 
 class TaskFailed(Exception):
-    """A task that failed: on which machine, and why, in one sentence."""
+    """A failed task; the message is one sentence with the machine and the reason."""
 
 
 def describe_failure(error: BaseException | None) -> str:
-    """Where a task failed, and why."""
+    """Describe a task's error: the machine or worker, and the reason."""
     from distributed import KilledWorker
 
     if isinstance(error, TaskFailed):
@@ -307,7 +318,7 @@ def describe_failure(error: BaseException | None) -> str:
     if isinstance(error, KilledWorker):
         return (
             f"{error.last_worker.address}: {pluralize(error.allowed_failures + 1, 'worker')} "
-            "died of it. If memory ran out, cluster.memory_limit or a smaller store.batch_size may "
-            "help; if workers were preempted, a larger cluster.worker_losses"
+            "died while running it. If memory ran out, cluster.memory_limit or a smaller "
+            "store.batch_size may help; if workers were preempted, a larger cluster.worker_losses"
         )
     return f"a worker: {type(error).__name__}: {error}"

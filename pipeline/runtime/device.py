@@ -1,4 +1,4 @@
-"""Where the numbers are crunched, and how cores are shared between training and reading."""
+"""Devices by name, and how CPU cores are divided between training and data loading."""
 
 from __future__ import annotations
 
@@ -7,27 +7,31 @@ import os
 import cv2
 import torch
 
-MOST_WORKERS = 8
+MAX_GPU_WORKERS = 8
+"""Loader processes beside a GPU, by default."""
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables that torchrun gives each of its processes."""
 
 
 def is_launched() -> bool:
-    """Whether torchrun, or somebody who does as it does, started this process among others."""
+    """Whether torchrun, or a launcher that sets the same variables, started this process."""
     return all(name in os.environ for name in LAUNCHED)
 
 
 def launched_rank() -> int:
-    """This process's number among those that were launched together; 0 where it is alone."""
+    """This process's rank among those launched together; 0 for a single process."""
     return int(os.environ["RANK"]) if is_launched() else 0
 
 
 def choose_device(name: str) -> torch.device:
-    """A device by name; "auto" is the GPU if there is one. Launched processes take a GPU each.
+    """Return a device by name. Each process of a torchrun launch gets a GPU of its own.
+
+    Args:
+        name: as given to `--device`; "auto" is the GPU if there is one, else the CPU.
 
     Raises:
-        ValueError: no such device here.
+        ValueError: this machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -37,7 +41,7 @@ def choose_device(name: str) -> torch.device:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # "meta" is a device, but has no numbers
+        torch.zeros(1, device=device).item()  # "meta" is a device, but holds no values
     except (RuntimeError, AssertionError):
         gpus = "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))
         raise ValueError(f"--device {name}: expected a device of this machine: cpu{gpus}") from None
@@ -45,16 +49,18 @@ def choose_device(name: str) -> torch.device:
 
 
 def loader_workers(workers: int | None, device: torch.device) -> int:
-    """Loader processes: `workers` if given, else one for a CPU and up to 8 for a GPU."""
+    """Number of loader processes: `workers` if given, else one for a CPU and up to 8 for a GPU."""
     if workers is not None:
         return workers
     cores = usable_cores()
-    return min(MOST_WORKERS, cores) if device.type == "cuda" else min(1, cores - 1)
+    return min(MAX_GPU_WORKERS, cores) if device.type == "cuda" else min(1, cores - 1)
 
 
 def usable_cores() -> int:
-    """Cores for this process: those it may run on, where the system tells (Linux), else all there
-    are; shared evenly among the processes that were launched together on this machine.
+    """Number of cores for this process: its share of those that it may run on.
+
+    Processes that were launched together on this machine share the cores evenly. Where the system
+    does not report a CPU affinity (it is Linux that does), all cores count.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -65,11 +71,11 @@ def usable_cores() -> int:
 
 
 def divide_cores(workers: int | None, device: torch.device) -> None:
-    """Leave the readers their cores when training on the CPU.
+    """Limit PyTorch's threads so that loader processes have cores when training on the CPU.
 
-    OpenMP threads wait for each other by spinning: with one more busy process than there are
+    OpenMP threads wait for each other by spinning: with one busy process more than there are
     cores, a training step was measured to take 13 s instead of 0.08 s (two cores, two threads).
-    `OMP_NUM_THREADS`, where set, is obeyed.
+    `OMP_NUM_THREADS` takes precedence.
     """
     cv2.setNumThreads(0)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:

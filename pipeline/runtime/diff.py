@@ -1,17 +1,20 @@
-"""Where two trees of plain values differ: the one way settings and inputs are compared."""
+"""Differences between two trees of plain values, such as settings or fingerprints of inputs."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-LONGEST_SHOWN = 60
+MAX_SHOWN_CHARACTERS = 60
 
 
 def differences(expected: Any, found: Any) -> list[str]:
-    """One text for each leaf that differs, by its dotted key; empty where all are equal.
+    """Describe each leaf that differs, in the order of their dotted keys.
 
-    Tuples and lists compare as equal, as JSON has it.
+    Both are compared as JSON: a tuple equals a list of the same values.
+
+    Returns:
+        Texts such as "store.views: expected 4, found 2"; empty if both are equal.
     """
     return _walk(json.loads(json.dumps(expected)), json.loads(json.dumps(found)), "")
 
@@ -27,11 +30,11 @@ def _walk(expected: Any, found: Any, key: str) -> list[str]:
 
 
 def _are_long_lists(expected: Any, found: Any) -> bool:
-    """Whether two values are lists of one length that would look alike, cut to what is shown."""
+    """Whether both are lists of the same length, too long for `_show` to tell them apart."""
     lists = isinstance(expected, list) and isinstance(found, list)
-    return lists and len(expected) == len(found) and len(str(expected)) > LONGEST_SHOWN
+    return lists and len(expected) == len(found) and len(str(expected)) > MAX_SHOWN_CHARACTERS
 
 
 def _show(value: Any) -> str:
     text = "none" if value is None else str(value)
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:12]}…"
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:12]}…"

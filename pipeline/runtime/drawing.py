@@ -1,7 +1,7 @@
-"""Skeletons drawn onto pixels: the one way contact sheets and predictions draw a person.
+"""Draws skeletons onto pixels, for contact sheets and predictions.
 
-The left side is orange, the right side blue, what belongs to neither is white; every stroke has a
-black rim. Shape letters: K joints.
+The left side is orange, the right side blue, and the rest white; every stroke has a black rim.
+Shape letters: K joints.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def joint_color(skeleton: Skeleton, joint: int) -> Color:
 
 
 def limb_color(skeleton: Skeleton, one: int, other: int) -> Color:
-    """A side's color, where no end of the limb belongs to the other side."""
+    """The color of a limb's side; `MIDDLE` if it connects both sides."""
     sides = {joint_color(skeleton, joint) for joint in (one, other)} - {MIDDLE}
     return sides.pop() if len(sides) == 1 else MIDDLE
 
@@ -46,10 +46,10 @@ def draw_skeleton(
 
     Args:
         image_HW3: uint8 RGB.
-        joints_K2: float (x, y), pixels of the image; NaN and infinity: not drawn.
-        confident_K: bool, the joints to draw with their limbs.
+        joints_K2: float (x, y) in pixels of the image; NaN and infinity are not drawn.
+        confident_K: bool, whether to draw a joint with its limbs.
         width_px: of a limb.
-        faint_dots: draw the other joints, too, as small dots without limbs.
+        faint_dots: draw the other joints too, as small dots without limbs.
     """
     finite_K = np.isfinite(joints_K2).all(-1)
     placed_K2 = np.nan_to_num(joints_K2).clip(-FARTHEST_PX, FARTHEST_PX) * (1 << SUBPIXEL_BITS)
@@ -57,7 +57,7 @@ def draw_skeleton(
     shown_K = confident_K & finite_K
     dots_K = finite_K if faint_dots else shown_K
     rim_px = max(1, width_px // 2)
-    for is_rim in (True, False):  # all rims first, so that none cuts another limb in two
+    for is_rim in (True, False):  # all rims first, so that none crosses another limb
         for one, other in skeleton.limbs:
             if shown_K[one] and shown_K[other]:
                 color = RIM if is_rim else limb_color(skeleton, one, other)

@@ -26,10 +26,14 @@ MAX_JSON_BYTES = 1 << 28
 
 
 def make_writable(folder: Path, what: str, remedy: str) -> None:
-    """Make a folder, and see that files can be written into it.
+    """Create a folder, and check that files can be written into it.
+
+    Args:
+        what: what the folder is, for the message.
+        remedy: what to do if it cannot be written to, for the message.
 
     Raises:
-        ValueError: they cannot; `what` the folder is, and the `remedy`, stand in the message.
+        ValueError: it cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +50,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read one of our own JSON files.
 
     Raises:
-        ValueError: it cannot be read, or is damaged.
+        ValueError: the file cannot be read, or is damaged.
     """
     content = read_bytes(path, MAX_JSON_BYTES, "one of fpd's own files")
     try:
@@ -61,10 +65,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: dict[str, Any], *, sort_keys: bool = True) -> None:
-    """Write a JSON file whole or not at all, the same bytes for the same value.
+    """Write a JSON file atomically. Equal values give equal bytes.
 
     Args:
-        sort_keys: False where their order means something, as a sweep's points' does.
+        sort_keys: False if the order of the keys is significant, as it is for a sweep's points.
     """
     with atomic(path) as temporary:
         temporary.write_text(as_json(value, sort_keys=sort_keys), "utf-8")
@@ -76,11 +80,14 @@ def as_json(value: dict[str, Any], *, sort_keys: bool = True) -> str:
 
 
 def check_output(json_path: Path | None, inputs: tuple[Path, ...]) -> None:
-    """Refuse, before the work rather than after it, what cannot or must not be written to.
+    """Check a command's `--json` file before the work instead of after it.
+
+    Args:
+        inputs: files that the command reads, which must not be overwritten.
 
     Raises:
-        ValueError: there is no such folder, nothing can be written to it, or the file is one of the
-            inputs.
+        ValueError: its folder does not exist or cannot be written to, it is one of the inputs, or
+            it is not a regular file.
     """
     if json_path is None:
         return
@@ -98,10 +105,10 @@ def check_output(json_path: Path | None, inputs: tuple[Path, ...]) -> None:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, synced and renamed to `path` when the block succeeds.
+    """Yield a temporary path to write to; if the block succeeds, sync it and rename it to `path`.
 
     Raises:
-        OSError: it cannot be written; `filename` is `path`.
+        OSError: the file cannot be written; `filename` is `path`.
     """
     with atomic_group(path) as (temporary,):
         yield temporary
@@ -109,38 +116,39 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_group(*paths: Path) -> Iterator[list[Path]]:
-    """Temporary paths to write to; all are synced before the first is renamed.
+    """Yield temporary paths to write to; all of them are synced before the first one is renamed.
 
-    So a disk that is full leaves files that belong together as they were, all of them.
+    If the disk is full, files that belong together therefore all stay as they were.
 
     Raises:
-        OSError: one cannot be written; `filename` is the path that it was meant for.
+        OSError: a file cannot be written; `filename` is its final path.
     """
-    # Not by process id: on a shared disk, processes of two machines may have the same.
-    names = {p.with_name(f".{p.name}.{secrets.token_hex(8)}.tmp"): p for p in paths}
+    # Not named by process id: on a shared disk, processes of two machines may have the same one.
+    final_paths = {p.with_name(f".{p.name}.{secrets.token_hex(8)}.tmp"): p for p in paths}
     try:
-        yield list(names)
-        for temporary in names:
+        yield list(final_paths)
+        for temporary in final_paths:
             sync(temporary)
-        for temporary, path in names.items():
+        for temporary, path in final_paths.items():
             temporary.replace(path)
         for folder in {path.parent for path in paths}:
             sync(folder)
     except OSError as error:
-        # People know the files' own names; writing to a full disk names none.
-        meant = {str(temporary): path for temporary, path in names.items()}.get(error.filename)
+        # Users know the final names. An error of a full disk names no file at all.
+        by_name = {str(temporary): path for temporary, path in final_paths.items()}
+        final_path = by_name.get(error.filename)
         nameless = error.errno is not None and error.filename is None  # not a library's own message
-        if meant is not None or nameless:
-            error.filename = str(meant or paths[0])
+        if final_path is not None or nameless:
+            error.filename = str(final_path or paths[0])
         raise
     finally:
-        for temporary in names:
-            with suppress(OSError):  # what went wrong before is what matters
+        for temporary in final_paths:
+            with suppress(OSError):  # an earlier error is the one to report
                 temporary.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
-    """Have a file's, or a folder's, content reach the disk."""
+    """Flush a file or a folder to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -155,7 +163,7 @@ def sha256(path: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides pixels and numbers."""
+    """Versions of fpd, Python, and the packages that pixels and heatmaps depend on."""
     packages = (cv2, numcodecs, np, torch, zarr)
-    found = {package.__name__: package.__version__ for package in packages}
-    return {"fpd": __version__, "python": platform.python_version()} | found
+    installed = {package.__name__: package.__version__ for package in packages}
+    return {"fpd": __version__, "python": platform.python_version()} | installed

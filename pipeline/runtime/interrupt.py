@@ -1,9 +1,9 @@
-"""Being asked to stop: Ctrl-C, or a scheduler that takes the machine back."""
+"""Stop requests: Ctrl-C, or SIGTERM from a job scheduler."""
 
 from __future__ import annotations
 
 import atexit
-import multiprocessing.util  # whose own end of children must be registered before ours
+import multiprocessing.util  # must register its own exit handler before ours, see below
 import signal
 import threading
 import time
@@ -16,18 +16,18 @@ from .device import is_launched
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 FORWARDED_S = 5.0
-"""A launcher passes on, at once, the signal that its processes may have had from elsewhere (a
-terminal's Ctrl-C, a scheduler): under one, a second signal within this time is the first again."""
+"""torchrun forwards a signal at once to its processes, which may have received the same one
+directly (a terminal's Ctrl-C, a scheduler's SIGTERM). Under a launcher, a second signal within this
+time counts as a copy of the first."""
 
-
-LOOK_AGAIN_S = 0.1
+JOIN_TIMEOUT_S = 0.1
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM: what was done is kept, and the same command goes on from there.
+    """Stopped by Ctrl-C or SIGTERM: finished work is kept, and the same command continues from it.
 
     Attributes:
-        signal: the number of the signal that asked for it.
+        signal: the number of the signal.
     """
 
     def __init__(self, message: str, signal: int = signal.SIGINT) -> None:
@@ -36,66 +36,66 @@ class Interrupted(Exception):
 
 
 class Stop(threading.Event):
-    """Whether to stop, and the number of the signal that asked for it (0: none did)."""
+    """Set by the first signal; `signal` is its number (0: none was received)."""
 
     signal: int = 0
 
 
 @contextmanager
 def stop_requested() -> Iterator[Stop]:
-    """An event that the first Ctrl-C or SIGTERM sets; a second one ends the process as usual."""
+    """Yield an event that the first Ctrl-C or SIGTERM sets. A second one ends the process."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals reach the main thread only
+        yield stop  # only the main thread receives signals
         return
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    again_after_s = FORWARDED_S if is_launched() else 0.0
-    asked_at = 0.0
+    old_handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    ignore_copies_s = FORWARDED_S if is_launched() else 0.0
+    stopped_at = 0.0
 
     def request(number: int, frame: FrameType | None) -> None:
-        nonlocal asked_at
+        nonlocal stopped_at
         if not stop.is_set():
-            asked_at = time.monotonic()
+            stopped_at = time.monotonic()
             stop.signal = number
             stop.set()
-        elif time.monotonic() - asked_at >= again_after_s:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+        elif time.monotonic() - stopped_at >= ignore_copies_s:
+            for stop_signal, handler in old_handlers.items():
+                signal.signal(stop_signal, handler)
             signal.raise_signal(number)
 
-    for number in before:
+    for number in old_handlers:
         signal.signal(number, request)
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in old_handlers.items():
             signal.signal(number, handler)
 
 
-def outlive_first_signal() -> None:
-    """Have this process, a reader, let its parent decide what a signal to the whole group means.
+def ignore_first_signal() -> None:
+    """Make this process, a loader worker, ignore Ctrl-C and the first SIGTERM.
 
-    The parent goes on until it has saved, and needs its readers until then. It ends them with
-    SIGTERM where they do not end by themselves: hence only the first one is let pass.
+    A signal to the whole process group is for the parent to handle: it needs its workers until it
+    has saved. It ends workers that do not exit by themselves with SIGTERM, so a second one counts.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def let_pass(number: int, frame: FrameType | None) -> None:
+    def restore_default(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
 
-    signal.signal(signal.SIGTERM, let_pass)
+    signal.signal(signal.SIGTERM, restore_default)
 
 
 @atexit.register
-def _end_readers() -> None:
-    """End the readers that an error left alive, as often as it takes.
+def _terminate_workers() -> None:
+    """Terminate loader workers that an error left running.
 
-    Python would end its children with one SIGTERM, which they let pass, and wait for ever. (What is
-    registered later is called earlier: this comes before Python's own.)
+    At exit, Python would send each child one SIGTERM, which these ignore, and wait forever. Exit
+    handlers run in reverse order of registration, so this one runs before Python's.
     """
-    # PyTorch's handler would raise an error here for each reader that the signal ends.
+    # PyTorch's handler would raise an error here for each worker that the signal ends.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():
         while child.daemon and child.is_alive():
             child.terminate()
-            child.join(LOOK_AGAIN_S)
+            child.join(JOIN_TIMEOUT_S)

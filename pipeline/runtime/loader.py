@@ -10,29 +10,27 @@ import torch
 from torch.utils.data import DataLoader
 
 from .device import loader_workers
-from .interrupt import outlive_first_signal
+from .interrupt import ignore_first_signal
 
 T = TypeVar("T")
-
 
 Key = tuple[int, int]
 """(sample index, view number)."""
 
-
 FlipKey = tuple[int, int, bool]
-"""(sample index, view number, whether to mirror it)."""
+"""(sample index, view number, whether to flip the view)."""
 
 
 def make_loader(
     dataset: Any, batches: Any, device: torch.device, *, workers: int | None, prefetch: int
 ) -> DataLoader[Any]:
-    """A PyTorch loader over batches of keys, which shuts down quietly after a signal.
+    """Make a PyTorch loader over batches of keys that shuts down cleanly after a signal.
 
     Args:
-        dataset: map-style, by key.
-        batches: a batch sampler: yields lists of keys.
-        workers: processes; None: `loader_workers` chooses.
-        prefetch: batches that each process reads ahead.
+        dataset: map-style, indexed by key.
+        batches: a batch sampler, which yields lists of keys.
+        workers: number of processes; None: `loader_workers` chooses.
+        prefetch: number of batches that each process reads ahead.
     """
     processes = loader_workers(workers, device)
     return DataLoader(
@@ -46,11 +44,11 @@ def make_loader(
     )
 
 
-def in_batches(keys: Sequence[T], batch: int) -> list[Sequence[T]]:
-    """Keys, or indices, in batches, in order."""
-    return [keys[i : i + batch] for i in range(0, len(keys), batch)]
+def in_batches(keys: Sequence[T], batch_size: int) -> list[Sequence[T]]:
+    """Split keys into batches, in order; the last one may be smaller."""
+    return [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
 
 
 def _init_worker(_: int) -> None:
-    outlive_first_signal()
+    ignore_first_signal()
     cv2.setNumThreads(0)

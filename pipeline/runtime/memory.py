@@ -1,4 +1,4 @@
-"""The memory that a pass needs, and what is said where there is not so much."""
+"""Measures a pass's peak memory, and turns out-of-memory errors into advice."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from torch.utils._pytree import tree_leaves
 
 
 def peak_bytes(task: Callable[[], object], device: torch.device, resident: int) -> int:
-    """Bytes at the highest moment of a task.
+    """Peak memory of a task in bytes.
 
-    On CUDA, what PyTorch's allocator had handed out, workspaces included. On a CPU, `resident`
-    (weights) and the largest sum of tensors alive at once: the same on every machine, and what a
-    library takes for itself inside an operation is left out.
+    On CUDA, the peak of PyTorch's allocator, workspaces included. On a CPU, `resident` plus the
+    largest sum of tensors alive at once: the same on every machine, without the memory that a
+    library allocates inside an operation.
+
+    Args:
+        resident: bytes that are in use before the task, such as the weights.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -35,27 +38,31 @@ def peak_bytes(task: Callable[[], object], device: torch.device, resident: int) 
 
 @contextmanager
 def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
-    """Say what was too much, and what takes less, where PyTorch finds no memory for a block.
+    """Turn PyTorch's out-of-memory errors in a block into one sentence.
+
+    Args:
+        what: the subject of the sentence: what did not fit.
+        advice: what needs less memory.
 
     Raises:
-        ValueError: it found none.
+        ValueError: PyTorch could not allocate memory.
     """
     try:
         yield
     except RuntimeError as error:
-        # A GPU's error has a class of its own; a CPU's has its allocator's name.
+        # The GPU's error has a class of its own; the CPU's is recognized by its allocator's name.
         if not isinstance(error, torch.cuda.OutOfMemoryError) and "CPUAllocator" not in str(error):
             raise
-        found = re.search(r"ried to allocate [\d.]+ \w+", str(error))
-        tried = f" (t{found[0]})" if found else ""
-        raise ValueError(f"{what} did not fit into memory{tried}: {advice}") from None
+        match = re.search(r"ried to allocate [\d.]+ \w+", str(error))
+        size = f" (t{match[0]})" if match else ""
+        raise ValueError(f"{what} did not fit into memory{size}: {advice}") from None
 
 
 class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sums up the storages that operations make, for as long as they live.
+    """Counts the bytes of the tensor storages that are created inside the block and still alive.
 
     Attributes:
-        now, peak: bytes, of storages made inside the block.
+        now, peak: in bytes.
     """
 
     def __init__(self) -> None:
@@ -73,10 +80,10 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _hold(self, tensor: Tensor, before: set[int]) -> None:
-        """Count a storage once, and until the last of its tensors has gone."""
+        """Count a storage once, until the last of its tensors is released."""
         storage = _storage(tensor)
         if storage in before and not self._users[storage]:
-            return  # a view of what was there before the block
+            return  # a view of a tensor from before the block
         size = tensor.untyped_storage().nbytes()
         if not self._users[storage]:
             self.now += size

@@ -1,9 +1,8 @@
-"""Colors of every picture of heatmaps and joints.
+"""Colors of heatmaps and joints in all pictures.
 
-Plain numbers, since importing matplotlib takes a second.
-
-Sides are person-centric. The hues are from Okabe & Ito's palette (Color Universal Design, 2008),
-which people with color vision deficiencies can tell apart.
+They are plain numbers because importing matplotlib takes a second. Sides are person-centric. The
+hues are from Okabe & Ito's palette (Color Universal Design, 2008), which people with color vision
+deficiencies can tell apart.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ RIM: Color = (0, 0, 0)
 LABEL = "#ffffff"
 PREDICTION = "#ffb000"
 TEACHER = "#5bc0ff"
-"""Whole skeletons, where several of one person are drawn over each other."""
+"""Whole skeletons, where several are drawn over the same person."""
 
 _fire = np.linspace(0, 1, 256)
 
 FIRE_256x4 = np.stack(
     [_fire**0.3, _fire**1.2, 0.6 * _fire**4, np.minimum(0.85, 1.4 * _fire)], axis=-1
 )
-"""RGBA in 0..1, from transparent to bright, so that a picture shows where a map is zero."""
+"""RGBA in 0..1, from transparent to bright, so that the picture shows through where a map is 0."""
 
 CROP_UNDER_HEAT = 0.7
 """Brightness of a gray crop under a heatmap, as a share of the crop's own."""

@@ -1,4 +1,4 @@
-"""Batch normalization with the statistics of all processes' views."""
+"""Batch normalization over the views of all processes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-TIMMS = ["drop", "act"]
-"""What timm's BatchNormAct2d does after the normalization, in this order, within one module."""
+TIMM_CHILDREN = ["drop", "act"]
+"""Children of timm's BatchNormAct2d, which it applies after the normalization, in this order."""
 
 
 def synchronize(network: nn.Module, device: torch.device) -> None:
-    """Have a network's batch normalizations, in place, take the statistics of the whole batch.
+    """Make a network's batch normalizations, in place, use the statistics of all processes.
 
-    On a GPU these are PyTorch's own `SyncBatchNorm`, which knows no other device. Names of weights
-    and buffers stay.
+    On a GPU they become PyTorch's own `SyncBatchNorm`, which supports no other device. The names of
+    weights and buffers stay the same.
 
     Raises:
-        ValueError: there is a kind of batch normalization that is not known here.
+        ValueError: a subclass of `nn.BatchNorm2d` other than timm's cannot be converted.
     """
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.BatchNorm2d):
@@ -28,51 +28,48 @@ def synchronize(network: nn.Module, device: torch.device) -> None:
 
 
 def _synchronized(module: nn.BatchNorm2d, device: torch.device) -> nn.Module:
-    after = [name for name, _ in module.named_children()]
-    if type(module) is not nn.BatchNorm2d and after != TIMMS:
+    children = [name for name, _ in module.named_children()]
+    if type(module) is not nn.BatchNorm2d and children != TIMM_CHILDREN:
         raise ValueError(
-            f"no synchronized form of {type(module).__name__} is known: "
-            "--set student.sync_batch_norm=false (or teacher.) has each process use its own views"
+            f"{type(module).__name__} has no synchronized form here: with "
+            "--set student.sync_batch_norm=false (or teacher.), each process uses its own views"
         )
     if device.type == "cuda":
         synced: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
     else:
         synced = _CpuSyncBatchNorm.of(module)
-    for name in after:  # which both have still, and neither calls
-        synced.register_forward_hook(partial(_then, name))
+    for name in children:  # both forms keep the children, and neither calls them
+        synced.register_forward_hook(partial(_apply_child, name))
     return synced
 
 
-def _then(name: str, module: nn.Module, _: Any, output: Tensor) -> Tensor:
-    after: Tensor = module.get_submodule(name)(output)
-    return after
+def _apply_child(name: str, module: nn.Module, _: Any, output: Tensor) -> Tensor:
+    applied: Tensor = module.get_submodule(name)(output)
+    return applied
 
 
 class _CpuSyncBatchNorm(nn.BatchNorm2d):
-    """The same on CPUs: mean and variance over the views of all processes.
-
-    The gradient passes through the exchange.
-    """
+    """Synchronized batch normalization for CPUs, with gradients through the exchange."""
 
     @classmethod
     def of(cls, module: nn.BatchNorm2d) -> _CpuSyncBatchNorm:
         synced = cls(module.num_features, eps=module.eps, momentum=module.momentum)
-        synced.__dict__.update(module.__dict__)  # the same parameters, not copies of them
+        synced.__dict__.update(module.__dict__)  # shares the parameters
         return synced
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        values = x.to(self.weight.dtype)  # not in the half precision of its convolution
-        here = values.new_full((1,), values.numel() / self.num_features)
-        sums = _sum(torch.cat([values.sum((0, 2, 3)), here]))
+        values = x.to(self.weight.dtype)  # a convolution under autocast returns bfloat16
+        own_count = values.new_full((1,), values.numel() / self.num_features)
+        sums = _sum(torch.cat([values.sum((0, 2, 3)), own_count]))
         count = sums[-1].detach()
-        centerd = values - (sums[:-1] / count)[:, None, None]
-        # From the centerd values: the difference of two large sums would lose the digits.
-        variance = _sum(centerd.square().sum((0, 2, 3))) / count
+        centered = values - (sums[:-1] / count)[:, None, None]
+        # From the centered values: the difference of two large sums would lose precision.
+        variance = _sum(centered.square().sum((0, 2, 3))) / count
         self._track(sums[:-1].detach() / count, variance.detach() * count / (count - 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        normalized: Tensor = centerd * scale[:, None, None] + self.bias[:, None, None]
+        normalized: Tensor = centered * scale[:, None, None] + self.bias[:, None, None]
         return normalized.to(x.dtype)
 
     @torch.no_grad()
@@ -85,7 +82,7 @@ class _CpuSyncBatchNorm(nn.BatchNorm2d):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes; so is its gradient, every process's loss depending on it."""
+    """Sum over all processes. Every process's loss depends on it, so its gradient is summed too."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

@@ -1,59 +1,45 @@
-"""Counts, sizes and durations as people write them."""
+"""Counts, sizes, durations and ranges of numbers, parsed from text and formatted as text."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from itertools import pairwise
 
-PREFIXES = "kMGTPE"
-
-_SIZE = re.compile(
-    r"(?P<number>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?)"
-    r"[ _]*(?:bytes?|(?P<prefix>[kmgtpe]?)(?P<binary>(?<=[kmgtpe])i)?b?)",
-    re.IGNORECASE,
-)
+from pydantic import ByteSize
 
 DURATIONS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def parse_bytes(text: str) -> int:
-    """A size in bytes.
+    """Parse a size in bytes with Dask's `parse_bytes`.
 
     Args:
-        text: a number and a unit, such as `20GB`, `1.5 TiB`, `1,000 MB`, `2g` or `1e9`: kB, MB, GB,
-            TB, PB and EB are powers of 1,000, KiB, MiB, ... of 1,024, capitals or not.
+        text: a number and a unit, such as `20GB`, `1.5 TiB`, `2g` or `1e9`, in capitals or not. kB
+            to PB are powers of 1000, KiB to PiB powers of 1024.
 
     Raises:
-        ValueError: it is not a size, or below one byte.
+        ValueError: the text is not a size, or the size is below one byte.
     """
-    found = _SIZE.fullmatch(text.strip())
+    from dask.utils import parse_bytes  # imported here: it takes a tenth of a second
+
     try:
-        number = float(found["number"].replace(",", "")) if found else math.nan
-    except ValueError:  # a unit without a number
-        number = math.nan
-    if found and found["prefix"]:
-        power = PREFIXES.lower().index(found["prefix"].lower()) + 1
-        number *= (1024 if found["binary"] else 1000) ** power
-    if not 1 <= number < math.inf:
+        # Dask takes a unit without a number for one of it, and no text at all for one byte.
+        size = parse_bytes(text) if any(character.isdigit() for character in text) else 0
+    except (ValueError, OverflowError):
+        size = 0
+    if size < 1:
         raise ValueError(f"expected a size above zero, such as 20GB or 1.5 TiB; got {text!r}")
-    return round(number)
+    return size
 
 
 def format_bytes(count: float) -> str:
-    """A size for people, in powers of 1,000: `21.3 GB`."""
-    if count < 999.5:
-        return f"{count:.0f} bytes"
-    for prefix in PREFIXES:
-        count /= 1000
-        if count < 999.95:  # above, it would be rounded to 1000.0
-            return f"{count:.1f} {prefix}B"
-    return f"{count:,.1f} {PREFIXES[-1]}B"
+    """Format a size in powers of 1000 with one decimal: `21.3 GB`."""
+    return ByteSize(count).human_readable(decimal=True, separator=" ").replace("KB", "kB")
 
 
 def format_duration(seconds: float) -> str:
-    """A duration for people, in its two largest units: `3 h 20 min`."""
+    """Format a duration in its two largest units: `3 h 20 min`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     for (large, size), (small, part) in pairwise(DURATIONS):
@@ -63,51 +49,55 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def pluralize(count: int, one: str, more: str | None = None) -> str:
-    """A count with its noun: `1 view`, `22,246 people`.
+def pluralize(count: int, singular: str, plural: str | None = None) -> str:
+    """Format a count with its noun: `1 view`, `22,246 people`.
 
     Args:
-        more: the plural; none given: an s behind the singular.
+        plural: the plural of the noun; None: the singular with an s.
     """
-    return f"{count:,} {one if count == 1 else more or one + 's'}"
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
 def parse_ranges(text: str, below: int) -> frozenset[int]:
-    """Numbers such as "3", "4-7" or "0-3,6".
+    """Parse numbers such as "3", "4-7" or "0-3,6".
 
     Args:
-        below: every number is to be smaller than this.
+        below: the smallest number that is not allowed.
 
     Raises:
-        ValueError: it is something else, or has a number that is not in 0..below - 1.
+        ValueError: the text has another form, or a number is not in 0..below - 1.
     """
     numbers: set[int] = set()
     for part in text.split(","):
-        found = re.fullmatch(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?", part)
-        if not found:
+        match = re.fullmatch(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?", part)
+        if not match:
             raise ValueError(f"expected numbers such as 3, 4-7 or 0-3,6, got {text!r}")
-        first, last = int(found[1]), int(found[2] or found[1])
-        if not first <= last < below:
+        start, end = int(match[1]), int(match[2] or match[1])
+        if not start <= end < below:
             raise ValueError(f"expected numbers in 0..{below - 1}, in order, got {part.strip()!r}")
-        numbers.update(range(first, last + 1))
+        numbers.update(range(start, end + 1))
     return frozenset(numbers)
 
 
 def show_ranges(numbers: Iterable[int], most: int | None = None) -> str:
-    """The text that `parse_ranges` reads; of `most` ranges, "and N more" for the rest."""
+    """Format numbers as `parse_ranges` reads them.
+
+    Args:
+        most: the number of ranges to show; the others become "and N more". None: all.
+    """
     ranges: list[list[int]] = []
     for number in sorted(set(numbers)):
         if ranges and number == ranges[-1][1] + 1:
             ranges[-1][1] = number
         else:
             ranges.append([number, number])
-    shown = [str(a) if a == b else f"{a}-{b}" for a, b in ranges[:most]]
-    left = sum(b - a + 1 for a, b in ranges[len(shown) :])
-    return ",".join(shown) + (f" and {left} more" if left else "")
+    shown = [str(start) if start == end else f"{start}-{end}" for start, end in ranges[:most]]
+    hidden = sum(end - start + 1 for start, end in ranges[len(shown) :])
+    return ",".join(shown) + (f" and {hidden} more" if hidden else "")
 
 
 def align(rows: list[list[str]]) -> str:
-    """Columns padded to a common width: the first to the left, the others to the right."""
+    """Pad the columns of a table: the first one is aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()

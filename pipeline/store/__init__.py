@@ -1,13 +1,16 @@
-"""The heatmap store: a chunked Zarr v3 group of seeded teacher heatmaps (docs/store.md).
+"""The heatmap store: a Zarr v3 group of the teacher's heatmaps of seeded views (docs/store.md).
 
-`schema` has the arrays, `manifest` what they must match, `code` turns heatmaps into bytes and back,
-`files` is where the bytes lie, `writer` makes shards, `coverage` says which are there, `canaries`
-whether their pixels can be made again, `reader` gives single views back, `floats` anyone's.
+`schema` defines the arrays and `manifest` what they must match. `compression` encodes and decodes
+heatmaps. `storage` reads and writes the objects, on disk or behind a URL; `lock` admits one writer.
+`writer` writes shards, `coverage` determines which shards are complete, `canaries` whether views
+are still cut from the same pixels, `match` whether a store holds what a run needs. `reader` reads
+single views, and `read_heatmaps` there is the call for other programs. `verify` finds damage, and
+`merge` joins stores that were made separately.
 """
 
 from .canaries import check_canaries
 from .compression import CompressedHeatmaps, compress, decompress
-from .coverage import Coverage, Receipt, check_complete, coverage, shard_bytes, whole_receipt
+from .coverage import Coverage, Receipt, check_complete, complete_receipt, coverage, shard_bytes
 from .manifest import (
     check_manifest,
     layout_of,
@@ -18,34 +21,33 @@ from .manifest import (
 )
 from .reader import CachedHeatmaps, StoreReader, read_heatmaps
 from .schema import Layout
-from .storage import Files, files_at, store_files
+from .storage import Storage, open_storage
 from .writer import Shard, StoreWriter, write_shard
 
 __all__ = [
     "CachedHeatmaps",
     "CompressedHeatmaps",
     "Coverage",
-    "Files",
     "Layout",
     "Receipt",
     "Shard",
+    "Storage",
     "StoreReader",
     "StoreWriter",
     "check_canaries",
     "check_complete",
     "check_manifest",
+    "complete_receipt",
     "compress",
     "coverage",
     "decompress",
-    "files_at",
     "layout_of",
     "make_manifest",
+    "open_storage",
     "read_heatmaps",
     "read_manifest",
     "served_layout",
     "shard_bytes",
-    "store_files",
     "stored_layout",
-    "whole_receipt",
     "write_shard",
 ]

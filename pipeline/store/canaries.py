@@ -1,8 +1,8 @@
-"""Canaries: pixels of a few views, kept with each shard, for the student to make again.
+"""Canaries: digests and thumbnails of a few crops per shard, which the student cuts again.
 
-Equal parameters do not make equal pixels: another image decoder, another interpolation, an image
-edited in place. A canary has the exact digest of an augmented crop and a thumbnail of it, so that
-"the same", "the same but for rounding" and "another picture" are told apart.
+Equal view parameters do not guarantee equal pixels: the image decoder, the interpolation or the
+image itself may have changed. A canary holds the digest of an augmented crop and a thumbnail of it,
+which tell equal pixels, rounding differences and another picture apart.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ...data.views import Views
 from ..runtime.files import versions
 from .coverage import read_receipt
 from .schema import Layout
-from .storage import Files
+from .storage import Storage
 
 log = logging.getLogger("fpd")
 
@@ -29,22 +29,22 @@ Canary = dict[str, Any]
 PER_SHARD = 2
 
 SHARDS_CHECKED = 16
-"""Two dozen crops or so: a tenth of a second, whatever the store's size."""
+"""Up to 32 crops, which take a tenth of a second whatever the size of the store."""
 
 THUMBNAIL_PX = 16
 
 TOLERANCE = 3.0
-"""Largest mean difference of thumbnails, gray levels of 255, that passes as another decoder's
-rounding. JPEG decoders differ by 1 or 2 levels here and there; another picture by dozens."""
+"""Largest mean difference between thumbnails, in gray levels (0-255), that counts as rounding. JPEG
+decoders differ by 1 or 2 levels in some pixels; other pictures differ by dozens."""
 
 
 def canary_rows(rows: int) -> list[int]:
-    """The rows of a shard that are canaries: spread evenly, the first among them."""
+    """The rows of a shard that become canaries: evenly spread, starting with row 0."""
     return sorted({rows * i // PER_SHARD for i in range(PER_SHARD)})
 
 
 def make_canary(row: int, crop: NDArray[np.uint8]) -> Canary:
-    """What is kept of a view's crop, uint8 (S, S, 3)."""
+    """The canary of a crop, uint8 (S, S, 3), in a row of a shard. It can be written as JSON."""
     return {
         "row": row,
         "blake2b": _digest(crop),
@@ -53,17 +53,17 @@ def make_canary(row: int, crop: NDArray[np.uint8]) -> Canary:
 
 
 def compare_canary(canary: Canary, crop: NDArray[np.uint8]) -> float:
-    """How far a crop is from the one that was cached.
+    """How much a crop differs from the one that was cached.
 
     Returns:
-        0 where every pixel is equal; else the mean difference of the thumbnails, gray levels, above
-        0; infinity where the canary is damaged.
+        0 if every pixel is equal, otherwise the mean absolute difference between the thumbnails in
+        gray levels (at least 1e-9), or infinity if the canary is damaged.
     """
     if canary.get("blake2b") == _digest(crop):
         return 0.0
     try:
-        kept = np.frombuffer(base64.b64decode(canary["thumbnail"]), np.uint8)
-        difference = kept.astype(float) - _thumbnail(crop).reshape(-1)
+        cached = np.frombuffer(base64.b64decode(canary["thumbnail"]), np.uint8)
+        difference = cached.astype(float) - _thumbnail(crop).reshape(-1)
     except (KeyError, TypeError, ValueError):
         return float("inf")
     return max(float(np.abs(difference).mean()), 1e-9)
@@ -80,40 +80,45 @@ def _thumbnail(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def check_canaries(
-    files: Files, layout: Layout, views: Views, manifest: dict[str, Any], work: object
+    storage: Storage, layout: Layout, views: Views, manifest: dict[str, Any], work: object
 ) -> None:
-    """Cut canaries of up to `SHARDS_CHECKED` shards again, spread over views and samples.
+    """Cut the canaries of up to `SHARDS_CHECKED` shards, spread over the store, and compare them.
 
-    Pixels that differ by rounding are let pass with a warning.
+    Logs a warning if they differ by rounding.
+
+    Args:
+        work: what follows `-w` in the command that messages name.
 
     Raises:
-        ValueError: a view shows another picture than the teacher saw.
+        ValueError: a view shows another picture than the one that was cached.
     """
-    total = layout.views * layout.shards
-    worst = 0.0
-    for place in sorted({total * i // SHARDS_CHECKED for i in range(SHARDS_CHECKED)}):
-        view, shard = divmod(place, layout.shards)
-        receipt = read_receipt(files, view, shard) or {}
+    shard_count = layout.views * layout.shards
+    largest_difference = 0.0
+    for position in sorted({shard_count * i // SHARDS_CHECKED for i in range(SHARDS_CHECKED)}):
+        view, shard = divmod(position, layout.shards)
+        receipt = read_receipt(storage, view, shard) or {}
         for canary in receipt.get("canaries", ()):
             index = layout.rows(shard)[canary["row"]]
             difference = compare_canary(canary, views[index, view]["crop"])
             if difference > TOLERANCE:
                 raise ValueError(
-                    f"{files}: view {view} of {views.samples.ids[index]} is another picture than "
-                    f"the teacher saw (mean difference {difference:.0f} of 255): its image has "
-                    "changed. Bring the image back, or make the store anew with "
+                    f"{storage}: view {view} of {views.samples.ids[index]} is another picture than "
+                    f"the one that was cached (mean difference {difference:.0f} of 255): its image "
+                    "has changed. Restore the image, or rebuild the store with "
                     f"`fpd cache-heatmaps -w {work} --overwrite`"
                 )
-            worst = max(worst, difference)
-    if worst:
+            largest_difference = max(largest_difference, difference)
+    if largest_difference:
         log.warning(
-            "crops differ from those that were cached by rounding (%.2g of 255 in the mean of a "
-            "thumbnail): cached with %s, here %s",
-            worst,
-            _libraries(manifest.get("versions", {})),
-            _libraries(versions()),
+            "crops differ by rounding from those that were cached (mean difference of a thumbnail: "
+            "%.2g of 255): cached with %s, cut now with %s",
+            largest_difference,
+            _format_versions(manifest.get("versions", {})),
+            _format_versions(versions()),
         )
 
 
-def _libraries(found: dict[str, str]) -> str:
-    return ", ".join(f"{name} {found.get(name, 'unknown')}" for name in ("cv2", "numpy", "fpd"))
+def _format_versions(by_library: dict[str, str]) -> str:
+    return ", ".join(
+        f"{name} {by_library.get(name, 'unknown')}" for name in ("cv2", "numpy", "fpd")
+    )

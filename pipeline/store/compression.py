@@ -1,14 +1,16 @@
-"""Heatmaps to bytes within a stated error, and back: an 8 x 8 block cosine transform.
+"""Encoding of heatmaps within a stated error bound: an 8 x 8 block cosine transform.
 
-A heatmap is smooth, so a few of a block's 64 cosine coefficients hold it. They are rounded to whole
-multiples of a *step*, chosen map by map: the largest for which no pixel of the map is off by more
-than `max_error` of its peak. Where no step keeps that bound (a map that is not smooth, a tight
-bound), the pixels themselves are rounded instead, which always does; a negative step says so.
-Both are the same sum, over another basis, so decoding is one matrix product on any device:
+A heatmap is smooth, so a few of the 64 cosine coefficients of a block describe it. They are rounded
+to integer multiples of a *step*. Each heatmap has its own: the largest for which no pixel of the
+heatmap is off by more than `max_error` of its peak. If no step keeps that bound (the heatmap is not
+smooth, or the bound is tight), the pixels themselves are rounded instead, which always keeps it,
+and the step is stored as negative. Both are the same sum over different bases, so decoding is one
+matrix product on any device:
 
     heatmap = max(0, coefficients @ basis) * |step|           block by block
 
-Values below 0 become 0: a target has none. The peak is kept beside, as the teacher's confidence.
+Values below 0 are stored as 0, the minimum of a target. The peak is stored beside the coefficients
+as the teacher's confidence.
 
 Shape letters: B batch, K joints, H and W heatmap height and width, Y and X blocks down and across,
 C coefficients of a block.
@@ -24,22 +26,22 @@ import torch
 from torch import Tensor
 
 BLOCK_PX = 8
-"""Side of a block: 4 and 16 take more bytes at equal error (docs/store.md)."""
+"""Side of a block. Sides of 4 and 16 take more bytes at the same error (docs/store.md)."""
 
 COEFFICIENTS = BLOCK_PX**2
 
 FAINT_PEAK = 0.1
-"""The error of a map whose peak is below this is bounded by `max_error` of this: a map so faint
-shows no joint, and exact noise would cost more bytes than all that is worth keeping."""
+"""Heatmaps with a lower peak are encoded as if their peak were this: such a faint heatmap shows no
+joint, and storing its noise accurately would cost more bytes than a joint does."""
 
-LARGEST = 127  # an int8 coefficient; -128 is not used
+LARGEST = 127  # absolute value of an int8 coefficient; -128 is not used
 
-# Steps are powers of 2^(1/8), from an eighth to four times the error allowed: on real maps they
-# lie between 0.5 and 3 times of it.
+# Steps are powers of 2^(1/8), from 1/8 of the allowed error to 4 times it. On real heatmaps they
+# are between 0.5 and 3 times the allowed error.
 STEPS_PER_OCTAVE = 8
 LOWEST, HIGHEST = -3 * STEPS_PER_OCTAVE, 2 * STEPS_PER_OCTAVE
 
-# The bound is kept with a little to spare, for other devices' rounding.
+# Encoding stays this far within the bound, because other devices round differently.
 MARGIN = 0.999
 
 
@@ -52,39 +54,39 @@ class CompressedHeatmaps(NamedTuple):
 
 
 def compress(heatmaps_BKHW: Tensor, max_error: float) -> CompressedHeatmaps:
-    """Encode on the device where the heatmaps are.
+    """Encode heatmaps, on their device.
 
     Args:
-        heatmaps_BKHW: finite floats.
-        max_error: largest error of a pixel as a share of its map's peak (or of `FAINT_PEAK`, if
-            that is higher), 0.004..0.25.
+        heatmaps_BKHW: finite floats; square.
+        max_error: largest error of a pixel as a share of its heatmap's peak (or of `FAINT_PEAK`, if
+            that is higher), 0.004 to 0.25.
 
     Raises:
-        ValueError: a value is not finite, or a peak exceeds float16.
+        ValueError: a value is not finite, or a peak exceeds the range of float16.
     """
-    wanted = heatmaps_BKHW.float().clamp_min(0)
-    peaks = wanted.amax(dim=(-2, -1)).half()
+    targets = heatmaps_BKHW.float().clamp_min(0)
+    peaks = targets.amax(dim=(-2, -1)).half()
     # A sum is finite only if all its terms are.
     if not torch.isfinite(heatmaps_BKHW.float().sum() + peaks.float().sum()):
         raise ValueError("expected finite heatmaps with peaks below 65504, got others")
     allowed = max_error * MARGIN * peaks.float().clamp_min(FAINT_PEAK)
-    bases = _bases(wanted.device)
-    blocks = _to_blocks(wanted)
+    bases = _bases(targets.device)
+    blocks = _to_blocks(targets)
     cosines = blocks @ bases[0].T
     steps = _largest_steps(cosines, blocks, bases[0], allowed)
-    plain = steps == 0
-    steps = torch.where(plain, -_float16(2 * allowed), steps)
-    values = torch.where(_per_block(plain), blocks @ bases[1].T, cosines)
+    as_pixels = steps == 0
+    steps = torch.where(as_pixels, -_float16(2 * allowed), steps)
+    values = torch.where(_per_block(as_pixels), blocks @ bases[1].T, cosines)
     return CompressedHeatmaps(_round(values, steps.abs()).to(torch.int8), steps.half(), peaks)
 
 
 def decompress(coefficients_BKYXC: Tensor, steps_BK: Tensor, size_px: int) -> Tensor:
-    """Heatmaps as the teacher had them, within the bound they were stored with.
+    """Decode heatmaps. They equal the encoded ones, clamped at 0, within the bound used there.
 
     Args:
         coefficients_BKYXC: int8 (B, K, Y, X, 64).
         steps_BK: float (B, K).
-        size_px: side of the heatmaps; they may end within a block.
+        size_px: side of the heatmaps; need not be a multiple of `BLOCK_PX`.
 
     Returns:
         float32 (B, K, H, W).
@@ -92,9 +94,10 @@ def decompress(coefficients_BKYXC: Tensor, steps_BK: Tensor, size_px: int) -> Te
     bases = _bases(coefficients_BKYXC.device)
     coefficients = coefficients_BKYXC.float()
     blocks = coefficients @ bases[0]
-    plain = steps_BK < 0
-    if coefficients.device.type != "cpu" or plain.any():  # asking would have a GPU wait
-        blocks = torch.where(_per_block(plain), coefficients @ bases[1], blocks)
+    as_pixels = steps_BK < 0
+    # On a GPU, `any` would synchronize: there, both products are always computed.
+    if coefficients.device.type != "cpu" or as_pixels.any():
+        blocks = torch.where(_per_block(as_pixels), coefficients @ bases[1], blocks)
     blocks = blocks.clamp_min(0) * _per_block(steps_BK.float().abs())
     return _from_blocks(blocks, size_px)
 
@@ -103,8 +106,9 @@ def basis() -> Tensor:
     """float32 (2, C, C): the pixels (row by row) that a coefficient of 1 adds to its block.
 
     0 is the orthonormal two-dimensional DCT (its inverse is type III), 1 the pixels themselves.
-    Coefficients are in zigzag order (as in JPEG, ITU T.81 figure A.6, but always from the right
-    up): by rising `row + column`, rows first within one; most of a map's end in zeros.
+    Coefficients are in zigzag order (as in JPEG, ITU-T T.81 figure A.6, except that each diagonal
+    runs from top right to bottom left): by `row + column`, then by row. Most blocks then end in
+    zeros.
     """
     side = torch.arange(BLOCK_PX, dtype=torch.float64)
     cosine = torch.cos(math.pi / BLOCK_PX * (side + 0.5) * side[:, None]) * (2 / BLOCK_PX) ** 0.5
@@ -115,16 +119,17 @@ def basis() -> Tensor:
 
 @lru_cache(maxsize=8)
 def _bases(device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # made once, used with and without gradients
+    # Cached for calls with and without gradients; autograd cannot save an inference tensor.
+    with torch.inference_mode(False):
         return basis().to(device)
 
 
 def _largest_steps(cosines: Tensor, blocks: Tensor, basis_CC: Tensor, allowed_BK: Tensor) -> Tensor:
     """The largest steps that keep the bound, found by bisection; 0 where none was found.
 
-    Too small a step overflows the coefficients, too large a one breaks the bound. The error does
-    not rise quite evenly with the step, so a slightly larger one may have done too; what is
-    returned has been tried.
+    Too small a step overflows the coefficients, too large a step breaks the bound. The error does
+    not rise quite monotonically with the step, so a slightly larger step may keep the bound as
+    well; each returned step was tried and keeps it.
     """
     rung = torch.floor(STEPS_PER_OCTAVE * torch.log2(allowed_BK))
     low = torch.full_like(rung, LOWEST)
@@ -134,7 +139,7 @@ def _largest_steps(cosines: Tensor, blocks: Tensor, basis_CC: Tensor, allowed_BK
         middle = torch.floor((low + high) / 2)
         steps = _float16(torch.exp2((rung + middle) / STEPS_PER_OCTAVE))
         rounded = _round(cosines, steps)
-        # In place: what takes time here is memory.
+        # In place, because memory traffic dominates the time.
         error = (rounded @ basis_CC).clamp_min_(0).mul_(_per_block(steps)).sub_(blocks)
         fits = error.abs_().amax((-3, -2, -1)) <= allowed_BK
         overflows = rounded.abs_().amax((-3, -2, -1)) > LARGEST
@@ -149,7 +154,7 @@ def _round(values_BKYXC: Tensor, steps_BK: Tensor) -> Tensor:
 
 
 def _float16(values: Tensor) -> Tensor:
-    """Values as they come back from float16."""
+    """Values rounded to float16, as float32."""
     return values.half().float()
 
 
@@ -158,12 +163,12 @@ def _per_block(values_BK: Tensor) -> Tensor:
 
 
 def blocks_across(size_px: int) -> int:
-    """Blocks that cover a side."""
+    """Number of blocks that cover a side of a heatmap."""
     return -(-size_px // BLOCK_PX)
 
 
 def _to_blocks(heatmaps_BKHW: Tensor) -> Tensor:
-    """Square heatmaps to (B, K, Y, X, pixels); the edge repeated to whole blocks."""
+    """Square heatmaps as (B, K, Y, X, pixels), with the last row and column repeated as padding."""
     size_px = heatmaps_BKHW.shape[-1]
     count = blocks_across(size_px)
     missing = count * BLOCK_PX - size_px

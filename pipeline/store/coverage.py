@@ -1,8 +1,8 @@
-"""Which shards of a store are there. Files and their receipts say so, and nothing else does.
+"""Which shards of a store are complete, according to files and receipts and nothing else.
 
-To look at every receipt takes the longer the larger the store, so a writer that found all of them
-leaves an *audit* in the manifest. Who only reads then looks at some; a shard that was lost since is
-found when it is read.
+Reading every receipt takes longer the larger the store is. Therefore a writer that has found all
+shards complete leaves an *audit* in the manifest, and readers of an audited store check only some
+shards. A shard that was lost after the audit is found when it is read.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ from typing import Any
 
 from .manifest import AUDIT, Manifest, read_manifest
 from .schema import ARRAYS, RECEIPTS, Layout, receipt_name, shard_name, view_folder
-from .storage import Files
+from .storage import Storage
 
 MAX_RECEIPT_BYTES = 1 << 16
 
 SEAL = b'"seal": "%s"'
 UNSEALED = SEAL % (b"0" * 32)
 
-SHARDS_LOOKED_AT = 64
-"""Of an audited store: as many as show one that was moved or thinned out, in some 0.1 s."""
+SHARDS_CHECKED = 64
+"""Shards of an audited store that are checked before training. Takes about 0.1 s, and detects a
+store that was copied in part."""
 
 Receipt = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What is there of the shards that a layout calls for.
+    """Which shards of a layout are complete.
 
     Attributes:
-        missing: (view, shard) of those absent, half-written or damaged in size, in order.
-        receipts: of those that are there.
+        missing: (view, shard) of those that are absent, half-written or of a wrong size, in order.
+        receipts: of the complete shards.
     """
 
     layout: Layout
@@ -46,12 +47,12 @@ class Coverage:
         return self.layout.views * self.layout.shards
 
     @property
-    def whole_views(self) -> int:
-        """View numbers from 0 on that have every shard."""
+    def complete_views(self) -> int:
+        """Number of consecutive views, starting with view 0, that have every shard."""
         return min((view for view, _ in self.missing), default=self.layout.views)
 
     def within(self, layout: Layout) -> Coverage:
-        """The part of it that a layout of fewer views or samples calls for."""
+        """The part that belongs to a layout of fewer views or samples."""
         return Coverage(
             layout,
             [task for task in self.missing if _is_within(layout, *task)],
@@ -63,11 +64,11 @@ class Coverage:
         return sum(receipt["arrays"][name]["bytes"] for receipt in self.receipts for name in ARRAYS)
 
     def samples(self) -> int:
-        """Views of single samples in the complete shards."""
+        """Number of stored views of single samples in the complete shards."""
         return sum(receipt["samples"] for receipt in self.receipts)
 
-    def measured(self) -> dict[str, float]:
-        """The error over all complete shards, as measured while they were written."""
+    def encoding_error(self) -> dict[str, float]:
+        """The errors of all complete shards, as measured during writing: maxima and means."""
         samples = self.samples() or 1
         errors = [
             (receipt["samples"] / samples, receipt["encoding_error"]) for receipt in self.receipts
@@ -84,15 +85,15 @@ def _is_within(layout: Layout, view: int, shard: int) -> bool:
     return view < layout.views and shard < layout.shards
 
 
-def coverage(files: Files, layout: Layout, views: Iterable[int] | None = None) -> Coverage:
-    """Look at every shard's receipt and files (their sizes, not their contents).
+def coverage(storage: Storage, layout: Layout, views: Iterable[int] | None = None) -> Coverage:
+    """Check the receipt and file sizes of every shard. File contents are not read.
 
     Args:
-        views: the view numbers to look at; none given: all.
+        views: view numbers to check; None: all.
     """
     missing, receipts = [], []
     for view in range(layout.views) if views is None else views:
-        for shard, receipt in enumerate(_receipts(files, view, layout)):
+        for shard, receipt in enumerate(_complete_receipts(storage, view, layout)):
             if receipt is None:
                 missing.append((view, shard))
             else:
@@ -100,19 +101,19 @@ def coverage(files: Files, layout: Layout, views: Iterable[int] | None = None) -
     return Coverage(layout, missing, receipts)
 
 
-def audit_of(found: Coverage) -> dict[str, int]:
-    """What the manifest keeps of a look at a complete store."""
-    layout = found.layout
+def audit_of(complete: Coverage) -> dict[str, int]:
+    """The audit of a store without missing shards."""
+    layout = complete.layout
     return {
         "views": layout.views,
         "samples": layout.samples,
-        "shards": found.total,
-        "bytes": found.bytes(),
+        "shards": complete.total,
+        "bytes": complete.bytes(),
     }
 
 
 def audited(manifest: Manifest, layout: Layout) -> bool:
-    """Whether every shard of a layout was there when the store was last audited."""
+    """Whether every shard of a layout was complete at the last audit."""
     audit: Any = manifest.get(AUDIT)
     try:
         return bool(audit["views"] >= layout.views and audit["samples"] >= layout.samples)
@@ -120,74 +121,76 @@ def audited(manifest: Manifest, layout: Layout) -> bool:
         return False
 
 
-def shard_bytes(files: Files, layout: Layout) -> int:
-    """Size of the complete shards' files, from the audit where it is of just this layout."""
-    manifest = read_manifest(files)
+def shard_bytes(storage: Storage, layout: Layout) -> int:
+    """Size of the complete shards' files. Taken from the audit if it is of exactly this layout."""
+    manifest = read_manifest(storage)
     if audited(manifest, layout) and manifest[AUDIT].get("shards") == layout.views * layout.shards:
         return int(manifest[AUDIT]["bytes"])
-    return coverage(files, layout).bytes()
+    return coverage(storage, layout).bytes()
 
 
-def check_complete(files: Files, layout: Layout, work: object) -> None:
-    """Refuse a store with gaps; of an audited one, `SHARDS_LOOKED_AT` shards are looked at.
+def check_complete(storage: Storage, layout: Layout, work: object) -> None:
+    """Refuse a store with missing shards. In an audited store, checks only `SHARDS_CHECKED`.
+
+    Args:
+        work: what follows `-w` in the command that messages name.
 
     Raises:
-        ValueError: saying how much is there and which command adds the rest.
+        ValueError: stating how many shards exist and which command adds the rest.
     """
-    if audited(read_manifest(files), layout) and _some_are_there(files, layout):
+    if audited(read_manifest(storage), layout) and _some_are_complete(storage, layout):
         return
-    found = coverage(files, layout)
-    if found.missing:
-        whole = found.whole_views
-        train = f", or train on the whole ones with `--set store.views={whole}`" if whole else ""
+    present = coverage(storage, layout)
+    if present.missing:
+        views = present.complete_views
+        train = f", or train on complete views with `--set store.views={views}`" if views else ""
         raise ValueError(
-            f"{files} is incomplete: {len(found.receipts)} of {found.total} shards are there, "
-            f"the first {whole} of {layout.views} views are whole; finish it with "
+            f"{storage} is incomplete: {len(present.receipts)} of {present.total} shards exist, "
+            f"the first {views} of {layout.views} views are complete; finish it with "
             f"`fpd cache-heatmaps -w {work}`{train}"
         )
 
 
-def _some_are_there(files: Files, layout: Layout) -> bool:
-    """Whether shards spread evenly over views and samples, the first among them, are there."""
+def _some_are_complete(storage: Storage, layout: Layout) -> bool:
+    """Whether shards spread evenly over views and samples, including the first, are complete."""
     total = layout.views * layout.shards
-    if total <= SHARDS_LOOKED_AT:
-        return False  # all of them is no more to look at, in fewer listings
-    for i in range(SHARDS_LOOKED_AT):
-        if (
-            whole_receipt(files, layout, *divmod(total * i // SHARDS_LOOKED_AT, layout.shards))
-            is None
-        ):
-            return False
-    return True
+    if total <= SHARDS_CHECKED:
+        return False  # checking all of them takes fewer requests
+    return all(
+        complete_receipt(storage, layout, *divmod(total * i // SHARDS_CHECKED, layout.shards))
+        for i in range(SHARDS_CHECKED)
+    )
 
 
-def whole_receipt(files: Files, layout: Layout, view: int, shard: int) -> Receipt | None:
-    """The receipt of one shard, where the shard counts."""
-    listed = {name: _below(files, f"{view_folder(name, view)}/{shard}") for name in ARRAYS}
-    receipt = read_receipt(files, view, shard)
-    return receipt if _is_whole(receipt, layout, view, shard, listed) else None
+def complete_receipt(storage: Storage, layout: Layout, view: int, shard: int) -> Receipt | None:
+    """The receipt of a shard; None if the shard is not complete."""
+    sizes = {
+        name: _full_name_sizes(storage, f"{view_folder(name, view)}/{shard}") for name in ARRAYS
+    }
+    receipt = read_receipt(storage, view, shard)
+    return receipt if _is_complete(receipt, layout, view, shard, sizes) else None
 
 
-def read_receipt(files: Files, view: int, shard: int) -> Receipt | None:
-    """The receipt of one shard, if it is there and is one."""
+def read_receipt(storage: Storage, view: int, shard: int) -> Receipt | None:
+    """The receipt of a shard, whose files are not checked; None if it is missing or damaged."""
     try:
-        content = files.read(receipt_name(view, shard), MAX_RECEIPT_BYTES)
+        content = storage.read(receipt_name(view, shard), MAX_RECEIPT_BYTES)
         receipt: Receipt = json.loads(content)
         unchanged = content == _with_seal(
             content.replace(SEAL % receipt["seal"].encode(), UNSEALED)
         )
-        whole = all(isinstance(receipt["arrays"][name]["bytes"], int) for name in ARRAYS)
-        of_this = (receipt["view"], receipt["shard"]) == (view, shard)
-        measured = receipt["samples"] > 0 and isinstance(receipt["encoding_error"], dict)
+        has_sizes = all(isinstance(receipt["arrays"][name]["bytes"], int) for name in ARRAYS)
+        is_of_shard = (receipt["view"], receipt["shard"]) == (view, shard)
+        has_errors = receipt["samples"] > 0 and isinstance(receipt["encoding_error"], dict)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return receipt if unchanged and whole and of_this and measured else None
+    return receipt if unchanged and has_sizes and is_of_shard and has_errors else None
 
 
 def sealed(receipt: Receipt) -> bytes:
-    """A receipt's file: it vouches for a shard, and the "seal" in it for every byte of itself.
+    """The file content of a receipt, with an entry "seal" added that protects all of its bytes.
 
-    The seal is the BLAKE2b-128 of the file as it is with as many zeros in the seal's place.
+    The seal is the hexadecimal BLAKE2b-128 digest of the file with 32 zeros in place of the seal.
     """
     text = json.dumps(receipt | {"seal": "0" * 32}, indent=2, sort_keys=True) + "\n"
     return _with_seal(text.encode())
@@ -198,32 +201,38 @@ def _with_seal(unsealed: bytes) -> bytes:
     return unsealed.replace(UNSEALED, SEAL % seal.encode())
 
 
-def _receipts(files: Files, view: int, layout: Layout) -> Iterator[Receipt | None]:
-    """The receipt of each shard of a view, None where the shard does not count."""
-    # One listing a folder, not one question a file: object stores answer 1,000 names at a time.
-    vouched = files.sizes(f"{RECEIPTS}/{view}")
-    listed = {name: _below(files, view_folder(name, view)) for name in ARRAYS}
+def _complete_receipts(storage: Storage, view: int, layout: Layout) -> Iterator[Receipt | None]:
+    """The receipt of each shard of a view, None for shards that are not complete."""
+    # One listing per folder instead of one request per file: object stores list 1,000 names at a
+    # time.
+    receipt_sizes = storage.sizes(f"{RECEIPTS}/{view}")
+    sizes = {name: _full_name_sizes(storage, view_folder(name, view)) for name in ARRAYS}
     for shard in range(layout.shards):
-        receipt = read_receipt(files, view, shard) if f"{shard}.json" in vouched else None
-        yield receipt if _is_whole(receipt, layout, view, shard, listed) else None
+        exists = f"{shard}.json" in receipt_sizes
+        receipt = read_receipt(storage, view, shard) if exists else None
+        yield receipt if _is_complete(receipt, layout, view, shard, sizes) else None
 
 
-def _below(files: Files, folder: str) -> dict[str, int]:
-    """Size of every object below a folder, by its whole name."""
-    return {f"{folder}/{name}": size for name, size in files.sizes(folder).items()}
+def _full_name_sizes(storage: Storage, folder: str) -> dict[str, int]:
+    """Size of every object below a folder, by its full name."""
+    return {f"{folder}/{name}": size for name, size in storage.sizes(folder).items()}
 
 
-def _is_whole(
+def _is_complete(
     receipt: Receipt | None,
     layout: Layout,
     view: int,
     shard: int,
-    listed: dict[str, dict[str, int]],
+    sizes: dict[str, dict[str, int]],
 ) -> bool:
-    """Whether a shard has its samples and, of each array, the file that its receipt speaks of."""
+    """Whether a shard has the right number of samples and files of the sizes in its receipt.
+
+    Args:
+        sizes: of the objects of each array, by full name.
+    """
     if receipt is None or receipt["samples"] != len(layout.rows(shard)):
         return False
     return all(
-        sizes.get(shard_name(name, view, shard)) == receipt["arrays"][name]["bytes"]
-        for name, sizes in listed.items()
+        by_name.get(shard_name(array, view, shard)) == receipt["arrays"][array]["bytes"]
+        for array, by_name in sizes.items()
     )

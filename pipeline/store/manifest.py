@@ -1,8 +1,8 @@
-"""The manifest: what a store holds heatmaps of, and the refusal of whatever does not match.
+"""The manifest: what the heatmaps of a store were made from, compared with what a run needs.
 
-Everything in it but `versions`, `measured` and `audit` must be equal for heatmaps to serve a run.
-`datasets` has the fingerprint of the first samples, then of all after each addition: a run on any
-of them is served.
+A store serves a run if all entries but `versions`, `encoding_error` and `audit` are equal.
+`datasets` has the fingerprint of the data set when the store was created and after each addition of
+samples; the store serves a run on any of them.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from ..config.recipe import Recipe
 from ..runtime.diff import differences
 from ..runtime.files import versions
 from .schema import ARRAYS, MANIFEST, SCHEMA_VERSION, Layout
-from .storage import Files
+from .storage import Storage
 
 Manifest = dict[str, Any]
 
 TeacherEntry = str | Mapping[str, Any]
-"""The SHA-256 of the weights of the work directory's own teacher, or what a manifest states of any
-teacher (`teachers.resolve`)."""
+"""The SHA-256 of the weights of the work directory's own teacher, or a manifest's whole entry
+`teacher` (`teachers.expected_entry`)."""
 
 AUDIT = "audit"
-"""What `StoreWriter.finish` saw when it last found every shard (`coverage.audit_of`)."""
+"""What `StoreWriter.finish` found when all shards were complete (`coverage.audit_of`)."""
 
 NOT_COMPARED = ("versions", "encoding_error", AUDIT)
 MAX_METADATA_BYTES = 1 << 24
 
 
 def make_manifest(recipe: Recipe, samples: SampleSet, teacher: TeacherEntry) -> Manifest:
-    """The manifest of the store that a recipe, a data set and a teacher call for.
+    """The manifest of the store that a recipe, a data set and a teacher determine.
 
     Args:
-        teacher: SHA-256 of the weights of the work directory's own, or what the manifest is to have
-            of any (`pipeline/teachers/source.py`).
+        teacher: SHA-256 of the weights of the work directory's own teacher, or the manifest's entry
+            `teacher` for any teacher.
     """
     if isinstance(teacher, str):
         teacher = {"sha256": teacher, "model": recipe.teacher.model.model_dump()}
@@ -59,10 +59,10 @@ def make_manifest(recipe: Recipe, samples: SampleSet, teacher: TeacherEntry) -> 
 
 
 def layout_of(manifest: Manifest, views: int, samples: int | None = None) -> Layout:
-    """The shapes that a manifest and a number of views call for.
+    """The sizes of the arrays of a store with this manifest and number of views.
 
     Args:
-        samples: of the data set that is asked for, one of the manifest's; none given: the last.
+        samples: number of samples in one of the manifest's data sets; None: in the last.
 
     Raises:
         ValueError: the manifest is damaged.
@@ -86,22 +86,28 @@ def layout_of(manifest: Manifest, views: int, samples: int | None = None) -> Lay
     return layout
 
 
-def stored_layout(files: Files) -> Layout:
-    """The shapes of a store, from its own metadata."""
+def stored_layout(storage: Storage) -> Layout:
+    """The sizes of the arrays of a store, from its own metadata.
+
+    Raises:
+        ValueError: there is no store, it has another schema, or its metadata is damaged.
+    """
+    manifest = read_manifest(storage)
     try:
-        return layout_of(read_manifest(files), _views(files))
+        return layout_of(manifest, _stored_views(storage))
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{files} has damaged metadata: {error}") from None
+        raise ValueError(f"{storage} has damaged metadata: {error}") from None
 
 
-def read_manifest(files: Files) -> Manifest:
+def read_manifest(storage: Storage) -> Manifest:
     """The manifest of a store.
 
     Raises:
-        ValueError: there is no store, or it is not one of ours.
+        ValueError: there is no store, its manifest is damaged, or it has another schema.
+        OSError: the store could not be reached.
     """
     try:
-        manifest = read_metadata(files, "zarr.json")["attributes"][MANIFEST]
+        manifest = read_metadata(storage, "zarr.json")["attributes"][MANIFEST]
     except (
         FileNotFoundError,
         IsADirectoryError,
@@ -110,99 +116,108 @@ def read_manifest(files: Files) -> Manifest:
         TypeError,
         ValueError,
         RecursionError,
-    ) as error:  # a lost connection, say, is no statement about the store
+    ) as error:  # no other OSError: a lost connection does not mean that there is no store
         raise ValueError(
-            f"{files} is not a heatmap store (no {MANIFEST!r} manifest: {type(error).__name__})"
+            f"{storage} is not a heatmap store (no {MANIFEST!r} manifest: {type(error).__name__})"
         ) from None
     if not isinstance(manifest, dict):
-        raise ValueError(f"{files} is not a heatmap store (its manifest is damaged)")
+        raise ValueError(f"{storage} is not a heatmap store (its manifest is damaged)")
+    if manifest.get("schema") != SCHEMA_VERSION:
+        raise ValueError(
+            f"{storage}: expected a store of schema {SCHEMA_VERSION}, found schema "
+            f"{manifest.get('schema')}; rebuild it with `fpd cache-heatmaps -w WORK --overwrite`"
+        )
     return manifest
 
 
-def write_manifest(files: Files, manifest: Manifest) -> None:
-    """Replace the manifest of a store that is there."""
-    metadata = read_metadata(files, "zarr.json")
+def write_manifest(storage: Storage, manifest: Manifest) -> None:
+    """Replace the manifest of an existing store."""
+    metadata = read_metadata(storage, "zarr.json")
     metadata["attributes"][MANIFEST] = manifest
-    files.write("zarr.json", json.dumps(metadata, indent=2, sort_keys=True).encode())
+    storage.write("zarr.json", json.dumps(metadata, indent=2, sort_keys=True).encode())
 
 
-def check_manifest(files: Files, expected: Manifest, found: Manifest, work: object) -> None:
-    """Refuse a store made for something else.
+def check_manifest(storage: Storage, expected: Manifest, manifest: Manifest, work: object) -> None:
+    """Refuse a store that was made for another run.
+
+    Args:
+        expected: what the run needs; the last of its `datasets` must be one of the store's.
+        manifest: of the store.
+        work: what follows `-w` in the command that messages name.
 
     Raises:
-        ValueError: naming each difference, and the command that makes a fitting store.
+        ValueError: naming each difference, and the command that makes a matching store.
     """
-    wanted = expected["datasets"][-1]
-    known = found.get("datasets")
-    serves = wanted if isinstance(known, list) and wanted in known else _last(known)
-    compared = (
-        {key: value for key, value in manifest.items() if key not in NOT_COMPARED}
-        for manifest in (
-            {**expected, "datasets": wanted},
-            {**found, "datasets": serves},
-        )
+    dataset = expected["datasets"][-1]
+    stored_datasets = manifest.get("datasets")
+    is_served = isinstance(stored_datasets, list) and dataset in stored_datasets
+    different = differences(
+        _compared_entries({**expected, "datasets": dataset}),
+        _compared_entries(
+            {**manifest, "datasets": dataset if is_served else _last(stored_datasets)}
+        ),
     )
-    different = differences(*compared)
     if different:
         raise ValueError(
-            f"{files} does not fit this run: {'; '.join(different)}. Make it anew with "
+            f"{storage} does not fit this run: {'; '.join(different)}. Rebuild it with "
             f"`fpd cache-heatmaps -w {work} --overwrite`, or use the settings it was made with"
         )
 
 
-def with_added(expected: Manifest, found: Manifest, samples: SampleSet) -> Manifest:
-    """The found manifest, extended by what a data set has beyond the one the store was made of.
+def _compared_entries(manifest: Manifest) -> Manifest:
+    return {key: value for key, value in manifest.items() if key not in NOT_COMPARED}
 
-    The data set must start with the store's samples: same ids, images, boxes and labels, in order.
-    Where it does not, the found manifest comes back as it is, for `check_manifest` to refuse.
+
+def with_added(expected: Manifest, manifest: Manifest, samples: SampleSet) -> Manifest:
+    """The manifest of a store, extended by the samples that a data set has beyond the store's.
+
+    The data set must start with the store's samples: the same ids, images, boxes and labels in the
+    same order. Otherwise, and if there is nothing to add, the manifest is returned unchanged, for
+    `check_manifest` to decide.
     """
-    last = _last(found.get("datasets"))
-    before = last.get("samples") if isinstance(last, dict) else None
-    if not isinstance(before, int) or not 0 < before < len(samples):
-        return found
-    if expected["datasets"][-1] in found["datasets"]:
-        return found
-    start = samples.take(range(before)).fingerprint()
+    last = _last(manifest.get("datasets"))
+    stored_count = last.get("samples") if isinstance(last, dict) else None
+    if not isinstance(stored_count, int) or not 0 < stored_count < len(samples):
+        return manifest
+    if expected["datasets"][-1] in manifest["datasets"]:
+        return manifest
+    start = samples.take(range(stored_count)).fingerprint()
     if start | {"name": ""} != {**last, "name": ""}:
-        return found
-    return {**found, "datasets": [*found["datasets"], samples.fingerprint()]}
+        return manifest
+    return {**manifest, "datasets": [*manifest["datasets"], samples.fingerprint()]}
 
 
-def served_layout(expected: Manifest, found: Manifest, views: int) -> Layout:
-    """The part of a store, already checked, that serves a run."""
-    return layout_of(found, views, expected["datasets"][-1]["samples"])
+def served_layout(expected: Manifest, manifest: Manifest, views: int) -> Layout:
+    """The part of a store that serves a run; `check_manifest` must have accepted the manifest."""
+    return layout_of(manifest, views, expected["datasets"][-1]["samples"])
 
 
 def _last(values: Any) -> Any:
     return values[-1] if isinstance(values, Sequence) and values else None
 
 
-def _views(files: Files) -> int:
-    """How many view numbers the arrays have; the array that is enlarged last says it."""
-    return int(read_metadata(files, f"{ARRAYS[-1]}/zarr.json")["shape"][0])
+def _stored_views(storage: Storage) -> int:
+    """Number of views of the arrays, according to the array that is enlarged last."""
+    return int(read_metadata(storage, f"{ARRAYS[-1]}/zarr.json")["shape"][0])
 
 
-def read_metadata(files: Files, name: str) -> dict[str, Any]:
-    """A node's `zarr.json`.
+def read_metadata(storage: Storage, name: str) -> dict[str, Any]:
+    """The content of a `zarr.json`.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is no JSON object.
+        FileNotFoundError: there is no such object.
+        ValueError: it is not a JSON object.
     """
-    metadata = json.loads(files.read(name, MAX_METADATA_BYTES))
+    metadata = json.loads(storage.read(name, MAX_METADATA_BYTES))
     if not isinstance(metadata, dict):
-        raise ValueError(f"{name} is no JSON object")
+        raise ValueError(f"{name} is not a JSON object")
     return metadata
 
 
 def covered_mask(manifest: Mapping[str, Any]) -> tuple[bool, ...] | None:
-    """Which of a store's joints somebody teaches; None: all of them.
-
-    Raises:
-        ValueError: the manifest is damaged.
-    """
+    """For each joint of a store, whether at least one teacher predicts it; None: all are."""
     teacher, joints = manifest["teacher"], manifest["joints"]
-    taught = teacher.get("covered_joints") if isinstance(teacher, dict) else None
-    if taught is None or set(taught) >= set(joints):
+    covered = teacher.get("covered_joints") if isinstance(teacher, dict) else None
+    if covered is None or set(covered) >= set(joints):
         return None
-    return tuple(name in taught for name in joints)
+    return tuple(name in covered for name in joints)

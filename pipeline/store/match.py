@@ -1,4 +1,4 @@
-"""Whether a store holds what a run needs."""
+"""Opens a store if it holds what a run needs."""
 
 from __future__ import annotations
 
@@ -16,39 +16,42 @@ from .manifest import (
     served_layout,
 )
 from .reader import StoreReader
-from .storage import Files, store_files
+from .storage import Storage, open_storage
 
 
 def open_store(
     work: WorkDir, recipe: Recipe, samples: SampleSet, teacher: TeacherEntry
 ) -> tuple[StoreReader, Manifest]:
-    """The recipe's store and its manifest, if it holds what a run needs.
+    """A reader of the recipe's store, and its manifest, if the store holds what a run needs.
 
     Args:
         samples: of the run.
-        teacher: what the manifest must state of the teacher (`teachers.expected_entry`).
+        teacher: what the manifest must state about the teacher (`teachers.expected_entry`).
 
     Raises:
-        ValueError: the store is missing, was made for another run, is incomplete, or was made from
-            other pixels; the message names the command that repairs it.
+        ValueError: the store is missing or incomplete, or was made for another run or from other
+            pixels; the message names the command that repairs it.
     """
-    files = existing_store(work, recipe)
-    found = read_manifest(files)
+    storage = existing_store(work, recipe)
+    work_options = work.command_options(recipe)
+    manifest = read_manifest(storage)
     expected = make_manifest(recipe, samples, teacher)
-    check_manifest(files, expected, found, work.named(recipe))
-    layout = served_layout(expected, found, recipe.store.views)
-    check_complete(files, layout, work.named(recipe))
-    check_canaries(files, layout, stored_views(recipe, samples), found, work.named(recipe))
-    return StoreReader(files, layout, work.named(recipe)), found
+    check_manifest(storage, expected, manifest, work_options)
+    layout = served_layout(expected, manifest, recipe.store.views)
+    check_complete(storage, layout, work_options)
+    check_canaries(storage, layout, stored_views(recipe, samples), manifest, work_options)
+    return StoreReader(storage, layout, work_options), manifest
 
 
-def existing_store(work: WorkDir, recipe: Recipe) -> Files:
-    """Where the recipe's store lies.
+def existing_store(work: WorkDir, recipe: Recipe) -> Storage:
+    """The storage of the recipe's store.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no store.
     """
-    files = store_files(work, recipe)
-    if not files.exists():
-        raise ValueError(f"{files} is missing: run `fpd cache-heatmaps -w {work.named(recipe)}`")
-    return files
+    storage = open_storage(work.store_location(recipe))
+    if not storage.exists():
+        raise ValueError(
+            f"{storage} is missing: run `fpd cache-heatmaps -w {work.command_options(recipe)}`"
+        )
+    return storage

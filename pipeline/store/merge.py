@@ -1,7 +1,7 @@
-"""Joining stores that were made apart: whole shards, copied by the digests that vouch for them.
+"""Joining stores that were made separately: whole shards are copied and checked by their digests.
 
-What decides a shard's content must be equal in all of them. A shard that several have must be the
-same everywhere; that is settled, by receipts, before anything is copied.
+All stores must have equal manifests, apart from what was measured. Shards that several stores have
+must be equal; this is checked, by their receipts, before anything is copied.
 """
 
 from __future__ import annotations
@@ -14,81 +14,84 @@ from ..runtime.diff import differences
 from .coverage import MAX_RECEIPT_BYTES, coverage
 from .manifest import NOT_COMPARED, Manifest, read_manifest, stored_layout
 from .schema import ARRAYS, receipt_name, shard_name
-from .storage import Files
+from .storage import Storage
 from .writer import digest
 
 
 class Copy(NamedTuple):
-    """A shard to be copied, and the store that has it."""
+    """A shard to copy, and the store that has it."""
 
-    source: Files
+    source: Storage
     view: int
     shard: int
 
 
-def common_manifest(stores: Sequence[Files]) -> Manifest:
-    """The manifest of several stores together: the first one's, without what was found out of it.
+def common_manifest(stores: Sequence[Storage]) -> Manifest:
+    """The manifest of several stores together: that of the first one, without what was measured.
 
     Raises:
-        ValueError: one is no store, or differs from the first; the message names each difference.
+        ValueError: one is not a store, or differs from the first; every difference is named.
     """
-    first = read_manifest(stores[0])
-    deciding = _deciding(first)
+    manifest = read_manifest(stores[0])
+    compared = _without_measurements(manifest)
     for other in stores[1:]:
-        different = differences(deciding, _deciding(read_manifest(other)))
+        different = differences(compared, _without_measurements(read_manifest(other)))
         if different:
             raise ValueError(
                 f"{other} cannot be joined with {stores[0]}: {'; '.join(different)}. Only stores "
                 "of one teacher, data set and settings can be"
             )
-    return {**deciding, "versions": first.get("versions", {})}
+    return {**compared, "versions": manifest.get("versions", {})}
 
 
-def plan_copies(sources: Sequence[Files], target: Files | None) -> list[Copy]:
-    """The shards that the target lacks, in the order of views, each from the first that has it.
+def plan_copies(sources: Sequence[Storage], target: Storage | None) -> list[Copy]:
+    """The shards that the target lacks, in order of views, each from the first store that has it.
 
     Args:
-        target: None where there is no store yet.
+        target: None if there is no store yet.
 
     Raises:
-        ValueError: two stores have other content for the same view and shard.
+        ValueError: two stores have different content for the same view and shard.
     """
-    found: dict[tuple[int, int], tuple[Files, dict[str, Any]]] = {}
+    owners: dict[tuple[int, int], tuple[Storage, dict[str, Any]]] = {}
     stores = sources if target is None else [target, *sources]
-    for files in stores:
-        for receipt in coverage(files, stored_layout(files)).receipts:
+    for storage in stores:
+        for receipt in coverage(storage, stored_layout(storage)).receipts:
             task = (receipt["view"], receipt["shard"])
-            first, arrays = found.setdefault(task, (files, receipt["arrays"]))
+            owner, arrays = owners.setdefault(task, (storage, receipt["arrays"]))
             if arrays != receipt["arrays"]:
                 raise ValueError(
-                    f"{first} and {files} differ in view {task[0]}, shard {task[1]}: one of them "
-                    "is not what the teacher said; `fpd verify-cache` on each tells which, and "
-                    "nothing has been copied"
+                    f"{owner} and {storage} differ in view {task[0]}, shard {task[1]}: one of them "
+                    "does not match the teacher's output. Nothing has been copied; find out which "
+                    "with `fpd verify-cache` on each"
                 )
-    return [Copy(files, *task) for task, (files, _) in sorted(found.items()) if files is not target]
+    return [
+        Copy(owner, *task) for task, (owner, _) in sorted(owners.items()) if owner is not target
+    ]
 
 
-def copy_shard(copy: Copy, target: Files) -> None:
-    """Copy a shard's files, each checked against its receipt, and the receipt last.
+def copy_shard(copy: Copy, target: Storage) -> None:
+    """Copy the files of a shard, each checked against its receipt, and then the receipt.
 
     Raises:
-        ValueError: a file is damaged, or gone since it was planned.
+        ValueError: a file is damaged.
+        FileNotFoundError: a file was removed after the copies were planned.
     """
     source, view, shard = copy
-    vouched = source.read(receipt_name(view, shard), MAX_RECEIPT_BYTES)
-    arrays = json.loads(vouched)["arrays"]
-    target.delete(receipt_name(view, shard))  # it vouches for nothing half-rewritten
+    receipt = source.read(receipt_name(view, shard), MAX_RECEIPT_BYTES)
+    arrays = json.loads(receipt)["arrays"]
+    target.delete(receipt_name(view, shard))  # a half-copied shard must not count as complete
     for array in ARRAYS:
         name = shard_name(array, view, shard)
         content = source.read(name)
         if digest(content) != arrays[array].get("blake2b"):
             raise ValueError(
-                f"{source}: {name} (view {view}, shard {shard}) is damaged: mend it where it was "
+                f"{source}: {name} (view {view}, shard {shard}) is damaged: repair it where it was "
                 "made with `fpd verify-cache --deep --repair`, and run this again"
             )
         target.write(name, content)
-    target.write(receipt_name(view, shard), vouched)
+    target.write(receipt_name(view, shard), receipt)
 
 
-def _deciding(manifest: Manifest) -> Manifest:
+def _without_measurements(manifest: Manifest) -> Manifest:
     return {key: value for key, value in manifest.items() if key not in NOT_COMPARED}

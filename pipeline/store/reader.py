@@ -1,9 +1,9 @@
-"""Reading single views: the shard's file mapped, its index checked once, one chunk decoded.
+"""Reading single views: a shard is mapped, its index checked once, and one chunk decoded per read.
 
-zarr-python reads a shard's whole index again for every chunk; a student asks for chunks one by one
-in random order. This reader knows the one layout that `schema` writes and agrees with `zarr.open`
-bit for bit (by test). A shard that is not on a local disk is fetched whole, once. A store in any
-other layout (rechunked, recompressed) is read by zarr-python, by whole shards.
+zarr-python reads the whole index of a shard again for every chunk, and a student reads single
+chunks in random order. This reader supports only the layout that `schema` defines, for which it
+agrees with `zarr.open` bit for bit (a test checks this). A remote shard is fetched whole, once. A
+store of any other layout (rechunked or recompressed) is read through zarr-python, by whole shards.
 
 Shape letters: K joints, Y and X blocks down and across, C coefficients of a block, S samples in a
 shard, P parameters.
@@ -29,23 +29,26 @@ from zstandard import ZstdDecompressor, ZstdError, frame_content_size
 from .compression import decompress
 from .manifest import MAX_METADATA_BYTES, read_metadata, stored_layout
 from .schema import ARRAYS, Layout, create_arrays, shard_name, specs
-from .storage import Files, files_at
+from .storage import Storage, open_storage
 
 OPEN_SHARDS = 1 << 14
-"""Shards held open at a time; Linux allows a process 65,530 mapped files."""
+"""Shards that a reader keeps open. Linux allows a process 65,530 mappings (vm.max_map_count)."""
 
-FETCHED_BYTES = 1 << 28
-"""Memory of one reader for what it has decoded or fetched of shards: 256 MiB. Of a mapped shard of
-512 views that is 43 KiB, so 6,000 of them stay open; of a fetched one 1 MiB."""
+CACHE_BYTES = 1 << 28
+"""Memory for the open shards of a reader: 256 MiB. An open shard of 512 views takes 43 KiB if it is
+mapped, so 6,000 fit, and 1 MiB if it was fetched."""
 
 MISSING = np.iinfo(np.uint64).max
-"""Offset and size of an absent chunk in a shard's index (Zarr v3, sharding_indexed)."""
+"""Offset and size of a missing chunk in a shard's index (Zarr v3, codec `sharding_indexed`)."""
+
+INDEX_ENTRY_BYTES = 16
+"""Offset and size of one inner chunk, uint64 each."""
 
 CRC32C_BYTES = 4
 
 
 class CachedHeatmaps(NamedTuple):
-    """One view as stored (`code.decode` makes floats of it)."""
+    """One view of one sample as stored; `decompress` decodes it."""
 
     coefficients: NDArray[np.int8]  # (K, Y, X, C)
     steps: NDArray[np.float16]  # (K,)
@@ -53,8 +56,8 @@ class CachedHeatmaps(NamedTuple):
     parameters: NDArray[np.float64]  # (P,)
 
 
-class _Shard(NamedTuple):
-    """A shard in this store's own layout: its file, and what was small enough to decompress at once."""
+class _MappedShard(NamedTuple):
+    """A shard in the layout of `schema`: the file of `heatmaps`, and the other arrays decoded."""
 
     content: NDArray[np.uint8]
     index_S2: NDArray[np.uint64]  # offset and size of each inner chunk
@@ -63,8 +66,8 @@ class _Shard(NamedTuple):
     parameters_SP: NDArray[np.float64]
 
 
-class _Decoded(NamedTuple):
-    """A shard as zarr-python gave it, in the order of `ARRAYS`."""
+class _DecodedShard(NamedTuple):
+    """A shard in another layout, decoded by zarr-python; in the order of `ARRAYS`."""
 
     heatmaps_SKYXC: NDArray[np.int8]
     steps_SK: NDArray[np.float16]
@@ -73,29 +76,30 @@ class _Decoded(NamedTuple):
 
 
 class StoreReader:
-    """Random access to the views of a store. Cheap to pickle; opens files as needed.
+    """Random access to the views of a store. Cheap to pickle; opens shards on demand.
 
-    Not for several threads at a time: each has its own.
+    Not thread-safe: use one reader per thread.
     """
 
-    def __init__(self, files: Files, layout: Layout, work: object = ".") -> None:
-        """Read a store of this layout (`check_manifest` sees to it).
+    def __init__(self, storage: Storage, layout: Layout, work: object = ".") -> None:
+        """Read a store whose manifest has been checked.
 
         Args:
-            work: the work directory, for the command that messages name.
+            layout: the part of the store to read.
+            work: what follows `-w` in the command that messages name.
         """
-        self.files = files
+        self.storage = storage
         self.layout = layout
         self.work = work
         self._specs = specs(layout.joints, layout.heatmap_px)
         self._zstd = ZstdDecompressor()
-        self._own_layout: bool | None = None
-        self._shards: OrderedDict[tuple[int, int], _Shard | _Decoded] = OrderedDict()
+        self._has_own_layout: bool | None = None
+        self._shards: OrderedDict[tuple[int, int], _MappedShard | _DecodedShard] = OrderedDict()
         self._memory = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        left_behind = ("_zstd", "_shards", "_memory")
-        return {key: value for key, value in self.__dict__.items() if key not in left_behind}
+        not_pickled = ("_zstd", "_shards", "_memory")
+        return {key: value for key, value in self.__dict__.items() if key not in not_pickled}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state | {
@@ -108,7 +112,7 @@ class StoreReader:
         """One view of one sample.
 
         Raises:
-            ValueError: the shard is missing or damaged, naming view and sample.
+            ValueError: the shard is missing or damaged; the message names view and sample.
             IndexError: there is no such view or sample.
         """
         if not 0 <= view < self.layout.views:
@@ -116,105 +120,114 @@ class StoreReader:
         shard, row = self.layout.locate(index)
         try:
             opened = self._open(view, shard)
-            if isinstance(opened, _Decoded):
-                if not opened.steps_SK[row].all():  # zarr-python gives zeros for what is not there
+            if isinstance(opened, _DecodedShard):
+                if not opened.steps_SK[row].all():  # zarr-python returns zeros for missing chunks
                     raise ValueError("it was never written")
                 return CachedHeatmaps(*(column[row] for column in opened))
             offset, size = opened.index_S2[row].tolist()
             if offset == MISSING or offset + size > len(opened.content):
-                raise ValueError("the shard's index points nowhere")
+                raise ValueError("its entry in the shard's index points outside the shard")
             coefficients = self._decode("heatmaps", opened.content[offset : offset + size], ())
         except (OSError, RuntimeError, ValueError, ZstdError) as error:
             raise ValueError(
-                f"{self.files}: view {view} of sample {index} (shard {shard}) cannot be read "
-                f"({error}); mend it with `fpd verify-cache -w {self.work} --deep --repair`"
+                f"{self.storage}: view {view} of sample {index} (shard {shard}) cannot be read "
+                f"({error}); repair it with `fpd verify-cache -w {self.work} --deep --repair`"
             ) from None
         return CachedHeatmaps(
             coefficients, opened.steps_SK[row], opened.peaks_SK[row], opened.parameters_SP[row]
         )
 
-    def _open(self, view: int, shard: int) -> _Shard | _Decoded:
+    def _open(self, view: int, shard: int) -> _MappedShard | _DecodedShard:
+        """A shard from the cache, or opened now; closes those used least recently."""
         key = (view, shard)
         if key in self._shards:
             self._shards.move_to_end(key)
             return self._shards[key]
-        if self._own_layout is None:
-            self._own_layout = has_own_layout(self.files, self.layout)
-        opened = self._map(view, shard) if self._own_layout else self._load(view, shard)
+        if self._has_own_layout is None:
+            self._has_own_layout = has_own_layout(self.storage, self.layout)
+        opened = self._map(view, shard) if self._has_own_layout else self._load(view, shard)
         self._shards[key] = opened
-        self._memory += self._held(opened)
+        self._memory += self._memory_of(opened)
         while len(self._shards) > 1 and (
-            len(self._shards) > OPEN_SHARDS or self._memory > FETCHED_BYTES
+            len(self._shards) > OPEN_SHARDS or self._memory > CACHE_BYTES
         ):
-            self._memory -= self._held(self._shards.popitem(last=False)[1])
+            self._memory -= self._memory_of(self._shards.popitem(last=False)[1])
         return opened
 
-    def _held(self, opened: _Shard | _Decoded) -> int:
-        """Bytes of memory that an open shard takes; what is mapped takes none."""
-        mapped = isinstance(opened, _Shard) and self.files.is_local
+    def _memory_of(self, opened: _MappedShard | _DecodedShard) -> int:
+        """Bytes of memory that an open shard takes. A memory-mapped file does not count."""
+        mapped = isinstance(opened, _MappedShard) and self.storage.is_local
         return sum(column.nbytes for column in (opened[1:] if mapped else opened))
 
-    def _map(self, view: int, shard: int) -> _Shard:
-        size = self.layout.shard_samples
+    def _map(self, view: int, shard: int) -> _MappedShard:
+        shard_samples = self.layout.shard_samples
         name = partial(shard_name, view=view, shard=shard)
-        content = self.files.view(name("heatmaps"))
-        index = content[-(size * 16 + CRC32C_BYTES) :]
-        small = (
-            self._decode(array, self.files.read(name(array), MAX_METADATA_BYTES), (size,))
+        content = self.storage.read_array(name("heatmaps"))
+        index = content[-(shard_samples * INDEX_ENTRY_BYTES + CRC32C_BYTES) :]
+        small_arrays = (
+            self._decode(
+                array, self.storage.read(name(array), MAX_METADATA_BYTES), (shard_samples,)
+            )
             for array in ARRAYS[1:]
         )
-        checked = np.frombuffer(CRC32C(location="end").decode(index), "<u8")
-        return _Shard(content, checked.reshape(size, 2), *small)
+        checked_index = np.frombuffer(CRC32C(location="end").decode(index), "<u8")
+        return _MappedShard(content, checked_index.reshape(shard_samples, 2), *small_arrays)
 
-    def _load(self, view: int, shard: int) -> _Decoded:
+    def _load(self, view: int, shard: int) -> _DecodedShard:
         size = self.layout.shard_samples
         rows = slice(shard * size, (shard + 1) * size)
-        group = zarr.open_group(self.files.zarr(), mode="r")
-        return _Decoded(*(np.asarray(group[name][view, rows]) for name in ARRAYS))  # type: ignore[index]
+        group = zarr.open_group(self.storage.zarr(), mode="r")
+        return _DecodedShard(*(np.asarray(group[name][view, rows]) for name in ARRAYS))  # type: ignore[index]
 
     def _decode(self, array: str, encoded: Any, leading: tuple[int, ...]) -> NDArray[Any]:
+        """Decompress a chunk of an array.
+
+        Args:
+            leading: sizes of the axes before those of a single view of a sample.
+        """
         spec = self._specs[array]
         shape, dtype = (*leading, *spec.shape), np.dtype(spec.dtype)
-        expected, found = math.prod(shape) * dtype.itemsize, frame_content_size(encoded)
-        if found != expected:  # asked before memory is set aside for it
-            raise ValueError(f"expected {expected} bytes, found {found}")
-        # A copy, for PyTorch wants memory that can be written to.
+        expected_bytes = math.prod(shape) * dtype.itemsize
+        size_bytes = frame_content_size(encoded)
+        if size_bytes != expected_bytes:  # checked before memory is allocated
+            raise ValueError(f"expected {expected_bytes} bytes, found {size_bytes}")
+        # Copied, because PyTorch requires writable memory.
         decoded = bytearray(self._zstd.decompress(encoded, allow_extra_data=False))
         return np.ndarray(shape, dtype, buffer=decoded)
 
 
-def has_own_layout(files: Files, layout: Layout) -> bool:
-    """Whether chunks and codecs of a store's arrays are those that `schema` gives them."""
-    expected: dict[str, Any] = {}
+def has_own_layout(storage: Storage, layout: Layout) -> bool:
+    """Whether the arrays of a store have the chunks and codecs that `schema` defines."""
     group = create_arrays({}, layout)
     for name in ARRAYS:
-        expected[name] = group[name].metadata.to_dict()
-    for name in ARRAYS:
-        found = read_metadata(files, f"{name}/zarr.json")
+        expected: dict[str, Any] = dict(group[name].metadata.to_dict())
+        metadata = read_metadata(storage, f"{name}/zarr.json")
         for part in ("data_type", "chunk_grid", "chunk_key_encoding", "codecs"):
-            if found.get(part) != json.loads(json.dumps(expected[name][part], default=str)):
+            if metadata.get(part) != json.loads(json.dumps(expected[part], default=str)):
                 return False
     return True
 
 
 def read_heatmaps(location: str | Path, view: int, samples: Sequence[int]) -> NDArray[np.float32]:
-    """What the teacher said of one view of some samples, within the store's `max_error`.
+    """The stored heatmaps of one view of some samples.
 
         heatmaps = read_heatmaps("work/lsp/heatmaps.zarr", view=0, samples=range(8))
 
     Args:
         location: path or fsspec URL of a store.
+        samples: sample indices, in any order.
 
     Returns:
-        float32 (samples, K, H, W), from 0 to about 1 (a teacher's peaks).
+        float32 (samples, K, H, W), from 0 to about 1 (the teacher's peaks). They equal the
+        teacher's output, clamped at 0, within the store's `max_error`.
 
     Raises:
         ValueError: there is no store, or it is damaged.
         IndexError: there is no such view or sample.
     """
-    files = files_at(location)
-    layout = stored_layout(files)
-    reader = StoreReader(files, layout)
+    storage = open_storage(location)
+    layout = stored_layout(storage)
+    reader = StoreReader(storage, layout)
     cached = [reader.read(view, index) for index in samples]
     if not cached:
         return np.zeros((0, layout.joints, layout.heatmap_px, layout.heatmap_px), np.float32)

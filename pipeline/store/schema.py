@@ -1,18 +1,18 @@
-"""The store's arrays: names, shapes, chunks, codecs. The one place that knows them.
+"""The store's arrays: names, shapes, chunks and codecs. Defined here and nowhere else.
 
-    heatmaps.zarr/                     Zarr v3 group; attribute "fpd" is the manifest
-      heatmaps    int8    (view, sample, joint, block_y, block_x, coefficient)   see `code`
-      steps       float16 (view, sample, joint)       what a coefficient of 1 stands for
+    heatmaps.zarr/                     Zarr v3 group; attribute "fpd": the manifest
+      heatmaps    int8    (view, sample, joint, block_y, block_x, coefficient)   see `compression`
+      steps       float16 (view, sample, joint)       value of a coefficient of 1
       peaks       float16 (view, sample, joint)       the teacher's peak: its confidence
-      parameters  float64 (view, sample, parameter)   realized augmentation (names: attribute)
-      basis       float32 (2, coefficient, pixel)     what decodes a block, for other readers
+      parameters  float64 (view, sample, parameter)   realized augmentation (attribute: names)
+      basis       float32 (2, coefficient, pixel)     decodes a block, for other readers
       heatmaps/receipts/VIEW/SHARD.json               what was written, shard by shard
 
-One shard is one view number of `shard_samples` consecutive samples: a file of `heatmaps` (inner
-chunks of one view of one sample) and a small one each of the other arrays. The sample axis is
-padded with zeros to whole shards; so is every later addition of samples, which therefore moves
-nothing. Codecs: `bytes`, and `zstd` with checksum; the shard index has a crc32c: every Zarr
-implementation reads them.
+A shard is one view number of `shard_samples` consecutive samples: one file of `heatmaps` (inner
+chunks of one view of one sample) and one small file of each other array. The sample axis is padded
+with zeros to whole shards, also after each addition of samples, so that an addition changes no
+existing file. Codecs are `bytes`, and `zstd` with checksum; the shard index has a crc32c. All
+implementations of Zarr v3 read them.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from .compression import BLOCK_PX, COEFFICIENTS, basis, blocks_across
 
 SCHEMA_VERSION = 3
 MANIFEST = "fpd"
-# Inside an array, where zarr-python does not take it for a damaged node of the group.
+# Inside an array: in the group itself, zarr-python would take the folder for a damaged node.
 RECEIPTS = "heatmaps/receipts"
 
-# Level 3 takes a quarter more bytes, 19 none less, 22 saves 5 % for 55 x the time (docs/store.md).
+# Level 3 takes 24 % more bytes, 19 takes the same, 22 saves 5 % in 55 x the time (docs/store.md).
 ZSTD_LEVEL = 15
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The sizes that the arrays' shapes follow from.
+    """The sizes that determine the shapes of the arrays.
 
     Attributes:
-        segments: samples at first, then those added, time by time; each segment starts a shard.
+        segments: number of samples at creation, then of each addition; each segment starts a shard.
     """
 
     views: int
@@ -66,16 +66,16 @@ class Layout:
 
     @property
     def shards(self) -> int:
-        """Shards of one view number."""
+        """Number of shards of one view number."""
         return self._first_shard[-1]
 
     @property
     def float16_bytes(self) -> int:
-        """What the same heatmaps would take as raw float16."""
+        """Size of the same heatmaps as raw float16."""
         return 2 * self.views * self.samples * self.joints * self.heatmap_px**2
 
     def locate(self, index: int) -> tuple[int, int]:
-        """(shard, row in it) of a sample.
+        """(shard, row in the shard) of a sample.
 
         Raises:
             IndexError: there is no such sample.
@@ -87,19 +87,24 @@ class Layout:
         return self._first_shard[segment] + shard, row
 
     def rows(self, shard: int) -> range:
-        """The samples in a shard, padding left out."""
+        """Indices of the samples in a shard, without padding."""
         segment = bisect_right(self._first_shard, shard) - 1
         inside = shard - self._first_shard[segment]
         start = self._first_sample[segment] + inside * self.shard_samples
         return range(start, min(start + self.shard_samples, self._first_sample[segment + 1]))
 
     def tasks(self) -> list[tuple[int, int]]:
-        """(view, shard) of every shard, views first."""
+        """(view, shard) of every shard, in order of views."""
         return [(view, shard) for view in range(self.views) for shard in range(self.shards)]
 
 
 class Spec(NamedTuple):
-    """One array: what follows the (view, sample) axes, and whether a shard has inner chunks."""
+    """One array.
+
+    Attributes:
+        shape, dimensions: of the axes after (view, sample).
+        sharded: whether a shard has inner chunks.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -112,85 +117,100 @@ ARRAYS = ("heatmaps", "steps", "peaks", "parameters")
 
 
 def specs(joints: int, heatmap_px: int) -> dict[str, Spec]:
-    """The arrays of a store, in the order they are written."""
+    """The arrays of a store, in the order in which they are written."""
     blocks = blocks_across(heatmap_px)
     return {
         "heatmaps": Spec(
             (joints, blocks, blocks, COEFFICIENTS),
             "int8",
             ("joint", "block_y", "block_x", "coefficient"),
-            True,
-            {"block_px": BLOCK_PX, "heatmap_px": heatmap_px},
+            sharded=True,
+            attributes={"block_px": BLOCK_PX, "heatmap_px": heatmap_px},
         ),
-        "steps": Spec((joints,), "float16", ("joint",), False, {}),
-        "peaks": Spec((joints,), "float16", ("joint",), False, {}),
+        "steps": Spec((joints,), "float16", ("joint",), sharded=False, attributes={}),
+        "peaks": Spec((joints,), "float16", ("joint",), sharded=False, attributes={}),
         "parameters": Spec(
-            (len(PARAMETERS),), "float64", ("parameter",), False, {"names": list(PARAMETERS)}
+            (len(PARAMETERS),),
+            "float64",
+            ("parameter",),
+            sharded=False,
+            attributes={"names": list(PARAMETERS)},
         ),
     }
 
 
 def create_arrays(store: Any, layout: Layout) -> zarr.Group:
-    """Make an empty store: metadata and the basis, no shard."""
+    """Create a store without shards: metadata and the basis.
+
+    Args:
+        store: anything that `zarr.create_group` accepts.
+    """
     group = zarr.create_group(store, zarr_format=3)
     for name, spec in specs(layout.joints, layout.heatmap_px).items():
-        _create(group, name, spec, layout.views, layout.shards, layout.shard_samples)
+        _create(
+            group,
+            name,
+            spec,
+            views=layout.views,
+            shards=layout.shards,
+            shard_samples=layout.shard_samples,
+        )
     values = basis().numpy()
     array = group.create_array(
         "basis",
         shape=values.shape,
         dtype="float32",
         dimension_names=("code", "coefficient", "pixel"),
-        **_common(),
+        **_common_options(),
     )
     array[:] = values
     return group
 
 
 def shard_array(store: Any, name: str, layout: Layout) -> tuple[zarr.Array[Any], str]:
-    """An array of one shard, to have zarr encode it, and the key of its one chunk."""
+    """Create an array that consists of one shard. Returns it and the key of its only chunk."""
     spec = specs(layout.joints, layout.heatmap_px)[name]
     group = zarr.create_group(store, zarr_format=3)
-    array = _create(group, name, spec, 1, 1, layout.shard_samples)
+    array = _create(group, name, spec, views=1, shards=1, shard_samples=layout.shard_samples)
     return array, shard_name(name, 0, 0)
 
 
 def _create(
-    group: zarr.Group, name: str, spec: Spec, views: int, shards: int, size: int
+    group: zarr.Group, name: str, spec: Spec, *, views: int, shards: int, shard_samples: int
 ) -> zarr.Array[Any]:
-    whole = (1, size, *spec.shape)
+    shard_shape = (1, shard_samples, *spec.shape)
     return group.create_array(
         name,
-        shape=(views, shards * size, *spec.shape),
+        shape=(views, shards * shard_samples, *spec.shape),
         dtype=spec.dtype,
-        chunks=(1, 1, *spec.shape) if spec.sharded else whole,
-        shards=whole if spec.sharded else None,
+        chunks=(1, 1, *spec.shape) if spec.sharded else shard_shape,
+        shards=shard_shape if spec.sharded else None,
         dimension_names=("view", "sample", *spec.dimensions),
         attributes=spec.attributes,
-        **_common(),
+        **_common_options(),
     )
 
 
-def _common() -> dict[str, Any]:
+def _common_options() -> dict[str, Any]:
     return {
         "serializer": BytesCodec(),
         "compressors": ZstdCodec(level=ZSTD_LEVEL, checksum=True),
         "fill_value": 0,
-        # An all-zero view must be told from one that was never written.
+        # So that an all-zero view can be told from a missing one.
         "config": {"write_empty_chunks": True},
     }
 
 
 def view_folder(array: str, view: int) -> str:
-    """Where one view number's shards of an array lie."""
+    """The folder of one view number's shards of an array."""
     return f"{array}/c/{view}"
 
 
 def shard_name(array: str, view: int, shard: int) -> str:
-    """The object of one shard of one array (Zarr v3's default chunk keys)."""
+    """The object of one shard of an array (default chunk keys of Zarr v3)."""
     return f"{view_folder(array, view)}/{shard}" + "/0" * {"heatmaps": 4}.get(array, 1)
 
 
 def receipt_name(view: int, shard: int) -> str:
-    """The object that vouches for one shard."""
+    """The receipt of one shard."""
     return f"{RECEIPTS}/{view}/{shard}.json"

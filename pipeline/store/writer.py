@@ -1,4 +1,4 @@
-"""Writing shards: encoded in memory, put in place whole, the receipt last.
+"""Writing shards: each file is encoded in memory and written atomically, and the receipt last.
 
 Shape letters: S samples in the shard, K joints, Y and X blocks down and across, C coefficients of a
 block, P parameters.
@@ -33,7 +33,7 @@ from .manifest import (
     write_manifest,
 )
 from .schema import ARRAYS, MANIFEST, Layout, create_arrays, receipt_name, shard_array, shard_name
-from .storage import Files
+from .storage import Storage
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,11 @@ class Shard:
     """The content of one shard, without padding.
 
     Attributes:
-        heatmaps_SKYXC: int8, from `encode`; so are steps and peaks.
-        steps_SK, peaks_SK: float16.
-        parameters_SP: float64.
-        measured: what storing them cost, by name (see `stages/heatmaps.py`).
+        heatmaps_SKYXC, steps_SK, peaks_SK: int8, float16 and float16, from `compress`.
+        parameters_SP: float64, the view parameters (`data.augmentation.PARAMETERS`).
+        encoding_error: errors of the heatmaps as stored, by name; see
+            `caching.encode.summarize_errors`.
+        canaries: of the rows given by `canary_rows`.
     """
 
     view: int
@@ -53,114 +54,122 @@ class Shard:
     steps_SK: NDArray[np.float16]
     peaks_SK: NDArray[np.float16]
     parameters_SP: NDArray[np.float64]
-    measured: dict[str, float]
+    encoding_error: dict[str, float]
     canaries: list[Canary] = field(default_factory=list)
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """The arrays by their name in the store."""
+        """The arrays, by their names in the store."""
         values = (self.heatmaps_SKYXC, self.steps_SK, self.peaks_SK, self.parameters_SP)
         return dict(zip(ARRAYS, values, strict=True))
 
 
 class StoreWriter:
-    """A store open for writing, its manifest included: one process's, who may share out shards."""
+    """A store open for writing, including its manifest.
+
+    Only one process has a writer of a store; it may have other processes write shards
+    (`write_shard`).
+    """
 
     def __init__(
         self,
-        files: Files,
+        storage: Storage,
         manifest: Manifest,
         views: int,
         work: object,
         *,
         samples: SampleSet | None = None,
     ) -> None:
-        """Make the store, or take up one that fits, with more views or samples if need be.
+        """Create the store, or open a matching one and extend it by views or samples as needed.
 
         Args:
-            manifest: as it is to be; of a store that is there, all but `versions` must agree.
-            work: the work directory, for the commands that messages name.
-            samples: the manifest's data set; needed to tell that it begins with that of a store
-                made earlier, and so adds to it.
+            manifest: of the store; an existing store must match it (`check_manifest`).
+            work: what follows `-w` in the commands that messages name.
+            samples: the manifest's data set. Needed to recognize that an existing store holds its
+                first samples, so that the others can be added.
 
         Raises:
-            ValueError: what is there was made for something else.
+            ValueError: there are other files, or a store that was made for another run.
         """
-        self.files, self.manifest = files, manifest
-        if not files.exists():
-            _create(files, manifest, layout_of(manifest, views))
-        found = read_manifest(files)
-        extended = found if samples is None else with_added(manifest, found, samples)
-        check_manifest(files, manifest, extended, work)
+        self.storage, self.manifest = storage, manifest
+        if not storage.exists():
+            _create(storage, manifest, layout_of(manifest, views))
+        stored = read_manifest(storage)
+        extended = stored if samples is None else with_added(manifest, stored, samples)
+        check_manifest(storage, manifest, extended, work)
         self.layout = served_layout(manifest, extended, views)
-        _enlarge(files, layout_of(extended, views), work)
-        if extended != found:
-            write_manifest(files, extended)
+        _enlarge(storage, layout_of(extended, views), work)
+        if extended != stored:
+            write_manifest(storage, extended)
         self._may_be_audited = True
 
     def coverage(self) -> Coverage:
-        """Which shards are there, and which are to be written."""
-        return coverage(self.files, self.layout)
+        """Which shards are complete, and which remain to be written."""
+        return coverage(self.storage, self.layout)
 
     def write(self, content: Shard) -> None:
-        """Write one shard and vouch for it. Writing it again gives the same bytes."""
+        """Write one shard and its receipt. Writing it again gives the same bytes."""
         self.end_audit()
-        write_shard(self.files, self.layout, content)
+        write_shard(self.storage, self.layout, content)
 
     def end_audit(self) -> None:
-        """Take the audit out of the manifest: to be done before the first shard is written."""
+        """Remove the audit from the manifest. Must be called before the first shard is written."""
         if self._may_be_audited:
-            manifest = read_manifest(self.files)
+            manifest = read_manifest(self.storage)
             if manifest.pop(AUDIT, None) is not None:
-                write_manifest(self.files, manifest)
+                write_manifest(self.storage, manifest)
         self._may_be_audited = False
 
     def finish(self) -> Coverage:
-        """Look at every shard once more, and sum up in the manifest what was found.
+        """Check every shard, and write errors and, if complete, an audit to the manifest.
 
         Returns:
-            What was found of the views and samples that this writer was made for.
+            The coverage of the views and samples that this writer was made for.
         """
-        whole = coverage(self.files, stored_layout(self.files))
-        manifest = read_manifest(self.files) | {"encoding_error": whole.measured()}
+        stored = coverage(self.storage, stored_layout(self.storage))
+        manifest = read_manifest(self.storage) | {"encoding_error": stored.encoding_error()}
         manifest.pop(AUDIT, None)
-        found = whole.within(self.layout)
-        if not found.missing:
-            manifest[AUDIT] = audit_of(found if whole.missing else whole)
-        write_manifest(self.files, manifest)
+        served = stored.within(self.layout)
+        if not served.missing:
+            manifest[AUDIT] = audit_of(served if stored.missing else stored)
+        write_manifest(self.storage, manifest)
         self._may_be_audited = True
-        return found
+        return served
 
 
-def write_shard(files: Files, layout: Layout, content: Shard) -> Receipt:
-    """Write one shard, and its receipt last; the manifest is left alone.
+def write_shard(storage: Storage, layout: Layout, content: Shard) -> Receipt:
+    """Write one shard and then its receipt, but not the manifest.
 
-    Any number of processes may, of one store, each its own shards; the store's writer must have
-    ended the audit before.
+    Several processes may do this at the same time for different shards, after the store's writer
+    has called `end_audit`.
 
     Returns:
         The receipt.
     """
     view, shard = content.view, content.shard
-    files.delete(receipt_name(view, shard))  # it vouches for nothing half-rewritten
-    written = {}
+    storage.delete(receipt_name(view, shard))  # a half-rewritten shard must not count as complete
+    arrays = {}
     for name, values in content.columns().items():
         encoded = encode_shard(name, values, layout)
-        files.write(shard_name(name, view, shard), encoded)
-        written[name] = {"bytes": len(encoded), "blake2b": digest(encoded)}
+        storage.write(shard_name(name, view, shard), encoded)
+        arrays[name] = {"bytes": len(encoded), "blake2b": digest(encoded)}
     receipt = {
         "view": view,
         "shard": shard,
         "samples": len(content.peaks_SK),
-        "arrays": written,
-        "encoding_error": content.measured,
+        "arrays": arrays,
+        "encoding_error": content.encoding_error,
         "canaries": content.canaries,
     }
-    files.write(receipt_name(view, shard), sealed(receipt))
+    storage.write(receipt_name(view, shard), sealed(receipt))
     return receipt
 
 
 def encode_shard(name: str, values: NDArray[Any], layout: Layout) -> bytes:
-    """One array's part of a shard (samples first), padded, as the bytes of its file."""
+    """The file content of one array's part of a shard, padded to whole shards.
+
+    Args:
+        values: samples first, without padding.
+    """
     store = MemoryStore()
     array, key = shard_array(store, name, layout)
     padding = [(0, layout.shard_samples - len(values)), *[(0, 0)] * (values.ndim - 1)]
@@ -169,28 +178,28 @@ def encode_shard(name: str, values: NDArray[Any], layout: Layout) -> bytes:
 
 
 def digest(content: bytes) -> str:
-    """BLAKE2b-128 of a file's content, in hexadecimal."""
+    """The BLAKE2b-128 digest of a file's content, in hexadecimal."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _create(files: Files, manifest: Manifest, layout: Layout) -> None:
-    """Metadata and basis, the group's own last: without it there is no store."""
-    strangers = sorted(set(files.sizes("")) - set(empty_store(layout)))
-    if strangers:
+def _create(storage: Storage, manifest: Manifest, layout: Layout) -> None:
+    """Write metadata and basis. The group's metadata is last, and without it there is no store."""
+    objects = empty_store(layout)
+    unknown = sorted(set(storage.sizes("")) - set(objects))
+    if unknown:
         raise ValueError(
-            f"expected a heatmap store or an empty place at {files}, found {strangers[0]}: name "
+            f"expected a heatmap store or an empty place at {storage}, found {unknown[0]}: name "
             "another with --store"
         )
-    objects = empty_store(layout)
     group = json.loads(objects.pop("zarr.json"))
     group["attributes"][MANIFEST] = manifest
     for name, content in objects.items():
-        files.write(name, content)
-    files.write("zarr.json", json.dumps(group, indent=2, sort_keys=True).encode())
+        storage.write(name, content)
+    storage.write("zarr.json", json.dumps(group, indent=2, sort_keys=True).encode())
 
 
 def empty_store(layout: Layout) -> dict[str, bytes]:
-    """The objects of a store without manifest or shards, by name."""
+    """The objects of a store without manifest and shards, by name."""
     store = MemoryStore()
     create_arrays(store, layout)
     return {name: stored_bytes(store, name) for name in wait_for(_names(store))}
@@ -201,27 +210,30 @@ async def _names(store: MemoryStore) -> list[str]:
 
 
 def stored_bytes(store: MemoryStore, name: str) -> bytes:
-    """What zarr has put under a name."""
+    """The content of an object that zarr has written."""
     buffer = wait_for(store.get(name, default_buffer_prototype()))
     if buffer is None:
         raise RuntimeError(f"zarr wrote no {name}")
     return buffer.to_bytes()
 
 
-def _enlarge(files: Files, layout: Layout, work: object) -> None:
-    """Make room for more views and samples. Only metadata changes; nothing ever shrinks."""
-    wanted = (layout.views, layout.shards * layout.shard_samples)
-    for name in ARRAYS:
-        place = f"{name}/zarr.json"
+def _enlarge(storage: Storage, layout: Layout, work: object) -> None:
+    """Enlarge the arrays to a layout's views and samples, where they are smaller.
+
+    Only metadata changes, and arrays never shrink.
+    """
+    sample_rows = layout.shards * layout.shard_samples
+    for array in ARRAYS:
+        name = f"{array}/zarr.json"
         try:
-            metadata = read_metadata(files, place)
+            metadata = read_metadata(storage, name)
             views, samples, *rest = metadata["shape"]
-            shape = [max(views, wanted[0]), max(samples, wanted[1]), *rest]
+            shape = [max(views, layout.views), max(samples, sample_rows), *rest]
         except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(
-                f"{files} has damaged metadata ({place}: {error}); mend it with "
+                f"{storage} has damaged metadata ({name}: {error}); repair it with "
                 f"`fpd verify-cache -w {work} --repair`"
             ) from None
         if shape != metadata["shape"]:
-            # As zarr-python words it, so that a store made this large has the same bytes.
-            files.write(place, json.dumps(metadata | {"shape": shape}, indent=2).encode())
+            # Formatted as zarr-python does, so that a store created at this size has equal bytes.
+            storage.write(name, json.dumps(metadata | {"shape": shape}, indent=2).encode())

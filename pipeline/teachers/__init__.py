@@ -1,8 +1,9 @@
-"""Teachers from anywhere: whatever maps a crop to heatmaps can fill a store (docs/teachers.md).
+"""Teachers: anything that maps crops to heatmaps can fill a store (docs/teachers.md).
 
-`spec` says what a teacher is, `sources` what `--teacher` may name; `hourglass`, `vitpose`,
-`exported`, `python` and `folder` are the kinds. `joints` maps them by name, `fitting` brings crops
-in and maps back, `asking` puts their answers together, `source` says who teaches in a run.
+`spec` defines what a teacher is, and `registry` what `--teacher` may name; `hourglass`, `vitpose`,
+`exported`, `factory` and `trained_run` load the kinds of teachers. `joint_names` matches joints by
+name, `resampling` converts crops and heatmaps between a teacher's grid and the store's, `ensemble`
+combines several teachers, and `resolve` finds the teachers of a run.
 """
 
 from .ensemble import covered_joints, ensemble_predictor

@@ -1,6 +1,6 @@
-"""Teachers as the store asks them: one answer on its grid, for its joints.
+"""One or several teachers as a single predictor of the store's heatmaps: its grid, its joints.
 
-Shape letters: B batch, S crop side, K joints, G side of the store's maps.
+Shape letters: B batch, S crop side, K joints, G side of the store's heatmaps.
 """
 
 from __future__ import annotations
@@ -22,40 +22,42 @@ from .spec import Teacher, TeacherSpec
 def covered_joints(
     specs: Sequence[TeacherSpec], skeleton: Skeleton, *, averaged: bool
 ) -> tuple[str, ...]:
-    """The skeleton's joints that at least one teacher knows, in its order.
+    """The skeleton's joints for which at least one teacher has a heatmap, in skeleton order.
 
     Args:
-        averaged: answers are averaged with their mirrored twins: a joint's twin must be known, too.
+        averaged: heatmaps are averaged with those of the flipped crop: a joint is then covered by a
+            teacher only if its left or right counterpart is, too.
 
     Raises:
-        ValueError: a teacher knows none of them.
+        ValueError: a teacher has none of them.
     """
-    known = [set(_sources(spec, skeleton, averaged=averaged)) for spec in specs]
-    for spec, mine in zip(specs, known, strict=True):
-        if not mine:
+    covered: set[int] = set()
+    for spec in specs:
+        indices = _heatmap_indices(spec, skeleton, averaged=averaged)
+        if not indices:
             raise ValueError(
-                f"expected a teacher of the joints of {skeleton.name} ({skeleton.joints[0]}, …), "
-                f"found one of {', '.join(spec.joints[:5])}, …: none of them has the same name. "
-                "docs/teachers.md says which names are known; a spec may name them otherwise"
+                f"expected a teacher with joints of {skeleton.name} ({skeleton.joints[0]}, …), "
+                f"found one with {', '.join(spec.joints[:5])}, …: no name matches. "
+                "docs/teachers.md lists the known names; a spec may rename a teacher's joints"
             )
-    everything = set().union(*known)
-    return tuple(name for k, name in enumerate(skeleton.joints) if k in everything)
+        covered |= indices.keys()
+    return tuple(name for k, name in enumerate(skeleton.joints) if k in covered)
 
 
-def _sources(spec: TeacherSpec, skeleton: Skeleton, *, averaged: bool) -> dict[int, int]:
-    """For each joint of the skeleton that a teacher teaches, the number of its map."""
-    found = find_joints(skeleton.joints, spec.joints)
+def _heatmap_indices(spec: TeacherSpec, skeleton: Skeleton, *, averaged: bool) -> dict[int, int]:
+    """The index of a teacher's heatmap for each joint, by index, that the teacher covers."""
+    indices = find_joints(skeleton.joints, spec.joints)
     return {
-        k: source
-        for k, source in enumerate(found)
-        if source is not None and not (averaged and found[skeleton.flip_indices[k]] is None)
+        k: index
+        for k, index in enumerate(indices)
+        if index is not None and not (averaged and indices[skeleton.flip_indices[k]] is None)
     }
 
 
 class TeacherEnsemble:
-    """Asks one or several teachers, and puts their answers together.
+    """Runs one or several teachers on the same crops, and combines their heatmaps.
 
-    Each joint's map is the mean of those teachers' who know it, zero where nobody does.
+    A joint's heatmap is the mean over the teachers that cover it, and zero if none does.
     """
 
     def __init__(
@@ -69,47 +71,51 @@ class TeacherEnsemble:
     ) -> None:
         self.teachers, self.skeleton, self.device = teachers, skeleton, device
         self.averaged = averaged
-        self.regrids = [HeatmapResampler(teacher.spec, geometry, device) for teacher in teachers]
-        maps = [_sources(teacher.spec, skeleton, averaged=averaged) for teacher in teachers]
-        self.rows = [torch.tensor(list(m), device=device) for m in maps]
-        self.sources = [torch.tensor(list(m.values()), device=device) for m in maps]
-        teacher_count = torch.zeros(skeleton.num_joints, device=device)
-        for rows in self.rows:
-            teacher_count[rows] += 1
-        self.teacher_count_K11 = teacher_count.clamp_min(1)[:, None, None]
+        self.resamplers = [HeatmapResampler(teacher.spec, geometry, device) for teacher in teachers]
+        indices = [
+            _heatmap_indices(teacher.spec, skeleton, averaged=averaged) for teacher in teachers
+        ]
+        # For each teacher: the joints that it covers, and the indices of their heatmaps.
+        self.joints = [torch.tensor(list(m), device=device) for m in indices]
+        self.heatmaps = [torch.tensor(list(m.values()), device=device) for m in indices]
+        teacher_count_K = torch.zeros(skeleton.num_joints, device=device)
+        for joints in self.joints:
+            teacher_count_K[joints] += 1
+        self.teacher_count_K11 = teacher_count_K.clamp_min(1)[:, None, None]
 
     def __call__(self, crop_BSS3: Tensor) -> Tensor:
-        """uint8 (B, S, S, 3) to float32 (B, K, G, G); an `HeatmapPredictor`."""
+        """From uint8 RGB (B, S, S, 3) to float32 (B, K, G, G); a `HeatmapPredictor`."""
         crops = crop_BSS3.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        said = self._heatmaps(crops)
+        heatmaps = self._predict(crops)
         if not self.averaged:
-            return said
-        return (
-            said + flip_heatmaps(self._heatmaps(crops.flip(-1)), self.skeleton.flip_indices)
-        ) / 2
+            return heatmaps
+        unflipped = flip_heatmaps(self._predict(crops.flip(-1)), self.skeleton.flip_indices)
+        return (heatmaps + unflipped) / 2
 
-    def _heatmaps(self, crop_B3SS: Tensor) -> Tensor:
+    def _predict(self, crop_B3SS: Tensor) -> Tensor:
         total: Tensor | None = None
-        for teacher, regrid, rows, sources in zip(
-            self.teachers, self.regrids, self.rows, self.sources, strict=True
+        for teacher, resample, joints, indices in zip(
+            self.teachers, self.resamplers, self.joints, self.heatmaps, strict=True
         ):
-            answer = teacher(letterbox(crop_B3SS, teacher.spec))
-            _check(answer, len(crop_B3SS), teacher.spec)
-            maps = regrid(answer[:, sources])
+            output = teacher(letterbox(crop_B3SS, teacher.spec))
+            _check_shape(output, len(crop_B3SS), teacher.spec)
+            heatmaps = resample(output[:, indices])
             if total is None:
-                total = maps.new_zeros(len(maps), self.skeleton.num_joints, *maps.shape[-2:])
-            total[:, rows] += maps
+                total = heatmaps.new_zeros(
+                    len(heatmaps), self.skeleton.num_joints, *heatmaps.shape[-2:]
+                )
+            total[:, joints] += heatmaps
         assert total is not None  # there is at least one teacher
         return total / self.teacher_count_K11
 
 
-def _check(answer: Tensor, batch: int, spec: TeacherSpec) -> None:
-    expected = (batch, len(spec.joints), *spec.heatmap)
-    if tuple(answer.shape) != expected:
+def _check_shape(output: Tensor, batch_size: int, spec: TeacherSpec) -> None:
+    expected = (batch_size, len(spec.joints), *spec.heatmap)
+    if tuple(output.shape) != expected:
         raise ValueError(
-            f"expected heatmaps of the shape {expected} of the teacher, as its spec says (people, "
-            f"joints, height, width), found {tuple(answer.shape)}: mend its spec's input, joints "
-            "or stride_px"
+            f"expected heatmaps of shape {expected} (samples, joints, height, width) from the "
+            f"teacher, according to its spec, found {tuple(output.shape)}: correct input, joints "
+            "or stride_px in the spec"
         )
 
 
@@ -121,5 +127,5 @@ def ensemble_predictor(
     *,
     averaged: bool,
 ) -> HeatmapPredictor:
-    """How teachers from anywhere are asked; see `TeacherEnsemble`."""
+    """A predictor of the teachers' combined heatmaps; see `TeacherEnsemble`."""
     return TeacherEnsemble(teachers, skeleton, geometry, device, averaged=averaged)

@@ -1,13 +1,13 @@
-"""A program that `torch.export.save` wrote, with its spec beside it: model.pt2, model.pt2.json.
+"""A teacher saved by `torch.export.save`, with its spec beside it: model.pt2, model.pt2.json.
 
     fpd cache-heatmaps --teacher models/model.pt2
 
-Loading one is not safe as such: `torch.export.load` unpickles weights that say so, custom objects
-and example inputs, and evaluates texts of the file (torch 2.13: export/pt2_archive/_package.py;
-_export/serde/serialize.py, `_parse_sym_expr`; export/_unlift.py, `_convert_guards_code_to_fn`). So
-the archive is looked through first, and refused unless all of it is plain: raw tensors, example
-inputs that `weights_only` reads, operators of ATen and plain arithmetic, sizes as simple formulas,
-no guards in Python.
+`torch.export.load` is not safe for untrusted files: it unpickles weights marked as pickled, custom
+objects and example inputs, and evaluates strings from the file (torch 2.13:
+export/pt2_archive/_package.py; _export/serde/serialize.py, `_parse_sym_expr`; export/_unlift.py,
+`_convert_guards_code_to_fn`). Therefore the archive is inspected first, and refused unless it holds
+only raw tensors, example inputs that `weights_only` reads, ATen operators and arithmetic, and sizes
+that are simple formulas. Guards, which are Python code, are not used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .spec import TeacherSpec, read_spec
 
 MAX_FILE_BYTES = 16 << 30
 MAX_GRAPH_BYTES = 64 << 20
-"""Of models/model.json; an 8 x 256 hourglass has 4 MB."""
+"""Size limit of models/model.json; that of an 8 x 256 hourglass has 4 MB."""
 
 PLAIN_FILES = re.compile(
     r"archive_format|archive_version|byteorder|\.data/\w+|\.format_version|\.storage_alignment"
@@ -37,7 +37,7 @@ PLAIN_FILES = re.compile(
     r"|data/constants/(tensor_\d+|model_constants_config\.json)"
 )
 OPERATORS = re.compile(
-    r"torch\.ops\.aten\.(?!from_file\b|save\b|load\b)\w+\.\w+"  # those reach for files
+    r"torch\.ops\.aten\.(?!from_file\b|save\b|load\b)\w+\.\w+"  # these access files
     r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge)"
     r"|torch\.(sym_int|sym_max|sym_min|sym_float|sym_sqrt)|math\.(ceil|floor|trunc)"
 )
@@ -46,11 +46,11 @@ FORMULA = re.compile(
     r"|ModularIndexing|Eq|Ne|Ge|Gt|Le|Lt|positive|nonnegative|integer|True|False)\b"
     r"|'[su]\d+'|\b[su]\d+\b|\b\d+\b|[-+*/(),=<> ])+"
 )
-"""What sizes are written with; no dot and no underscore, so nothing that evaluates to more."""
+"""Expressions of sizes; without dots and underscores, they cannot evaluate to anything else."""
 
 
 class ExportedTeacher:
-    """An exported program."""
+    """A teacher that runs an exported program."""
 
     def __init__(self, network: nn.Module, spec: TeacherSpec, digest: str) -> None:
         self.network, self.spec, self.digest = network, spec, digest
@@ -60,13 +60,13 @@ class ExportedTeacher:
         return self
 
     def __call__(self, crops_B3HW: Tensor) -> Tensor:
-        answer = self.network(crops_B3HW)
-        last: Tensor = answer[-1] if isinstance(answer, tuple | list) else answer
-        return last
+        output = self.network(crops_B3HW)
+        heatmaps: Tensor = output[-1] if isinstance(output, tuple | list) else output
+        return heatmaps
 
 
 def load(path: Path) -> ExportedTeacher:
-    """An exported program; of several outputs, the last is taken.
+    """Load an exported program; if it has several outputs, the last one is used.
 
     Raises:
         ValueError: it has no spec, is damaged, or holds more than plain tensors and operators.
@@ -78,65 +78,65 @@ def load(path: Path) -> ExportedTeacher:
         raise ValueError(f"{path} cannot be read as an exported program: {e!r}") from None
     try:
         program = torch.export.load(path)
-        # Guards are Python, made of the file's texts: shapes are checked by whoever asks.
+        # Guards are Python code from the file; `ensemble` checks shapes instead.
         network = program.module(check_guards=False)
-    except Exception as error:  # of many kinds
+    except Exception as error:  # of many types
         raise ValueError(
-            f"{path} cannot be read as an exported program ({type(error).__name__}); it may be of "
-            f"another PyTorch than {torch.__version__}: export it anew"
+            f"{path} cannot be read as an exported program ({type(error).__name__}); it may be "
+            f"from another version of PyTorch than {torch.__version__}: export it again"
         ) from None
     return ExportedTeacher(network.requires_grad_(False), spec, sha256(path))
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse whatever could run code while it is loaded, or asked."""
+    """Refuse a file that could run code while it is loaded or run."""
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > MAX_FILE_BYTES:
             raise ValueError(f"{path} has more than {MAX_FILE_BYTES} bytes")
-        files = {_inside(entry.filename): entry for entry in archive.infolist()}
+        files = {_without_root(entry.filename): entry for entry in archive.infolist()}
         for name in files:
             if not PLAIN_FILES.fullmatch(name):
-                raise _refused(path, f"has {name}")
+                raise _refused(path, f"contains {name}")
         if len(files) < len(archive.infolist()):
-            raise _refused(path, "has two files of one name")
+            raise _refused(path, "contains two files with the same name")
         if files["models/model.json"].file_size > MAX_GRAPH_BYTES:
             raise _refused(path, f"has a graph of more than {MAX_GRAPH_BYTES} bytes")
         for kind in ("weights", "constants"):
             config = json.loads(archive.read(files[f"data/{kind}/model_{kind}_config.json"]))
             if any(payload.get("use_pickle", True) for payload in config["config"].values()):
-                raise _refused(path, f"has pickled {kind}")
+                raise _refused(path, f"contains pickled {kind}")
         _check_inputs(path, archive.read(files["data/sample_inputs/model.pt"]))
         _check_graph(path, json.loads(archive.read(files["models/model.json"])))
 
 
-def _inside(name: str) -> str:
-    """A name without the archive's root folder."""
+def _without_root(name: str) -> str:
+    """A file name without the archive's root folder."""
     return str(PurePosixPath(*PurePosixPath(name).parts[1:]))
 
 
 def _refused(path: Path, reason: str) -> ValueError:
     return ValueError(
         f"{path} {reason}, which could run code: expected a program of plain tensors and ATen "
-        "operators, as torch.export.save writes of a network; code of your own goes by "
-        "package.module:factory (docs/teachers.md)"
+        "operators, as torch.export.save writes for a network; for your own code, use "
+        "--teacher package.module:factory (docs/teachers.md)"
     )
 
 
 def _check_inputs(path: Path, content: bytes) -> None:
     try:
         torch.load(io.BytesIO(content), weights_only=True)
-    except Exception:  # of many kinds
-        raise _refused(path, "has pickled example inputs") from None
+    except Exception:  # of many types
+        raise _refused(path, "contains pickled example inputs") from None
 
 
 def _check_graph(path: Path, program: dict[str, Any]) -> None:
     if not all(FORMULA.fullmatch(name) for name in program["range_constraints"]):
-        raise _refused(path, "has sizes that are no plain formulas")
+        raise _refused(path, "contains sizes that are not simple formulas")
     for value in _objects(program):
         if "target" in value and "inputs" in value and not OPERATORS.fullmatch(value["target"]):
             raise _refused(path, f"calls {value['target']:.80}")
         if not FORMULA.fullmatch(value.get("expr_str", "0")):
-            raise _refused(path, "has sizes that are no plain formulas")
+            raise _refused(path, "contains sizes that are not simple formulas")
         specs = value.get("in_spec", ""), value.get("out_spec", "")
         if any("__enum__" in str(text) for text in specs):
             raise _refused(path, "names a class")

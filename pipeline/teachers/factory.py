@@ -1,7 +1,7 @@
-"""A teacher of the user's own: `--teacher package.module:factory`.
+"""A teacher from the user's own code: `--teacher package.module:factory`.
 
-The module is imported and its factory called, with nothing: both are the user's own code, and run
-with the user's rights. Modules of the working directory are found, too.
+The module is imported, also from the working directory, and its factory is called without
+arguments. Both run with the user's rights.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from .spec import Teacher, TeacherSpec
 
 
 def load(name: str) -> Teacher:
-    """What a factory returns.
+    """Import a factory and call it.
 
     Args:
         name: "package.module:factory".
 
     Raises:
-        ValueError: there is no such factory, or what it returns is no teacher.
+        ValueError: there is no such factory, or it does not return a teacher.
     """
     module_name, _, factory_name = name.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+    working_directory = str(Path.cwd())
+    sys.path.insert(0, working_directory)
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"--teacher {name}: expected a function {factory_name} in a module {module_name} that "
-            f"Python finds from {here} ({error})"
+            f"Python finds from {working_directory} ({error})"
         ) from None
     finally:
-        sys.path.remove(here)
+        sys.path.remove(working_directory)
     return check(factory(), name)
 
 
-def check(found: object, name: str) -> Teacher:
-    """What was returned, if it is a teacher.
+def check(value: object, name: str) -> Teacher:
+    """Return what a factory returned, if it is a teacher.
 
     Raises:
-        ValueError: it lacks something.
+        ValueError: it is not callable, or has no `spec` or no `digest`.
     """
-    spec, digest = getattr(found, "spec", None), getattr(found, "digest", None)
-    if not isinstance(spec, TeacherSpec) or not isinstance(digest, str) or not callable(found):
+    spec, digest = getattr(value, "spec", None), getattr(value, "digest", None)
+    if not isinstance(spec, TeacherSpec) or not isinstance(digest, str) or not callable(value):
         raise ValueError(
-            f"--teacher {name}: expected it to return something that can be called, with `spec`, a "
-            f"TeacherSpec, and `digest`, a text; found a {type(found).__name__}"
+            f"--teacher {name}: expected it to return a callable with `spec`, a TeacherSpec, and "
+            f"`digest`, a string; found a value of type {type(value).__name__}"
         )
-    return cast(Teacher, found)
+    return cast(Teacher, value)

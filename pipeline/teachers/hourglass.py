@@ -1,10 +1,10 @@
-"""Published stacked hourglasses, from the files that their authors' code writes.
+"""Published stacked hourglasses, in the files that their authors' code writes.
 
     fpd cache-heatmaps --teacher ilovepose:models/mpii_hg8.pth
 
-Three projects, one set of parameter names (bearpaw's), which `models/hourglass.py` has with
-`stem="ports"`; stages, channels, blocks, depth and joints are read from the tensors' shapes. What
-differs is how a crop is prepared, and where a map has a joint; see `LAYOUTS`.
+Three projects share one set of parameter names (bearpaw's), which `models/hourglass.py` uses with
+`stem="ports"`; stages, channels, blocks, depth and joints are read from the tensors' shapes. The
+projects differ in how they normalize crops and where they place joints in heatmaps; see `LAYOUTS`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ from .spec import TeacherSpec, explain, read_spec
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".tar")
 MAX_FILE_BYTES = 4 << 30
-"""The largest that `models/hourglass.py` was measured with has 0.1 GB; 8 x 256 with an optimizer's
-state, as training code keeps it, 0.3 GB."""
+"""The weights of 8 x 256, the paper's teacher, have 0.1 GB; with an optimizer's state, 0.3 GB."""
 
 _BEARPAW = TeacherSpec(
     # pose/datasets/mpii.py of pytorch-pose: 256 in, 64 out, sigma 1; pose/utils/transforms.py
-    # subtracts the mean (of data/mpii/mean.pth.tar) and leaves the division out. Its targets are
-    # cut off to whole pixels: 1/8 heatmap pixel from the half-pixel convention in the mean.
+    # subtracts the mean (from data/mpii/mean.pth.tar) but does not divide. Its targets are
+    # truncated to whole pixels: on average 1/8 heatmap pixel away from the half-pixel convention.
     input=(256, 256),
     joints=MPII.joints,
     mean_rgb=(0.4404, 0.4440, 0.4327),
@@ -43,8 +42,8 @@ _BEARPAW = TeacherSpec(
 )
 
 LAYOUTS = {
-    # experiments/fpd_mpii/hourglass/*.yaml: 256 x 256, sigma 2, COLOR_RGB false: OpenCV's blue,
-    # green, red, normalized in that order by ImageNet's statistics of red, green, blue.
+    # experiments/fpd_mpii/hourglass/*.yaml: 256 x 256, sigma 2, COLOR_RGB false: OpenCV's channel
+    # order (blue, green, red), normalized by ImageNet's statistics in the order red, green, blue.
     "ilovepose": TeacherSpec(
         input=(256, 256),
         joints=MPII.joints,
@@ -55,13 +54,13 @@ LAYOUTS = {
         sigma_px=2.0,
     ),
     "pytorch-pose": _BEARPAW,
-    "anibali": _BEARPAW,  # its weights are pytorch-pose's, and it prepares crops as that does
+    "anibali": _BEARPAW,  # has pytorch-pose's weights and normalization
 }
-"""Each project's MPII models. For others, `FILE.json` has the spec."""
+"""The spec of each project's MPII models. For other models, `FILE.json` has the spec."""
 
-# What only one project's training code writes beside the weights (tools/fpd_train.py,
+# Keys that only one project's training code saves with the weights (tools/fpd_train.py,
 # example/main.py).
-MARKS = {"best_state_dict": "ilovepose", "perf": "ilovepose", "best_acc": "pytorch-pose"}
+LAYOUT_KEYS = {"best_state_dict": "ilovepose", "perf": "ilovepose", "best_acc": "pytorch-pose"}
 
 
 class HourglassTeacher:
@@ -75,19 +74,19 @@ class HourglassTeacher:
         return self
 
     def __call__(self, crops_B3HW: Tensor) -> Tensor:
-        last: Tensor = self.network(crops_B3HW)[-1]
-        return last
+        heatmaps: Tensor = self.network(crops_B3HW)[-1]
+        return heatmaps
 
 
 def load(path: Path, layout: str | None) -> HourglassTeacher:
-    """A published hourglass.
+    """Load a published hourglass. A spec in `FILE.json` takes precedence over the layout.
 
     Args:
-        layout: a key of `LAYOUTS`; None: what the file says, or `FILE.json`.
+        layout: a key of `LAYOUTS`; None: determined by the file's keys.
 
     Raises:
-        ValueError: the file would have to be unpickled, is no stacked hourglass, or does not say
-            whose it is.
+        ValueError: the file would have to be unpickled, is not a stacked hourglass, or does not
+            determine a layout.
     """
     file = _read(path)
     network = _build(path, file.tensors)
@@ -102,10 +101,10 @@ class _File:
 
 
 def _read(path: Path) -> _File:
-    """The tensors of a file, by their names in a single process's network."""
+    """The tensors of a file by name, without the prefix of torch.nn.DataParallel."""
     _check_size(path)
     content = _load(path)
-    layout = next((MARKS[key] for key in MARKS if key in content), None)
+    layout = next((LAYOUT_KEYS[key] for key in LAYOUT_KEYS if key in content), None)
     state = content.get("state_dict", content)
     if not isinstance(state, Mapping):
         raise ValueError(f"{path}: expected tensors by name under 'state_dict', found none")
@@ -123,7 +122,7 @@ def _check_size(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             size = max(size, sum(entry.file_size for entry in archive.infolist()))
     if size > MAX_FILE_BYTES:
-        raise ValueError(f"{path} has more than {MAX_FILE_BYTES} bytes: no stacked hourglass")
+        raise ValueError(f"{path} has more than {MAX_FILE_BYTES} bytes: not a stacked hourglass")
 
 
 def _load(path: Path) -> Mapping[str, Any]:
@@ -131,10 +130,10 @@ def _load(path: Path) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds, for damage and for what is refused
+    except Exception as error:  # of many types, for damage and for refused pickles
         raise ValueError(
-            f"{path} cannot be read as plain tensors ({type(error).__name__}); where you trust "
-            "it, make a .safetensors file of it with the lines in docs/teachers.md"
+            f"{path} cannot be read as plain tensors ({type(error).__name__}); if you trust "
+            "it, convert it to a .safetensors file as docs/teachers.md shows"
         ) from None
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: expected tensors by name, found a {type(content).__name__}")
@@ -142,29 +141,29 @@ def _load(path: Path) -> Mapping[str, Any]:
 
 
 def _build(path: Path, tensors: dict[str, Tensor]) -> Hourglass:
-    """The network of a file's tensors, whose memory it takes over."""
+    """Build the network whose tensors a file has; it shares their memory."""
     try:
         settings, joints = _settings(tensors)
     except (KeyError, ValidationError) as error:
         reason = explain(error) if isinstance(error, ValidationError) else f"no {error.args[0]}"
         raise ValueError(
-            f"{path}: expected a stacked hourglass with the names of bearpaw's pytorch-pose, found "
-            f"{len(tensors)} tensors of something else ({reason})"
+            f"{path}: expected a stacked hourglass with the parameter names of bearpaw's "
+            f"pytorch-pose, found {len(tensors)} tensors of another network ({reason})"
         ) from None
-    with torch.device("meta"):  # nothing is allocated for what a file merely claims
+    with torch.device("meta"):  # sizes from the file are not trusted: nothing is allocated
         network = settings.build(joints)
     _check_shapes(path, network, tensors)
     counters = {
         name: torch.zeros((), dtype=torch.long)
         for name in network.state_dict()
-        if name.endswith("num_batches_tracked")  # which PyTorch before 0.4.1 did not write
+        if name.endswith("num_batches_tracked")  # PyTorch before 0.4.1 did not save these
     }
     network.load_state_dict(counters | tensors, assign=True)
     return network.requires_grad_(False)
 
 
 def _settings(tensors: Mapping[str, Tensor]) -> tuple[HourglassSettings, int]:
-    """Size and form, and the number of joints, from names and shapes."""
+    """The network's settings and number of joints, from names and shapes."""
     score = tensors["score.0.weight"]
     widths = StemWidths(
         *(
@@ -172,15 +171,15 @@ def _settings(tensors: Mapping[str, Tensor]) -> tuple[HourglassSettings, int]:
             for name in ("conv1.weight", *(f"layer{i}.0.conv3.weight" for i in (1, 2, 3)))
         )
     )
-    numbers = {
+    sizes = {
         "stages": _count(tensors, r"score\.(\d+)\.weight"),
         "channels": score.shape[1] if score.ndim == 4 else 0,
         "blocks": _count(tensors, r"res\.0\.(\d+)\.conv1\.weight"),
         "depth": _count(tensors, r"hg\.0\.hg\.(\d+)\.0\.0\.conv1\.weight"),
     }
-    settings = HourglassSettings.model_validate(numbers | {"stem": "ports"})
+    settings = HourglassSettings.model_validate(sizes | {"stem": "ports"})
     if stem_widths(settings) != widths:
-        settings = HourglassSettings.model_validate(numbers | {"stem": "newell"})
+        settings = HourglassSettings.model_validate(sizes | {"stem": "newell"})
     return settings, len(score)
 
 
@@ -190,34 +189,35 @@ def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
 
 def _check_shapes(path: Path, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
-    for name in sorted(expected.keys() | found.keys()):
+    actual = {name: tuple(value.shape) for name, value in tensors.items()}
+    for name in sorted(expected.keys() | actual.keys()):
         optional = name.endswith("num_batches_tracked")
-        if expected.get(name) != found.get(name) and not (optional and name not in found):
+        if expected.get(name) != actual.get(name) and not (optional and name not in actual):
             raise ValueError(
-                f"{path}: expected a stacked hourglass's {name} of the shape "
-                f"{expected.get(name, 'none')}, found {found.get(name, 'none')}"
+                f"{path}: expected {name} of shape {expected.get(name, 'none')} in a stacked "
+                f"hourglass, found {actual.get(name, 'none')}"
             )
 
 
 def _spec(path: Path, layout: str | None, joints: int) -> TeacherSpec:
-    beside = path.with_name(path.name + ".json")
-    if beside.is_file():
-        spec = read_spec(beside)
+    spec_path = path.with_name(path.name + ".json")
+    if spec_path.is_file():
+        spec = read_spec(spec_path)
         if len(spec.joints) != joints:
             raise ValueError(
-                f"{beside}: expected the names of {joints} joints, found {len(spec.joints)}"
+                f"{spec_path}: expected the names of {joints} joints, found {len(spec.joints)}"
             )
         return spec
     if layout is None:
-        named = ", ".join(f"{name}:{path}" for name in LAYOUTS)
+        choices = ", ".join(f"{name}:{path}" for name in LAYOUTS)
         raise ValueError(
-            f"{path} does not say whose code trained it, and so how crops are normalized: give "
-            f"--teacher as one of {named}; or write its spec into {beside} (docs/teachers.md)"
+            f"{path}: expected a file that shows which project trained it, and so how crops are "
+            f"normalized, found none of their keys: give --teacher as one of {choices}; or write "
+            f"its spec to {spec_path} (docs/teachers.md)"
         )
     if joints != MPII.num_joints:
         raise ValueError(
-            f"expected one of {layout}'s MPII models, of {MPII.num_joints} joints, in {path}, "
-            f"found {joints} joints: write its spec into {beside} (docs/teachers.md)"
+            f"{path}: expected an MPII model of {layout} with {MPII.num_joints} joints, found "
+            f"{joints} joints: write its spec to {spec_path} (docs/teachers.md)"
         )
     return LAYOUTS[layout]

@@ -1,4 +1,4 @@
-"""What `--teacher` may name, and how it is found out which of them is meant."""
+"""What `--teacher` may name: parse a name into a kind of teacher, and load it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ from typing import NamedTuple
 
 from ..models.checkpoint import ModelDir
 from ..runtime.files import sha256
-from . import exported, hourglass, vitpose
-from . import factory as python
-from . import trained_run as folder
+from . import exported, factory, hourglass, trained_run, vitpose
 from .spec import Teacher
 
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 class TeacherRef(NamedTuple):
-    """A teacher as named.
+    """A reference to a teacher.
 
     Attributes:
-        kind: "hourglass", "vitpose", "exported", "python" or "folder".
-        path: where it lies; None: it is Python code.
-        layout: of an hourglass whose project was named.
-        name: as given.
+        kind: "hourglass", "vitpose", "exported", "python" or "folder" (of a finished model).
+        path: its file or folder; None for "python".
+        layout: the project that trained an hourglass, if the name has one.
+        name: the name as given.
     """
 
     kind: str
@@ -32,12 +30,13 @@ class TeacherRef(NamedTuple):
     name: str
 
     @property
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
+        """Whether its file or folder exists; True for "python", whose code is not run for this."""
         return self.path is None or self.path.exists()
 
     @property
     def absolute(self) -> str:
-        """The same, from any working directory."""
+        """The name with an absolute path, for use from any working directory."""
         if self.path is None:
             return self.name
         prefix = "" if self.layout is None else f"{self.layout}:"
@@ -45,10 +44,10 @@ class TeacherRef(NamedTuple):
 
 
 def parse(name: str) -> TeacherRef:
-    """Which teacher a text means.
+    """Parse a `--teacher` name. The path need not exist.
 
     Raises:
-        ValueError: none.
+        ValueError: the name is of no known form.
     """
     prefix, colon, rest = name.partition(":")
     if colon and prefix in hourglass.LAYOUTS:
@@ -65,37 +64,37 @@ def parse(name: str) -> TeacherRef:
     if FACTORY.fullmatch(name):
         return TeacherRef("python", None, None, name)
     if not path.exists() and not colon:
-        return TeacherRef("folder", path, None, name)  # one that was there when the store was made
+        return TeacherRef("folder", path, None, name)  # may have existed when the store was made
     raise ValueError(
         f"--teacher {name}: expected a file of hourglass weights ({', '.join(hourglass.SUFFIXES)}; "
-        f"whose, as {':FILE, '.join(hourglass.LAYOUTS)}:FILE), a .pt2 program, a folder with a "
-        "ViTPose or a finished model, or package.module:factory"
+        f"{':FILE, '.join(hourglass.LAYOUTS)}:FILE states the project that trained it), a .pt2 "
+        "program, a folder with a ViTPose or a finished model, or package.module:factory"
     )
 
 
-def load(source: TeacherRef) -> Teacher:
-    """The teacher, on the CPU.
+def load(ref: TeacherRef) -> Teacher:
+    """Load a teacher, on the CPU.
 
     Raises:
-        ValueError: there is none, or it cannot be used; see each kind.
+        ValueError: it does not exist or cannot be used; see the `load` of each kind.
     """
-    path = source.path
+    path = ref.path
     if path is None:
-        return python.load(source.name)
+        return factory.load(ref.name)
     if not path.exists():
-        raise ValueError(f"--teacher {source.name}: expected a file or folder, found none")
-    if source.kind == "hourglass":
-        return hourglass.load(path, source.layout)
-    if source.kind == "exported":
+        raise ValueError(f"--teacher {ref.name}: expected a file or folder, found none")
+    if ref.kind == "hourglass":
+        return hourglass.load(path, ref.layout)
+    if ref.kind == "exported":
         return exported.load(path)
-    return vitpose.load(path) if source.kind == "vitpose" else folder.load(path)
+    return vitpose.load(path) if ref.kind == "vitpose" else trained_run.load(path)
 
 
-def quick_digest(source: TeacherRef) -> str | None:
-    """The digest, where files tell it without the network being built; else None."""
-    if source.path is None or not source.path.exists():
+def quick_digest(ref: TeacherRef) -> str | None:
+    """A teacher's digest, if files determine it without building the network; otherwise None."""
+    if ref.path is None or not ref.path.exists():
         return None
-    if source.kind == "vitpose":
-        return vitpose.digest(source.path)
-    file = ModelDir(source.path).weights if source.kind == "folder" else source.path
+    if ref.kind == "vitpose":
+        return vitpose.digest(ref.path)
+    file = ModelDir(ref.path).weights if ref.kind == "folder" else ref.path
     return sha256(file) if file.is_file() else None

@@ -1,10 +1,11 @@
-"""Crops into a teacher's input, and its maps back onto the store's grid.
+"""Convert crops to a teacher's input, and its heatmaps to the store's grid.
 
-A square crop of side S is shown whole: enlarged or shrunk by one factor to the input's shorter
-side, in the middle, black beyond (as in the crops that teachers were trained on). Between crop,
-input and maps positions move by the half-pixel convention, or by the teacher's own (`spec.grid`).
+A square crop of side S is letterboxed: resized to the shorter side of the input, centered, and
+padded with black (like the crops that teachers were trained on). Positions in crop, input and
+heatmap are related by the half-pixel convention, or by the teacher's own (`spec.grid`).
 
-Shape letters: B batch, S crop side, K joints, H and W height and width, G side of the store's maps.
+Shape letters: B batch, S crop side, K joints, H and W height and width of a teacher's heatmaps, G
+side of the store's heatmaps.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from ...data.views import Geometry
 from .spec import TeacherSpec
 
 LOBES = 3
-"""Of the Lanczos window that maps are resampled with. On Gaussians of sigma 1 and 2, at factors of
-1/2 to 2 and any offset, decoded positions moved by 0.02 heatmap pixels at most where the result's
-sigma is 0.75 pixels or more; Keys' cubic, which image libraries use, by up to 0.15."""
+"""Lobes of the Lanczos kernel that resamples heatmaps. On Gaussians of sigma 1 and 2, at factors of
+1/2 to 2 and any offset, it moved decoded positions by at most 0.02 heatmap pixels if the result's
+sigma was at least 0.75 pixels; Keys' cubic, the one in image libraries, by up to 0.15."""
 
 
 class Placement(NamedTuple):
-    """Where a crop lies in a teacher's input: `side` pixels square, from (`top`, `left`) on."""
+    """The square of a teacher's input that a crop fills; `top` and `left` are its first pixel."""
 
     side: int
     top: int
@@ -34,28 +35,29 @@ class Placement(NamedTuple):
 
 
 def letterbox_placement(spec: TeacherSpec) -> Placement:
-    """The largest square in the middle of the input (an odd rest: half a pixel up and left)."""
+    """The largest square centered in the input (if the rest is odd, half a pixel up or left)."""
     height, width = spec.input
     side = min(height, width)
     return Placement(side, (height - side) // 2, (width - side) // 2)
 
 
 def letterbox(crop_B3SS: Tensor, spec: TeacherSpec) -> Tensor:
-    """Crops as a teacher takes them.
+    """Convert crops to a teacher's input.
 
     Args:
         crop_B3SS: float32 RGB, 0..255.
 
     Returns:
-        float32 (B, 3, *spec.input), normalized, in the order of `spec.channels`.
+        float32 (B, 3, *spec.input), normalized, with channels in the order of `spec.channels`.
     """
     height, width = spec.input
-    placed = letterbox_placement(spec)
-    crops = _resize(crop_B3SS, placed.side)
-    mean, scale = (_column(values, crops) for values in (spec.mean_rgb, spec.std_rgb))
-    below, right = height - placed.side - placed.top, width - placed.side - placed.left
-    crops = nn.functional.pad(crops, (placed.left, right, placed.top, below))
-    crops = (crops / 255 - mean) / scale
+    placement = letterbox_placement(spec)
+    crops = _resize(crop_B3SS, placement.side)
+    mean, std = (_per_channel(values, crops) for values in (spec.mean_rgb, spec.std_rgb))
+    bottom = height - placement.side - placement.top
+    right = width - placement.side - placement.left
+    crops = nn.functional.pad(crops, (placement.left, right, placement.top, bottom))
+    crops = (crops / 255 - mean) / std
     return crops.flip(1) if spec.channels == "bgr" else crops
 
 
@@ -67,46 +69,46 @@ def _resize(crop_B3SS: Tensor, side: int) -> Tensor:
     )
 
 
-def _column(values: tuple[float, float, float], like: Tensor) -> Tensor:
+def _per_channel(values: tuple[float, float, float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
 
 
 class HeatmapResampler:
-    """From a teacher's maps to the store's, float32 (B, K, H, W) to (B, K, G, G).
+    """Resamples a teacher's heatmaps, (B, K, H, W), to the store's grid, float32 (B, K, G, G).
 
-    Peaks are divided by the teacher's own, so that a joint it is sure of has about 1.
+    Heatmaps are divided by `spec.peak`, so that a confident joint has a peak of about 1.
     """
 
     def __init__(self, spec: TeacherSpec, geometry: Geometry, device: torch.device) -> None:
-        placed = letterbox_placement(spec)
+        placement = letterbox_placement(spec)
         rows, columns = (
-            _line(spec, axis, start, placed.side, geometry)
-            for axis, start in enumerate((placed.top, placed.left))
+            _axis_weights(spec, axis, start, placement.side, geometry)
+            for axis, start in enumerate((placement.top, placement.left))
         )
-        self.same = all(np.array_equal(m, np.eye(len(m))) for m in (rows, columns))
+        self.same_grid = all(np.array_equal(m, np.eye(len(m))) for m in (rows, columns))
         self.rows_GH, self.columns_GW = (
             torch.tensor(matrix, dtype=torch.float32, device=device) for matrix in (rows, columns)
         )
         self.peak = spec.peak
 
-    def __call__(self, maps_BKHW: Tensor) -> Tensor:
-        maps = maps_BKHW.float()
-        if not self.same:
-            maps = self.rows_GH @ maps @ self.columns_GW.mT
-        return maps if self.peak == 1 else maps / self.peak
+    def __call__(self, heatmaps_BKHW: Tensor) -> Tensor:
+        heatmaps = heatmaps_BKHW.float()
+        if not self.same_grid:
+            heatmaps = self.rows_GH @ heatmaps @ self.columns_GW.mT
+        return heatmaps if self.peak == 1 else heatmaps / self.peak
 
 
-def _line(
+def _axis_weights(
     spec: TeacherSpec, axis: int, start: int, side: int, geometry: Geometry
 ) -> NDArray[np.float64]:
-    """What each pixel of the store's map takes of a teacher's, along one axis."""
+    """Weights of a teacher's pixels in each of the store's pixels along one axis, (G, H or W)."""
     crop_xy = geometry.to_crop(np.arange(geometry.heatmap_px, dtype=np.float64))
     input_xy = (crop_xy + 0.5) * (side / geometry.crop_px) - 0.5 + start
-    return resampling(to_map(input_xy, spec, axis), spec.heatmap[axis])
+    return lanczos_weights(to_heatmap(input_xy, spec, axis), spec.heatmap[axis])
 
 
-def to_map(input_xy: NDArray[np.float64], spec: TeacherSpec, axis: int) -> NDArray[np.float64]:
-    """Positions in a teacher's input to those in its maps, along one axis (0: y, 1: x)."""
+def to_heatmap(input_xy: NDArray[np.float64], spec: TeacherSpec, axis: int) -> NDArray[np.float64]:
+    """Convert input pixels to heatmap pixels of a teacher, along one axis (0: y, 1: x)."""
     if spec.grid == "origin":
         return input_xy / spec.stride_px
     if spec.grid == "corners":
@@ -114,18 +116,18 @@ def to_map(input_xy: NDArray[np.float64], spec: TeacherSpec, axis: int) -> NDArr
     return (input_xy + 0.5) / spec.stride_px - 0.5
 
 
-def resampling(positions_G: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """The weights that read a line of `size` pixels at evenly spaced positions.
+def lanczos_weights(positions_G: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """Weights that sample a line of `size` pixels at evenly spaced positions.
 
-    Lanczos' window, widened where there are fewer positions than pixels, cut at the line's ends;
-    weights add up to one.
+    A Lanczos kernel, widened when downsampling and cut off at the ends of the line. The weights of
+    a position add up to one.
 
     Returns:
-        float64 (G, size); the unit matrix where positions are the pixels themselves.
+        float64 (G, size); the identity matrix if the positions are the pixels themselves.
     """
     inside = positions_G.clip(-0.5, size - 0.5)
     widened = max(1.0, abs(positions_G[-1] - positions_G[0]) / (len(positions_G) - 1))
     distance = (inside[:, None] - np.arange(size)) / widened
     weights = np.where(abs(distance) < LOBES, np.sinc(distance) * np.sinc(distance / LOBES), 0.0)
-    weights[abs(weights) < 1e-12] = 0.0  # sinc of a whole number is next to zero
+    weights[abs(weights) < 1e-12] = 0.0  # sinc of an integer is zero up to rounding
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))

@@ -1,10 +1,11 @@
-"""Who teaches in a run: the work directory's own teacher, or those that its recipe names.
+"""The teacher of a run: the one trained in its work directory, or those that its recipe names.
 
-The one place that knows both. A store's manifest has, under "teacher":
+A store's manifest describes it under "teacher":
 
-    own     {"sha256": of its weights, "model": settings}
-    others  {"sha256": of all that follows, "teachers": [{"kind", "sha256", "spec"}, …], "covered_joints":
-             names of the joints that somebody teaches}
+    trained here  {"sha256": of the weights, "model": settings}
+    external      {"sha256": of the rest of this entry as JSON,
+                   "teachers": [{"kind", "sha256", "spec"}, …],
+                   "covered_joints": names of the joints that have a heatmap}
 """
 
 from __future__ import annotations
@@ -34,27 +35,27 @@ from .spec import Teacher, TeacherSpec
 Entry = dict[str, Any]
 
 SIGMA_RATIO = 1.25
-"""From which on it is worth saying that teacher and labels draw Gaussians of different widths."""
+"""Warn if the widths of the teacher's and the labels' Gaussians differ by this factor or more."""
 
 
 class HeatmapSource(Protocol):
-    """Who is asked.
+    """Where the heatmaps of a store come from.
 
     Attributes:
-        entry: what a manifest has of it.
+        entry: its description in the store's manifest.
     """
 
     @property
     def entry(self) -> Entry: ...
 
     def predictor(self, device: torch.device) -> HeatmapPredictor:
-        """How it is asked, its networks brought to a device."""
+        """A predictor of its heatmaps; its networks are moved to the device."""
         ...
 
 
 @dataclass(frozen=True)
 class TrainedTeacher:
-    """The one that stage 1 trained."""
+    """The teacher that the first stage trained."""
 
     folder: ModelDir
     recipe: Recipe
@@ -76,13 +77,13 @@ class TrainedTeacher:
 
 @dataclass(frozen=True)
 class ExternalTeachers:
-    """Those that the recipe names, loaded at once.
+    """The teachers that the recipe names, loaded.
 
     Attributes:
-        averaged: whether their answers are averaged with their mirrored twins.
+        averaged: whether their heatmaps are averaged with those of the flipped crop.
     """
 
-    sources: tuple[TeacherRef, ...]
+    refs: tuple[TeacherRef, ...]
     teachers: tuple[Teacher, ...]
     recipe: Recipe
     skeleton: Skeleton
@@ -90,13 +91,13 @@ class ExternalTeachers:
 
     @property
     def covered_joints(self) -> tuple[str, ...]:
-        """The skeleton's joints that at least one of them knows."""
+        """The skeleton's joints for which at least one teacher has a heatmap."""
         specs = [teacher.spec for teacher in self.teachers]
         return covered_joints(specs, self.skeleton, averaged=self.averaged)
 
     @property
     def parameters(self) -> int | None:
-        """Of all their networks; None where one of them shows none."""
+        """Number of parameters of all networks; None if a teacher is not an `nn.Module`."""
         networks = [getattr(teacher, "network", teacher) for teacher in self.teachers]
         modules = [network for network in networks if isinstance(network, nn.Module)]
         if len(modules) < len(networks):
@@ -104,28 +105,34 @@ class ExternalTeachers:
         return sum(weight.numel() for module in modules for weight in module.parameters())
 
     def one_pass(self, device: torch.device) -> Callable[[], object]:
-        """Each asked once, about a black crop of its own size, on the device where it is."""
-        crops = [torch.zeros(1, 3, *t.spec.input, device=device) for t in self.teachers]
-        asked = list(zip(self.teachers, crops, strict=True))
-        return lambda: [teacher(crop) for teacher, crop in asked]
+        """A function that runs every teacher on one crop of zeros, to measure its cost.
+
+        Args:
+            device: where `predictor` has moved the teachers.
+        """
+        inputs = [
+            (teacher, torch.zeros(1, 3, *teacher.spec.input, device=device))
+            for teacher in self.teachers
+        ]
+        return lambda: [teacher(crop) for teacher, crop in inputs]
 
     @cached_property
     def entry(self) -> Entry:
         parts = [
             {
-                "kind": source.kind,
+                "kind": ref.kind,
                 "sha256": teacher.digest,
                 "spec": teacher.spec.model_dump(mode="json"),
             }
-            for source, teacher in zip(self.sources, self.teachers, strict=True)
+            for ref, teacher in zip(self.refs, self.teachers, strict=True)
         ]
-        whole = {"teachers": parts, "covered_joints": list(self.covered_joints)}
-        text = json.dumps(whole, sort_keys=True).encode()
-        return {"sha256": hashlib.sha256(text).hexdigest(), **whole}
+        content = {"teachers": parts, "covered_joints": list(self.covered_joints)}
+        text = json.dumps(content, sort_keys=True).encode()
+        return {"sha256": hashlib.sha256(text).hexdigest(), **content}
 
     def predictor(self, device: torch.device) -> HeatmapPredictor:
         for teacher in self.teachers:
-            move = getattr(teacher, "to", None)  # a plain function has none, and needs none
+            move = getattr(teacher, "to", None)  # `Teacher` does not require it
             if move is not None:
                 move(device)
         return ensemble_predictor(
@@ -138,14 +145,13 @@ class ExternalTeachers:
 
 
 def load_teacher(own: ModelDir, recipe: Recipe, skeleton: Skeleton) -> HeatmapSource:
-    """Who teaches in a run.
+    """The teacher, or teachers, of a run.
 
     Args:
-        own: the folder of the work directory's own teacher, who is meant where the recipe names
-            nobody.
+        own: the folder of the work directory's own teacher, which is used if the recipe names none.
 
     Raises:
-        ValueError: a teacher cannot be loaded, or teaches none of the skeleton's joints.
+        ValueError: a teacher cannot be loaded, or covers none of the skeleton's joints.
     """
     if not recipe.store.teachers:
         return TrainedTeacher(own, recipe, skeleton)
@@ -160,46 +166,50 @@ def load_external_teachers(
     Raises:
         ValueError: one of them cannot be loaded.
     """
-    sources = tuple(parse(name) for name in recipe.store.teachers)
-    teachers = tuple(load(source) for source in sources)
-    return ExternalTeachers(sources, teachers, recipe, skeleton, averaged)
+    refs = tuple(parse(name) for name in recipe.store.teachers)
+    teachers = tuple(load(ref) for ref in refs)
+    return ExternalTeachers(refs, teachers, recipe, skeleton, averaged)
 
 
 def find_teacher(own: ModelDir, recipe: Recipe, skeleton: Skeleton) -> HeatmapSource | None:
-    """The same, or None where some of it is not there: a store can be used without its teacher."""
+    """As `load_teacher`, or None if a file is missing: stores are usable without their teacher."""
     if recipe.store.teachers:
-        there = external_teachers_exist(recipe)
+        exists = external_teachers_exist(recipe)
     else:
-        there = own.finished and own.weights.is_file()
-    return load_teacher(own, recipe, skeleton) if there else None
+        exists = own.finished and own.weights.is_file()
+    return load_teacher(own, recipe, skeleton) if exists else None
 
 
 def external_teachers_exist(recipe: Recipe) -> bool:
-    """Whether the recipe names teachers, and all of them can be looked for where it says."""
+    """Whether the recipe names teachers, and their files or folders exist."""
     names = recipe.store.teachers
-    return bool(names) and all(parse(name).is_there for name in names)
+    return bool(names) and all(parse(name).exists for name in names)
 
 
 def expected_entry(
     own: ModelDir, recipe: Recipe, manifest: Mapping[str, Any], *, trusting: bool = False
 ) -> Entry | str:
-    """What a store's manifest should have of its teacher, as far as files tell it; no network is
-    built, no code of the user's run. Where a teacher is not there, the store's word is taken.
+    """The teacher's entry that a store's manifest should have, as far as files determine it.
+
+    No network is built, and no code of the user's is run. What cannot be determined, such as the
+    digest of a teacher whose file is missing, is taken from the store's own manifest.
 
     Args:
-        trusting: take the store's word anyway; only the number of teachers must be the recipe's.
+        manifest: the store's.
+        trusting: take every digest from the store's manifest; only the number of teachers must
+            match the recipe.
 
     Returns:
-        For `make_manifest`.
+        An entry, or the digest of the trained teacher's weights, for `make_manifest`.
     """
-    found = manifest.get("teacher")
-    stored = found if isinstance(found, dict) else {}
+    entry = manifest.get("teacher")
+    stored = entry if isinstance(entry, dict) else {}
     parts = stored.get("teachers")
     names = recipe.store.teachers
     if not names and own.weights.is_file() and not trusting:
         return sha256(own.weights)
     if not names:
-        # A store that came from elsewhere, alone: its teachers' places mean nothing here.
+        # A store that was copied here without its teachers: their paths are unknown.
         return stored if isinstance(parts, list) else str(stored.get("sha256", "none"))
     expected = copy.deepcopy(stored)
     if not isinstance(parts, list) or len(parts) != len(names):
@@ -212,45 +222,47 @@ def expected_entry(
 
 
 def compatibility_warnings(entry: Entry, recipe: Recipe, skeleton: Skeleton) -> list[str]:
-    """What a user should know of teachers from elsewhere before students learn from them."""
-    said = []
-    covered_joints = entry.get("covered_joints", skeleton.joints)
-    nobody = [joint for joint in skeleton.joints if joint not in covered_joints]
-    if nobody:
-        said.append(
-            f"covered: {len(covered_joints)} of {skeleton.num_joints} joints; students learn "
-            f"{', '.join(nobody)} from labels alone"
+    """Warnings about external teachers that differ from what students are trained on.
+
+    Args:
+        entry: the teacher's entry in the store's manifest.
+    """
+    warnings = []
+    covered = entry.get("covered_joints", skeleton.joints)
+    uncovered = [joint for joint in skeleton.joints if joint not in covered]
+    if uncovered:
+        warnings.append(
+            f"covered: {len(covered)} of {skeleton.num_joints} joints; students learn "
+            f"{', '.join(uncovered)} from labels alone"
         )
     for part in entry.get("teachers", ()):
         sigma = _sigma_on_store(TeacherSpec.model_validate(part["spec"]), recipe)
-        wanted = recipe.targets.sigma_px
-        if sigma is not None and not 1 / SIGMA_RATIO < sigma / wanted < SIGMA_RATIO:
-            said.append(
-                f"the {part['kind']} teacher's Gaussians have a sigma of {sigma:.2g} pixels on the "
-                f"store's maps, the labels' {wanted:g}: --set targets.sigma_px={sigma:.2g} has "
-                "both teach the same"
+        label_sigma = recipe.targets.sigma_px
+        if sigma is not None and not 1 / SIGMA_RATIO < sigma / label_sigma < SIGMA_RATIO:
+            warnings.append(
+                f"the {part['kind']} teacher's Gaussians have a sigma of {sigma:.2g} heatmap "
+                f"pixels in the store, the labels' {label_sigma:g}: "
+                f"--set targets.sigma_px={sigma:.2g} makes them equal"
             )
-    return said
+    return warnings
 
 
 def _sigma_on_store(spec: TeacherSpec, recipe: Recipe) -> float | None:
-    """Of a teacher's Gaussians, pixels of the store's maps."""
+    """Sigma of a teacher's Gaussians, in pixels of the store's heatmaps."""
     if spec.sigma_px is None:
         return None
-    shown_px = (
-        letterbox_placement(spec).side / spec.stride_px
-    )  # the crop, in the teacher's heatmap pixels
-    return spec.sigma_px * recipe.geometry.heatmap_px / shown_px
+    crop_side_px = letterbox_placement(spec).side / spec.stride_px  # the teacher's heatmap pixels
+    return spec.sigma_px * recipe.geometry.heatmap_px / crop_side_px
 
 
 def check_teacher(work: WorkDir, recipe: Recipe) -> None:
-    """Refuse to go on without a teacher, before anything that takes long.
+    """Refuse a run whose teacher does not exist, before anything slow is done.
 
     Raises:
-        ValueError: there is none.
+        ValueError: a file or folder is missing, or the work directory has no finished teacher.
     """
     if not recipe.store.teachers:
         work.check_teacher()
     for name in recipe.store.teachers:
-        if not parse(name).is_there:
+        if not parse(name).exists:
             raise ValueError(f"--teacher {name}: expected a file or folder, found none")

@@ -1,4 +1,4 @@
-"""What a teacher is: a map from crops to heatmaps, and what has to be known of it.
+"""What a teacher is: a function from crops to heatmaps, and its specification.
 
 Shape letters: B batch, K joints, H and W height and width.
 """
@@ -21,43 +21,44 @@ Triple = tuple[float, float, float]
 
 
 class TeacherSpec(Settings):
-    """What a teacher takes and gives. As JSON: the same keys, beside the file, as `FILE.json`."""
+    """A teacher's input and output. As JSON: the same keys, in `FILE.json` beside the file."""
 
-    input: tuple[int, int] = Field(description="(height, width) of its input, pixels")
+    input: tuple[int, int] = Field(description="(height, width) of the input, pixels")
     joints: tuple[str, ...] = Field(
-        min_length=1, description="names, in the order of its maps: 'left eye', left_eye or L_Eye"
+        min_length=1,
+        description="names in order of the heatmaps: 'left eye', left_eye or L_Eye",
     )
-    stride_px: int = Field(4, ge=1, le=64, description="input pixels a heatmap pixel covers")
-    mean_rgb: Triple = Field(MEAN_RGB, description="subtracted, of 0..1")
-    std_rgb: Triple = Field(STD_RGB, description="divided by, of 0..1")
-    channels: Literal["rgb", "bgr"] = Field("rgb", description="the order that it takes them in")
+    stride_px: int = Field(4, ge=1, le=64, description="input pixels per heatmap pixel")
+    mean_rgb: Triple = Field(MEAN_RGB, description="subtracted from pixels of 0..1")
+    std_rgb: Triple = Field(STD_RGB, description="pixels of 0..1 are divided by it")
+    channels: Literal["rgb", "bgr"] = Field("rgb", description="order of the input's channels")
     grid: Literal["half-pixel", "corners", "origin"] = Field(
         "half-pixel",
-        description="where input pixel p lies on its map of stride s: (p + 0.5) / s - 0.5; corners "
-        "on corners, p (map - 1) / (input - 1), as in UDP (Huang et al., CVPR 2020, eq. 4); or "
-        "p / s, as in HRNet's lib/dataset/JointsDataset.py",
+        description="position of input pixel p in a heatmap of stride s: (p + 0.5) / s - 0.5; for "
+        "corners p (heatmap - 1) / (input - 1), as in UDP (Huang et al., CVPR 2020, eq. 4); for "
+        "origin p / s, as in HRNet's lib/dataset/JointsDataset.py",
     )
-    peak: float = Field(1.0, gt=0, description="height of the map of a joint it is sure of")
+    peak: float = Field(1.0, gt=0, description="peak of a confident joint's heatmap")
     sigma_px: float | None = Field(
-        None, gt=0, description="standard deviation of its Gaussians, of its heatmap pixels"
+        None, gt=0, description="standard deviation of the Gaussians, heatmap pixels"
     )
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> TeacherSpec:
         if not all(16 <= side <= 2048 and side % self.stride_px == 0 for side in self.input):
             raise ValueError(
-                f"expected an input of 16 to 2048 pixels a side, multiples of stride_px = "
+                f"expected input sides of 16 to 2048 pixels, multiples of stride_px = "
                 f"{self.stride_px}, got {self.input}"
             )
         if min(self.heatmap) < 3:
-            raise ValueError(f"expected maps of 3 pixels a side or more, got {self.heatmap}")
+            raise ValueError(f"expected heatmaps of at least 3 x 3 pixels, got {self.heatmap}")
         if not all(deviation > 0 for deviation in self.std_rgb):
-            raise ValueError(f"expected deviations above zero, got {self.std_rgb}")
+            raise ValueError(f"expected std_rgb above zero, got {self.std_rgb}")
         return self
 
     @property
     def heatmap(self) -> tuple[int, int]:
-        """(height, width) of its maps, heatmap pixels."""
+        """(height, width) of the heatmaps, heatmap pixels."""
         height, width = self.input
         return height // self.stride_px, width // self.stride_px
 
@@ -66,8 +67,9 @@ class Teacher(Protocol):
     """Anything that maps crops to heatmaps.
 
     Attributes:
-        spec: what it takes and gives.
-        digest: SHA-256 in hexadecimal, of whatever decides its answers (its weights, its code).
+        spec: its input and output.
+        digest: identifies whatever its heatmaps depend on (weights, code); a SHA-256 in
+            hexadecimal, or a text of the user's choice.
     """
 
     @property
@@ -77,22 +79,22 @@ class Teacher(Protocol):
     def digest(self) -> str: ...
 
     def __call__(self, crops_B3HW: Tensor, /) -> Tensor:
-        """From crops, float32 (B, 3, *spec.input), normalized and in the order of the spec, to
-        heatmaps, float (B, len(spec.joints), *spec.heatmap) on the same device.
+        """From crops, float32 (B, 3, *spec.input), normalized and with channels as in the spec, to
+        heatmaps, float (B, len(spec.joints), *spec.heatmap), on the same device.
         """
         ...
 
 
 def read_spec(path: Path) -> TeacherSpec:
-    """The spec in a JSON file.
+    """Read a spec from a JSON file.
 
     Raises:
-        ValueError: there is none, or it does not say what is needed.
+        ValueError: the file is missing, or a key is missing or invalid.
     """
     if not path.is_file():
         raise ValueError(
             f'expected the teacher\'s spec in {path}, found none: write {{"input": [256, 192], '
-            '"joints": ["nose", ...]}; docs/teachers.md has every key'
+            '"joints": ["nose", ...]}; docs/teachers.md lists all keys'
         )
     content = read_bytes(path, MAX_SPEC_BYTES, "a teacher's spec")
     try:
@@ -102,10 +104,10 @@ def read_spec(path: Path) -> TeacherSpec:
 
 
 def explain(error: ValidationError) -> str:
-    """Pydantic's findings in one sentence, each by its key."""
-    findings = []
+    """Pydantic's errors in one line, each with its key."""
+    reasons = []
     for item in error.errors():
         key = ".".join(map(str, item["loc"]))
         message = item["msg"].removeprefix("Value error, ")
-        findings.append(f"{key}: {message}" if key else message)
-    return "; ".join(findings)
+        reasons.append(f"{key}: {message}" if key else message)
+    return "; ".join(reasons)

@@ -1,6 +1,6 @@
-"""A network that another run trained here: `--teacher work/other/teacher`.
+"""A finished model of another work directory: `--teacher work/other/teacher`.
 
-Weights, geometry, and joints come from its folder.
+Weights, geometry and joints come from its folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .spec import TeacherSpec
 
 
 class TrainedRunTeacher:
-    """A finished model's folder."""
+    """A teacher that runs the network of a finished model."""
 
     def __init__(self, network: nn.Module, spec: TeacherSpec, digest: str) -> None:
         self.network, self.spec, self.digest = network, spec, digest
@@ -29,15 +29,15 @@ class TrainedRunTeacher:
         return self
 
     def __call__(self, crops_B3HW: Tensor) -> Tensor:
-        last: Tensor = self.network(crops_B3HW)[-1]
-        return last
+        heatmaps: Tensor = self.network(crops_B3HW)[-1]
+        return heatmaps
 
 
 def load(path: Path) -> TrainedRunTeacher:
-    """The network of a finished run.
+    """Load a finished model.
 
     Raises:
-        ValueError: its folder or its weights are missing or damaged.
+        ValueError: its record or its weights are missing or damaged.
     """
     folder = ModelDir(path)
     model = load_model(folder, torch.device("cpu"))
@@ -46,7 +46,7 @@ def load(path: Path) -> TrainedRunTeacher:
         input=(model.geometry.crop_px, model.geometry.crop_px),
         joints=model.skeleton.joints,
         stride_px=model.geometry.stride_px,
-        # Eq. 2 as it is written has the peak of a density.
+        # The peak of the density of eq. 2 as it is written in the paper.
         peak=1 / (2 * math.pi * targets.sigma_px**2) if targets.area_normalized else 1.0,
         sigma_px=targets.sigma_px,
     )
@@ -54,7 +54,7 @@ def load(path: Path) -> TrainedRunTeacher:
 
 
 def _targets(folder: ModelDir) -> Targets:
-    """The label heatmaps that the network was trained on."""
+    """The settings of the label heatmaps that the network was trained on."""
     try:
         return Targets.model_validate(folder.record()["identity"]["settings"]["targets"])
     except (KeyError, TypeError, ValidationError):

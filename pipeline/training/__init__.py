@@ -1,1 +1,1 @@
-"""Training: what a network is fed, what it is asked for, the loop and its checkpoints."""
+"""Training: batches of views, losses, the training loop, and its checkpoints."""

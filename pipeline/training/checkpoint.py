@@ -1,6 +1,6 @@
-"""Checkpoints: everything needed to go on as if nothing had happened, written whole or not at all.
+"""Checkpoints: the complete state of a run, from which it resumes as if never interrupted.
 
-`state.pt` holds tensors, numbers and text only and is read with `weights_only=True`.
+`state.pt` holds only tensors, numbers and text, and is read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from ..runtime.files import atomic
 
 Identity = dict[str, Any]
-"""What a run depends on: a checkpoint of another identity is refused, not continued."""
+"""Everything a run's weights depend on. A checkpoint with another identity is refused."""
 
 
 @dataclass
@@ -30,10 +30,13 @@ class Progress:
     """How far a run has come.
 
     Attributes:
-        epoch, step: the next step to take: `step` steps of epoch `epoch` are done.
-        sums: of this epoch so far: loss, collapsed_loss, images, seconds, seconds waiting for data.
-        history: one row for each finished epoch; `metrics.jsonl` is written from it.
-        best: the highest validation PCK so far, its epoch.
+        epoch, step: the next step to take, both from 0.
+        sums: over the steps of this epoch so far, by name: "images" (views), "seconds",
+            "data_wait_s", and over the views each field of `objective.Losses`; "late_loss" and
+            "late_collapsed_loss" over the views of the epoch's second half.
+        history: one row per finished epoch; `metrics.jsonl` is written from it.
+        best_pck: the highest validation PCK so far, in 0..1; -1: none yet, or no validation.
+        best_epoch: the epoch, from 1, whose weights are kept; -1: none yet.
     """
 
     epoch: int = 0
@@ -44,47 +47,48 @@ class Progress:
     best_epoch: int = -1
 
     def add(self, **amounts: float) -> None:
-        """Add to the epoch's sums."""
+        """Add to the sums of the current epoch."""
         for key, amount in amounts.items():
             self.sums[key] = self.sums.get(key, 0.0) + amount
 
 
 @dataclass
 class TrainingState:
-    """The moving parts of a run.
+    """Everything that changes during training.
 
     Attributes:
-        averaged: the moving average of the network, where one is kept.
+        averaged: the moving average of the network's weights; None: there is none.
     """
 
     network: nn.Module
     optimizer: Optimizer
-    schedule: LRScheduler
+    lr_scheduler: LRScheduler
     averaged: AveragedModel | None = None
     progress: Progress = field(default_factory=Progress)
 
     @property
     def trained(self) -> nn.Module:
-        """What is scored and kept: the average, where there is one."""
+        """The network to score and to save: the moving average, if there is one."""
         if self.averaged is None:
             return self.network
         averaged: nn.Module = self.averaged.module
         return averaged
 
     def save(self, out: ModelDir, identity: Identity) -> None:
-        """Write `state.pt`, and `metrics.jsonl` in step with it."""
+        """Write `state.pt`, and `metrics.jsonl` from the same history."""
         state = {
             "network": self.network.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            "lr_scheduler": self.lr_scheduler.state_dict(),
             "progress": json.dumps(vars(self.progress)),
             "identity": json.dumps(identity),
         }
         with atomic(out.metrics) as temporary:
-            rows = (json.dumps(row) + "\n" for row in self.progress.history)
-            temporary.write_text("".join(rows), "utf-8")
-        # By way of memory: a full disk is then an OSError, not one of PyTorch's own kind.
+            lines = (json.dumps(row) + "\n" for row in self.progress.history)
+            temporary.write_text("".join(lines), "utf-8")
+        # Serialized in memory first, so that a full disk raises OSError. torch.save to a file would
+        # raise a RuntimeError.
         content = io.BytesIO()
         torch.save(state, content)
         with atomic(out.state) as temporary:
@@ -93,27 +97,30 @@ class TrainingState:
     def restore(
         self, out: ModelDir, identity: Identity, group: ProcessGroup = SINGLE_PROCESS
     ) -> bool:
-        """Take up a checkpoint, if there is one: that which the group's first process sees.
+        """Load the checkpoint that the group's first process sees, if there is one.
+
+        Returns:
+            Whether there was one.
 
         Raises:
             ValueError: it is damaged, or of a run with other settings or inputs.
         """
-        there = group.is_first and out.state.is_file()
-        content = group.of_first(out.state.read_bytes() if there else None)
+        reads_file = group.is_first and out.state.is_file()
+        content = group.broadcast(out.state.read_bytes() if reads_file else None)
         if content is None:
             return False
         try:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            found = json.loads(state["identity"])
-        except Exception as error:  # torch raises many kinds for a damaged file
+            saved_identity = json.loads(state["identity"])
+        except Exception as error:  # damaged files raise many kinds of errors
             raise _damaged(out, error) from None
-        check_identity(out, identity, found)
+        check_identity(out, expected=identity, found=saved_identity)
         try:
             self.network.load_state_dict(state["network"])
             if self.averaged is not None:
                 self.averaged.load_state_dict(state["averaged"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
+            self.lr_scheduler.load_state_dict(state["lr_scheduler"])
             self.progress = Progress(**json.loads(state["progress"]))
         except Exception as error:
             raise _damaged(out, error) from None
@@ -126,7 +133,7 @@ def _damaged(out: ModelDir, error: Exception) -> ValueError:
 
 
 def check_identity(out: ModelDir, expected: Identity, found: Identity) -> None:
-    """Refuse to mix two runs in one folder.
+    """Refuse to continue a run with other settings or inputs.
 
     Raises:
         ValueError: naming every setting or input that differs.
@@ -135,5 +142,5 @@ def check_identity(out: ModelDir, expected: Identity, found: Identity) -> None:
     if different:
         raise ValueError(
             f"{out.path} holds a run with other settings or inputs: {'; '.join(different)}. "
-            f"Name another -w, for a student another --name, or remove {out.path} to start over"
+            f"Choose another -w (for a student, another --name), or remove {out.path} to start over"
         )

@@ -1,7 +1,8 @@
-"""A contact sheet: a few people, a row each, as they stand in training. Crop, and maps beside it.
+"""Draws contact sheets: a row per sample, with its crop and heatmaps side by side.
 
-Drawn without matplotlib, so that it costs next to nothing beside an epoch.
-Shape letters: B people, S crop side, K joints, H and W heatmap height and width, T tile side.
+Drawn with OpenCV and Pillow rather than matplotlib, so that a sheet takes a small part of an epoch.
+
+Shape letters: B samples, S crop side, K joints, H and W heatmap height and width, T tile side.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from ..runtime.palette import CROP_UNDER_HEAT, LEFT, MIDDLE, RIGHT, FIRE_256x4
 TILE_PX = 192
 GAP_PX = 4
 HEADER_PX = 82
-"""Above the first row: two lines of title, the key to the colors, the columns' names."""
+"""Height above the first row: two lines of title, the color legend, the names of the columns."""
 
 TITLE_PX, TEXT_PX, CAPTION_PX = 17, 13, 11
 """Font sizes."""
 
-CAPTION_LETTERS = 64
-"""Of a caption's letters, the last so many are tried to fit a tile."""
+MAX_CAPTION_LETTERS = 64
+"""Longer captions are cut to their end before they are fitted into a tile."""
 
 LIMB_PX = 2
 
 BACKGROUND = (24, 24, 24)
 TEXT = (235, 235, 235)
-KEY = (
+LEGEND = (
     ("person's left", LEFT),
     ("right", RIGHT),
     ("middle", MIDDLE),
@@ -46,31 +47,32 @@ Image_HW3 = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Column:
-    """Heatmaps of all people, and the joints read from them.
+    """Heatmaps of all samples, and the joints decoded from them.
 
     Attributes:
-        name: what stands above it.
-        heatmaps_BKHW: float32; the highest joint's is shown at each pixel.
-        joints_BK2: float (x, y) in crop pixels; NaN where there is none.
-        sure_BK: bool: where False, a joint is a dot without limbs.
+        name: the column's title.
+        heatmaps_BKHW: float32; the maximum over joints is shown at each pixel.
+        joints_BK2: float (x, y) in crop pixels; NaN: not drawn.
+        confident_BK: bool; other joints are drawn as small dots without limbs.
     """
 
     name: str
     heatmaps_BKHW: NDArray[np.float32]
     joints_BK2: NDArray[np.floating]
-    sure_BK: NDArray[np.bool_]
+    confident_BK: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """What is drawn.
+    """The content of a contact sheet.
 
     Attributes:
-        title: lines; the first in larger letters.
-        captions: one a person.
+        title: two lines, the first one in larger letters.
+        captions: one per sample.
         crops_BSS3: uint8 RGB.
         labels_BK2: float (x, y) in crop pixels; NaN where not labeled.
-        top: the heatmap value that is shown brightest, that of a label's peak.
+        columns: drawn to the right of the labels.
+        label_peak: the peak of a label's heatmap, shown brightest.
     """
 
     title: tuple[str, str]
@@ -79,17 +81,17 @@ class Sheet:
     labels_BK2: NDArray[np.floating]
     columns: Sequence[Column]
     skeleton: Skeleton
-    top: float
+    label_peak: float
 
 
 def draw(sheet: Sheet) -> bytes:
-    """A sheet as a PNG file's content."""
+    """Draw a sheet. Returns the content of a PNG file."""
     width = (1 + len(sheet.columns)) * (TILE_PX + GAP_PX) + GAP_PX
     height = HEADER_PX + len(sheet.captions) * (TILE_PX + GAP_PX)
     canvas = np.full((height, width, 3), BACKGROUND, np.uint8)
     for row in range(len(sheet.captions)):
-        for number, tile in enumerate(_tiles(sheet, row)):
-            x, y = _corner(row, number)
+        for column, tile in enumerate(_tiles(sheet, row)):
+            x, y = _corner(row, column)
             canvas[y : y + TILE_PX, x : x + TILE_PX] = tile
     ok, content = cv2.imencode(".png", cv2.cvtColor(_with_text(canvas, sheet), cv2.COLOR_RGB2BGR))
     if not ok:
@@ -98,28 +100,29 @@ def draw(sheet: Sheet) -> bytes:
 
 
 def _corner(row: int, column: int) -> tuple[int, int]:
-    """(x, y) of a tile's upper left pixel."""
+    """(x, y) of a tile's top-left pixel."""
     return GAP_PX + column * (TILE_PX + GAP_PX), HEADER_PX + row * (TILE_PX + GAP_PX)
 
 
 def _tiles(sheet: Sheet, row: int) -> list[Image_HW3]:
+    """The tiles of a row: the labels, then each column."""
     crop, labels_K2 = sheet.crops_BSS3[row], sheet.labels_BK2[row]
     zoom = TILE_PX / len(crop)
-    crop = cv2.resize(crop, (TILE_PX, TILE_PX), interpolation=_resampling(zoom)).astype(np.uint8)
-    known = np.isfinite(labels_K2).all(-1)
+    crop = cv2.resize(crop, (TILE_PX, TILE_PX), interpolation=_interpolation(zoom)).astype(np.uint8)
+    labeled_K = np.isfinite(labels_K2).all(-1)
     tiles = [crop.copy()]
-    draw_skeleton(tiles[0], _to_tile(labels_K2, zoom), known, sheet.skeleton, LIMB_PX)
+    draw_skeleton(tiles[0], _to_tile(labels_K2, zoom), labeled_K, sheet.skeleton, LIMB_PX)
     for column in sheet.columns:
-        tile = _heated(crop, column.heatmaps_BKHW[row].max(0), sheet.top)
+        tile = _overlay_heatmap(crop, column.heatmaps_BKHW[row].max(0), sheet.label_peak)
         joints_K2 = _to_tile(column.joints_BK2[row], zoom)
         draw_skeleton(
-            tile, joints_K2, column.sure_BK[row], sheet.skeleton, LIMB_PX, faint_dots=True
+            tile, joints_K2, column.confident_BK[row], sheet.skeleton, LIMB_PX, faint_dots=True
         )
         tiles.append(tile)
     return tiles
 
 
-def _resampling(zoom: float) -> int:
+def _interpolation(zoom: float) -> int:
     return cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
 
 
@@ -128,9 +131,11 @@ def _to_tile(crop_K2: NDArray[np.floating], zoom: float) -> NDArray[np.floating]
     return (crop_K2 + 0.5) * zoom - 0.5
 
 
-def _heated(crop_TT3: Image_HW3, heatmap_HW: NDArray[np.float32], top: float) -> Image_HW3:
-    """A crop, darkened and without color, under a heatmap; NaN shows as nothing."""
-    shares = np.nan_to_num(heatmap_HW / top, nan=0.0).clip(0, 1)
+def _overlay_heatmap(
+    crop_TT3: Image_HW3, heatmap_HW: NDArray[np.float32], label_peak: float
+) -> Image_HW3:
+    """A heatmap over the darkened gray crop; NaN is shown as 0."""
+    shares = np.nan_to_num(heatmap_HW / label_peak, nan=0.0).clip(0, 1)
     levels = np.rint(255 * shares).astype(np.uint8)
     levels_TT = cv2.resize(levels, (TILE_PX, TILE_PX), interpolation=cv2.INTER_NEAREST)
     fire = FIRE_256x4[levels_TT].astype(np.float32)
@@ -141,28 +146,29 @@ def _heated(crop_TT3: Image_HW3, heatmap_HW: NDArray[np.float32], top: float) ->
 
 
 def _with_text(canvas: Image_HW3, sheet: Sheet) -> Image_HW3:
-    picture = Image.fromarray(canvas)
-    pen = ImageDraw.Draw(picture)
+    """The canvas with titles, legend, column names and captions."""
+    image = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(image)
     title, text, small = (ImageFont.load_default(px) for px in (TITLE_PX, TEXT_PX, CAPTION_PX))
     pen.text((GAP_PX + 2, 5), sheet.title[0], TEXT, font=title)
     pen.text((GAP_PX + 2, 28), sheet.title[1], TEXT, font=text)
     x = float(GAP_PX + 2)
-    for word, color in KEY:
-        pen.text((x, 46), word, color, font=small)
-        x += pen.textlength(word, font=small) + 10
+    for label, color in LEGEND:
+        pen.text((x, 46), label, color, font=small)
+        x += pen.textlength(label, font=small) + 10
     for number, name in enumerate(("labels", *(column.name for column in sheet.columns))):
         pen.text((_corner(0, number)[0] + 2, HEADER_PX - 18), name, TEXT, font=text)
     for row, caption in enumerate(sheet.captions):
         x, y = _corner(row, 0)
-        place, shown = (x + 3, y + TILE_PX - 15), _shorten(caption, pen, small)
-        pen.text(place, shown, TEXT, font=small, stroke_width=2, stroke_fill=(0, 0, 0))
-    return np.asarray(picture)
+        position, shown = (x + 3, y + TILE_PX - 15), _shorten(caption, pen, small)
+        pen.text(position, shown, TEXT, font=small, stroke_width=2, stroke_fill=(0, 0, 0))
+    return np.asarray(image)
 
 
 def _shorten(caption: str, pen: ImageDraw.ImageDraw, font: Any) -> str:
-    """A caption's end, on one line, as much of it as fits a tile."""
+    """As much of a caption's end as fits into a tile, on one line."""
     line = " ".join(caption.split())
-    shown = line[-CAPTION_LETTERS:]
+    shown = line[-MAX_CAPTION_LETTERS:]
     while pen.textlength(shown, font=font) > TILE_PX - 8:
         shown = shown[1:]
     return shown if shown == line else f"…{shown[1:]}"

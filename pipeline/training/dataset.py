@@ -1,48 +1,84 @@
-"""Views with their cached teacher heatmaps."""
+"""What a network is trained on: sample sets, and their views with cached teacher heatmaps."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from ...data.samples import SampleSet
 from ...data.views import View, Views
 from ..runtime.loader import FlipKey, Key
 from ..store import StoreReader
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """The samples of a run and the views that they come in.
+
+    Attributes:
+        samples: the training samples, N of them.
+        validation: the samples to score after every epoch; may be empty.
+        dataset: map-style data set over `samples`, by the keys that `EpochSampler` draws.
+        views: number of stored views of each sample; None: a new view in every epoch.
+        flip: flip half of the views of every epoch; the keys say which.
+        keep_N: bool (N,), the samples to train on; None: all.
+        inputs: digests of everything above, for the run's identity.
+    """
+
+    samples: SampleSet
+    validation: SampleSet
+    dataset: Any
+    views: int | None
+    inputs: dict[str, Any]
+    flip: bool = False
+    keep_N: NDArray[np.bool_] | None = None
+
+
 class CachedView(View):
-    """A view with what the teacher said of it, as stored: of the view before it was mirrored."""
+    """A view with the teacher's cached heatmaps, which are those of the unflipped view.
+
+    The heatmaps travel compressed, as stored; the training device decompresses and flips them.
+    """
 
     coefficients: np.ndarray  # int8 (K, Y, X, C)
     steps: np.ndarray  # float16 (K,)
     peaks: np.ndarray  # float16 (K,)
-    mirrored: bool  # by the student, after the teacher saw it
+    flipped: bool  # whether crop and joints were flipped after the teacher ran
 
 
 class DistillationViews(Dataset[CachedView]):
-    """Views with their cached teacher heatmaps, by (sample index, view number[, mirrored])."""
+    """Views with their cached teacher heatmaps, by (sample index, view number[, flip])."""
 
     def __init__(self, views: Views, store: StoreReader) -> None:
         self.views = views
         self.store = store
 
     def __getitem__(self, key: Key | FlipKey) -> CachedView:
-        index, number, *flag = key
-        mirrored = any(flag)
+        """Read a view and its heatmaps.
+
+        Raises:
+            ValueError: the heatmaps were cached for another augmentation of the sample.
+        """
+        index, number, *flip = key
+        flipped = any(flip)
         view = self.views[index, number]
         cached = self.store.read(view=number, index=index)
         if not np.array_equal(cached.parameters, view["parameters"]):
             raise ValueError(
-                f"{self.store.files}: view {number} of {self.views.samples.ids[index]} was cached "
-                f"with parameters {cached.parameters}, expected {view['parameters']}: "
-                "make the store again with `fpd cache-heatmaps --overwrite`"
+                f"{self.store.storage}: view {number} of {self.views.samples.ids[index]} was "
+                f"cached with parameters {cached.parameters}, expected {view['parameters']}; "
+                "rebuild the store with `fpd cache-heatmaps --overwrite`"
             )
-        if mirrored:
-            view = self.views.mirrored(view)
+        if flipped:
+            view = self.views.flipped(view)
         return CachedView(
             **view,
             coefficients=cached.coefficients,
             steps=cached.steps,
             peaks=cached.peaks,
-            mirrored=mirrored,
+            flipped=flipped,
         )

@@ -1,4 +1,4 @@
-"""The training loop of teachers and students: resumable at any step, honest about trouble."""
+"""The training loop of teachers and students, which can be stopped and resumed at any step."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ from .sampler import EpochSampler
 from .step import train_step
 
 CHECKPOINT_EVERY_S = 300.0
-COLLECT_EVERY = 10  # steps; collecting losses waits for the device
+
+COLLECT_EVERY = 10
+"""Steps between transfers of losses to the CPU, each of which waits for the device."""
 
 
 class Diverged(ValueError):
@@ -39,11 +41,17 @@ class Diverged(ValueError):
 
 @dataclass
 class Run:
-    """One training run: what is trained, on what, and where it is kept.
+    """One training run.
 
     Attributes:
-        log_mass: what heatmaps are shifted to when the network is scored; see `models.offset`.
-        network: that of `state`, as it is called in training.
+        state: the network and all else that changes; training continues from its progress.
+        loader: the batches of `sampler`.
+        validation: scored after every epoch; may be empty.
+        out: the folder of checkpoints, weights and metrics.
+        log_mass: the log mass that heatmaps are shifted to when the network is scored (see
+            `models.offset`); None: they are not shifted.
+        network: `state.network`, wrapped so that processes exchange gradients.
+        reporter: logs progress.
     """
 
     recipe: Recipe
@@ -51,7 +59,7 @@ class Run:
     objective: Objective
     state: TrainingState
     loader: DataLoader[Any]
-    batches: EpochSampler
+    sampler: EpochSampler
     validation: SampleSet
     out: ModelDir
     identity: Identity
@@ -60,180 +68,187 @@ class Run:
     monitor: Monitor
     group: ProcessGroup = SINGLE_PROCESS
     network: nn.Module = field(init=False)
-    tell: ProgressReporter = field(init=False)
+    reporter: ProgressReporter = field(init=False)
 
     def __post_init__(self) -> None:
         self.network = self.group.wrap(
             self.state.network, self.device, synchronized=self.training.sync_batch_norm
         )
-        self.tell = ProgressReporter(self.out.name, self.recipe, self.training, self.device)
+        self.reporter = ProgressReporter(self.out.name, self.recipe, self.training, self.device)
 
     def train(self) -> None:
-        """Train to the last epoch, from wherever `state` stands.
+        """Train from the progress of `state` to the last epoch, or until patience runs out.
 
         Raises:
             Interrupted: after a signal, with everything saved.
-            Diverged: the loss became NaN or infinite; the last checkpoint stands.
+            Diverged: the loss became NaN or infinite; the last checkpoint is unaffected.
         """
         progress = self.state.progress
         with stop_requested() as stop:
             while progress.epoch < self.training.epochs and not self._out_of_patience():
-                self._epoch(stop)
+                self._train_epoch(stop)
                 self._finish_epoch(stop)
                 self._save()
-                self._stop_if(stop)
+                signal = self._stop_signal(stop)
+                if signal:
+                    self._interrupt(signal)
         if progress.epoch < self.training.epochs:
-            self.tell.stopped_early(progress)
+            self.reporter.log_early_stop(progress)
 
     def _out_of_patience(self) -> bool:
         patience, progress = self.training.patience, self.state.progress
         return patience is not None and progress.epoch - max(progress.best_epoch, 0) >= patience
 
-    def _epoch(self, stop: Stop) -> None:
+    def _train_epoch(self, stop: Stop) -> None:
+        """Take the remaining steps of the current epoch."""
         progress, saved_at = self.state.progress, time.monotonic()
-        self.batches.set_epoch(progress.epoch, progress.step)
+        self.sampler.set_epoch(progress.epoch, progress.step)
         self.state.network.train()
-        losses: list[Tensor] = []
-        with self.tell.bar(progress, self.batches.steps, silent=not self.group.is_first) as bar:
-            started = time.perf_counter()
+        uncollected: list[Tensor] = []
+        silent = not self.group.is_first
+        with self.reporter.bar(progress, self.sampler.steps, silent=silent) as bar:
+            step_start = time.perf_counter()
             for batch in self.loader:
-                arrived = time.perf_counter()
-                losses.append(self._step(batch))
+                batch_arrived = time.perf_counter()
+                uncollected.append(self._step(batch))
                 progress.step += 1
-                number, last = self._asked_to(stop), progress.step == self.batches.steps
-                if len(losses) == COLLECT_EVERY or number or last:
-                    self._collect(losses)
-                finished = time.perf_counter()
-                progress.add(seconds=finished - started, data_wait_s=arrived - started)
-                started = finished
-                self.tell.show(bar, progress)
-                if number:
-                    self._stop(number)
-                if not losses and time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
+                signal, is_last = self._stop_signal(stop), progress.step == self.sampler.steps
+                if len(uncollected) == COLLECT_EVERY or signal or is_last:
+                    self._collect(uncollected)
+                step_end = time.perf_counter()
+                progress.add(seconds=step_end - step_start, data_wait_s=batch_arrived - step_start)
+                step_start = step_end
+                self.reporter.update(bar, progress)
+                if signal:
+                    self._interrupt(signal)
+                if not uncollected and time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
                     self._save()
                     saved_at = time.monotonic()
 
     def _step(self, batch: Batch) -> Tensor:
-        """One optimizer step; see `train_step`."""
-        share = len(batch["crop"]) / self.batches.size(self.state.progress.step)
-        with self.tell.explain_out_of_memory(len(batch["crop"])):
+        """Take one optimizer step. Returns sums over views; see `train_step`."""
+        views = len(batch["crop"])
+        share = views / self.sampler.size(self.state.progress.step)
+        with self.reporter.explain_out_of_memory(views):
             return train_step(
-                self.state,
-                self.network,
-                self.objective,
-                self.training,
-                batch,
-                share * self.group.size,
-                self.device,
+                state=self.state,
+                network=self.network,
+                objective=self.objective,
+                training=self.training,
+                batch=batch,
+                loss_weight=share * self.group.size,
+                device=self.device,
             )
 
-    def _collect(self, losses: list[Tensor]) -> None:
-        """Add the losses of the last steps, of all processes, to the epoch's sums."""
+    def _collect(self, step_sums: list[Tensor]) -> None:
+        """Add the sums of the last steps, over all processes, to the epoch's; empties the list."""
         progress = self.state.progress
-        late = progress.step > self.batches.steps // 2
-        for *noted, images in self.group.sum(torch.stack(losses)).tolist():
-            loss, collapsed_loss = noted[:2]
-            self._check_finite(loss)
-            progress.add(**dict(zip(Losses._fields, noted, strict=True)), images=images)
-            if late:
-                progress.add(late_loss=loss, late_collapsed_loss=collapsed_loss)
-        losses.clear()
+        second_half = progress.step > self.sampler.steps // 2
+        for *values, images in self.group.sum(torch.stack(step_sums)).tolist():
+            losses = dict(zip(Losses._fields, values, strict=True))
+            self._check_finite(losses["loss"])
+            progress.add(**losses, images=images)
+            if second_half:
+                progress.add(late_loss=losses["loss"], late_collapsed_loss=losses["collapsed_loss"])
+        step_sums.clear()
 
     def _check_finite(self, loss: float) -> None:
         if math.isfinite(loss):
             return
         progress = self.state.progress
+        setting = f"{self.reporter.section}.learning_rate"
         raise Diverged(
-            f"the loss became {loss} in epoch {progress.epoch + 1} by step "
-            f"{progress.step} (learning rate {self._rate():.2g}): train again with a lower "
-            f"one, --set {self.tell.section}.learning_rate={self.training.learning_rate / 3:.2g}, "
-            f"after removing {self.out.path}"
+            f"the loss became {loss} in epoch {progress.epoch + 1} by step {progress.step} "
+            f"(learning rate {self._learning_rate():.2g}): remove {self.out.path} and train again "
+            f"with a lower learning rate, --set {setting}={self.training.learning_rate / 3:.2g}"
         )
 
     def _finish_epoch(self, stop: Stop) -> None:
-        """Score the network, note the epoch, and keep its weights if they are the best so far."""
+        """Score the network, record the epoch, and save the weights if they are the best so far."""
         progress = self.state.progress
-        row, scored, pck = self._row(), None, None
+        row, validation_score, pck = self._metrics(), None, None
         if len(self.validation):
-            scored = self._score(stop)
-            pck = row["validation_pck"] = scored.mean
+            validation_score = self._score(stop)
+            pck = row["validation_pck"] = validation_score.mean
         progress.history.append(row)
         if pck is None or pck > progress.best_pck:
             progress.best_pck = -1.0 if pck is None else pck
             progress.best_epoch = progress.epoch + 1
             if self.group.is_first:
                 save_weights(self.state.trained, self.out)
-        self.tell.epoch(row)
-        self.monitor.epoch(progress.history, scored, self._asked())
-        self.tell.warn_if_collapsed(progress.sums, progress.epoch + 1)
-        self.tell.warn_if_starved(row)
+        self.reporter.log_epoch(row)
+        self.monitor.after_epoch(progress.history, validation_score, self._scored_network())
+        self.reporter.warn_if_collapsed(progress.sums, progress.epoch + 1)
+        self.reporter.warn_if_loading_is_slow(row)
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
 
-    def _row(self) -> dict[str, Any]:
-        """What `metrics.jsonl` says of the epoch, of the slowest process where there are more."""
+    def _metrics(self) -> dict[str, Any]:
+        """The epoch's row of `metrics.jsonl`, with the times and memory of the slowest process."""
         progress = self.state.progress
         sums, images = progress.sums, progress.sums["images"]
-        seconds, waiting, peak = self.group.highest(
+        seconds, data_wait_s, peak_mb = self.group.max(
             [sums["seconds"], sums["data_wait_s"], peak_memory_mb(self.device)]
         )
+        terms = ("pose_loss", "kd_pose_loss") if getattr(self.training, "alpha", 0.0) > 0 else ()
         return {
             "epoch": progress.epoch + 1,
-            "loss": sums["loss"] / images,
-            "collapsed_loss": sums["collapsed_loss"] / images,
-            **self._parts(sums),
-            "learning_rate": self._rate(),
+            **{name: sums[name] / images for name in ("loss", "collapsed_loss", *terms)},
+            "learning_rate": self._learning_rate(),
             "seconds": seconds,
             "images_per_s": images / seconds,
-            "data_wait_fraction": waiting / seconds,
-            "peak_memory_mb": peak,
+            "data_wait_fraction": data_wait_s / seconds,
+            "peak_memory_mb": peak_mb,
         }
 
     def _score(self, stop: Stop) -> Pck:
-        self.group.same_buffers(self.state.trained)
+        self.group.broadcast_buffers(self.state.trained)
         try:
-            return score(self._asked(), self.recipe, self.validation, self.device, self.group, stop)
-        except Interrupted as asked:  # the epoch's steps are done; the next run scores it
-            self._stop(asked.signal)
+            return score(
+                self._scored_network(),
+                self.recipe,
+                self.validation,
+                self.device,
+                self.group,
+                stop,
+            )
+        except Interrupted as interrupted:
+            # The epoch's steps are saved; the resumed run scores the network.
+            self._interrupt(interrupted.signal)
 
-    def _parts(self, sums: dict[str, float]) -> dict[str, float]:
-        """The two losses that a distilled student's is mixed of."""
-        alpha = getattr(self.training, "alpha", 0.0)
-        names = ("pose_loss", "kd_pose_loss") if alpha > 0 else ()
-        return {name: sums[name] / sums["images"] for name in names}
-
-    def _asked(self) -> nn.Module:
-        """The network as it is asked: what `load_model` makes of its weights."""
+    def _scored_network(self) -> nn.Module:
+        """The network as `load_model` will load it from the saved weights."""
         return fix_offset(self.state.trained, self.log_mass)
 
-    def _rate(self) -> float:
+    def _learning_rate(self) -> float:
         return float(self.state.optimizer.param_groups[0]["lr"])
 
     def _save(self) -> None:
         if self.group.is_first:
             self.state.save(self.out, self.identity)
 
-    def _asked_to(self, stop: Stop) -> int:
-        """The signal, if any, that asked any of the processes to stop: all of them do then."""
-        return int(self.group.highest([stop.signal])[0])
+    def _stop_signal(self, stop: Stop) -> int:
+        """The number of the signal that any of the processes received, the same in all; 0: none."""
+        return int(self.group.max([stop.signal])[0])
 
-    def _stop_if(self, stop: Stop) -> None:
-        number = self._asked_to(stop)
-        if number:
-            self._stop(number)
+    def _interrupt(self, signal: int) -> NoReturn:
+        """Save everything and end the run.
 
-    def _stop(self, number: int) -> NoReturn:
+        Raises:
+            Interrupted: always.
+        """
         self._save()
-        self.group.wait()  # whoever ends first may end the others, who may still be writing
+        # The launcher may end the other processes when one has ended, and one is still writing.
+        self.group.barrier()
         progress = self.state.progress
         raise Interrupted(
             f"{self.out.name} stopped after {progress.epoch} of {self.training.epochs} epochs and "
             f"{pluralize(progress.step, 'step')}; the same command continues from there",
-            number,
+            signal,
         )
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most memory this process has had so far, MB: the GPU's where it trains there."""
+    """This process's peak memory so far, MB: of the GPU if `device` is one, otherwise resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # Linux counts KiB

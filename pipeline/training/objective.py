@@ -1,4 +1,7 @@
-"""What a network is asked for: its loss on a batch, from coordinates and stored bytes.
+"""The training objective: from a network's heatmaps and a batch to the losses.
+
+Batches carry label coordinates and compressed teacher heatmaps; both become heatmaps here, on the
+training device.
 
 Shape letters: B batch, K joints, H and W heatmap height and width.
 """
@@ -7,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -16,19 +19,21 @@ from torch import Tensor
 from ...data.heatmap_codec import encode, flip_heatmaps
 from ..config.sections import Student, Targets
 from ..store import decompress
-from .losses import Loss, distillation_loss, supervised_loss
+from .losses import LossName, distillation_loss, supervised_loss
 
 Batch = Mapping[str, Tensor]
+"""Collated views: see `data.views.View` and `dataset.CachedView`."""
 
 
 class Losses(NamedTuple):
-    """What a batch costs; float32 scalars.
+    """The losses of a batch; float32 scalars.
 
     Attributes:
-        collapsed_loss: of an answer that knows nothing. A loss that stays there is a network that has
-            collapsed.
-        pose_loss, kd_pose_loss: the two that a distilled student's loss is mixed of, both in
-            full; None where there is nothing to mix.
+        loss: the one to minimize.
+        collapsed_loss: of an output that carries no information. A loss that stays there means
+            that the network has collapsed.
+        pose_loss, kd_pose_loss: the label term and the teacher term of a distilled student's loss,
+            both unweighted; None without a teacher term.
     """
 
     loss: Tensor
@@ -39,55 +44,65 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of teachers and students alike: eq. 3 on labels, eq. 5 with cached heatmaps.
+    """The loss of teachers and students: eq. 3 on labels, eq. 5 with cached heatmaps.
 
     Attributes:
-        student: None for a teacher; a student with alpha = 0 is trained as one.
-        flip_indices: the skeleton's, where the student mirrors cached views itself.
-        loss: how heatmaps are compared with labels, and with the teacher's maps where the student
-            has nothing else to say of that.
-        taught: for each joint, whether the teacher knows it: of others, whose stored maps are
-            empty, it teaches nothing. None: it knows all.
+        targets: the heatmaps made from labels.
+        heatmap_px: side of a heatmap.
+        student: the student's settings; None for a teacher. With alpha = 0 only labels count.
+        flip_indices: the skeleton's, if the student flips cached views; None: it does not.
+        loss: compares heatmaps with labels, and with the teacher's heatmaps where `student.kd_loss`
+            is None.
+        covered_K: for each joint, whether the teacher predicts it. The stored maps of other joints
+            are empty, and are left out of the loss. None: all joints.
     """
 
     targets: Targets
     heatmap_px: int
     student: Student | None = None
     flip_indices: tuple[int, ...] | None = None
-    loss: Loss = "mse"
+    loss: LossName = "mse"
     covered_K: tuple[bool, ...] | None = None
 
     def __call__(self, stages: Sequence[Tensor], batch: Batch) -> Losses:
-        """The loss of a network's heatmaps, float32 (B, K, H, W) of each stage."""
+        """The losses of a network's heatmaps, float32 (B, K, H, W) of each stage."""
         device = stages[-1].device
         labels, weights = self.encode_labels(batch, device)
-        nothing = [self._nothing(labels)] * len(stages)
+        collapsed = [self._collapsed_output(labels)] * len(stages)
         if self.student is None or self.student.alpha == 0:
             return Losses(
-                supervised_loss(stages, labels, weights, self.loss),
-                supervised_loss(nothing, labels, weights, self.loss),
+                loss=supervised_loss(stages, labels, weights, self.loss),
+                collapsed_loss=supervised_loss(collapsed, labels, weights, self.loss),
             )
-        maps, teacher_weights = self._teacher(self.student, batch, weights)
-        asked = (labels, weights, maps, self.student.alpha, teacher_weights)
-        kinds = self.loss, self.student.kd_loss or self.loss
-        found = distillation_loss(stages, *asked, *kinds)
+        teacher, teacher_weights = self._teacher_target(self.student, batch, weights)
+        distill = partial(
+            distillation_loss,
+            labels_BKHW=labels,
+            weights_BK=weights,
+            teacher_BKHW=teacher,
+            alpha=self.student.alpha,
+            teacher_weights_BK=teacher_weights,
+            loss=self.loss,
+            kd_loss=self.student.kd_loss or self.loss,
+        )
+        distilled = distill(stages)
         return Losses(
-            found.loss,
-            distillation_loss(nothing, *asked, *kinds).loss,
-            found.labels.detach(),
-            found.teacher.detach(),
+            loss=distilled.loss,
+            collapsed_loss=distill(collapsed).loss,
+            pose_loss=distilled.pose_loss.detach(),
+            kd_pose_loss=distilled.kd_pose_loss.detach(),
         )
 
-    def _nothing(self, labels: Tensor) -> Tensor:
-        """The answer, the same for all, that a network without a clue gives: zero everywhere.
+    def _collapsed_output(self, labels_BKHW: Tensor) -> Tensor:
+        """The heatmaps of a network that ignores its input: zero everywhere.
 
-        Of cross-entropy, which makes certainty dear, it is the labels' mean.
+        For binary cross-entropy, which is least at the targets' mean, they are that mean.
         """
-        nothing = torch.zeros_like(labels)
-        return nothing + labels.mean() if self.loss == "bce" else nothing
+        zeros = torch.zeros_like(labels_BKHW)
+        return zeros + labels_BKHW.mean() if self.loss == "bce" else zeros
 
     def encode_labels(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The labels' heatmaps, float32 (B, K, H, W), and weights, float32 (B, K)."""
+        """Heatmaps of the labels, float32 (B, K, H, W), and their weights, float32 (B, K)."""
         return encode(
             batch["joints"].to(device, non_blocking=True),
             self.heatmap_px,
@@ -95,57 +110,64 @@ class Objective:
             area_normalized=self.targets.area_normalized,
         )
 
-    def teacher_maps(self, batch: Batch, device: torch.device) -> Tensor | None:
-        """The teacher's heatmaps as the student is asked for them, float32 (B, K, H, W).
+    def teacher_heatmaps(self, batch: Batch, device: torch.device) -> Tensor | None:
+        """The teacher's heatmaps as the loss compares them, float32 (B, K, H, W).
 
-        None where it is asked for none: a teacher in its own training, a student with alpha = 0.
+        None without a teacher term: when a teacher is trained, or a student with alpha = 0.
         """
         if self.student is None or self.student.alpha == 0:
             return None
-        return self._teacher(self.student, batch, self.encode_labels(batch, device)[1])[0]
+        return self._teacher_target(self.student, batch, self.encode_labels(batch, device)[1])[0]
 
-    def _teacher(
+    def _teacher_target(
         self, student: Student, batch: Batch, label_weights_BK: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """The teacher's maps, float32 (B, K, H, W), and their joints' weights, where not all 1."""
+        """The teacher's heatmaps, float32 (B, K, H, W), and weights, (B, K); None: all 1."""
         device = label_weights_BK.device
-        steps_BK, peaks_BK, mirrored_B = (
-            batch[key].to(device, non_blocking=True) for key in ("steps", "peaks", "mirrored")
+        steps_BK, peaks_BK, flipped_B = (
+            batch[key].to(device, non_blocking=True) for key in ("steps", "peaks", "flipped")
         )
         coefficients = batch["coefficients"].to(device, non_blocking=True)
         scale_BK = amplitude_factors(peaks_BK.float(), student)
-        maps = decompress(coefficients, steps_BK, self.heatmap_px) * scale_BK[..., None, None]
-        sure_BK = peaks_BK.float().clamp(0, 1)
+        heatmaps = decompress(coefficients, steps_BK, self.heatmap_px) * scale_BK[..., None, None]
+        confidence_BK = peaks_BK.float().clamp(0, 1)
         if self.flip_indices is not None:
-            twin = flip_heatmaps(maps, self.flip_indices)
-            maps = torch.where(mirrored_B[:, None, None, None], twin, maps)
-            swapped = sure_BK[:, list(self.flip_indices)]
-            sure_BK = torch.where(mirrored_B[:, None], swapped, sure_BK)
-        weights_BK = sure_BK if student.confidence_weighting else None
+            flipped = flip_heatmaps(heatmaps, self.flip_indices)
+            heatmaps = torch.where(flipped_B[:, None, None, None], flipped, heatmaps)
+            swapped_BK = confidence_BK[:, list(self.flip_indices)]
+            confidence_BK = torch.where(flipped_B[:, None], swapped_BK, confidence_BK)
+        weights_BK = confidence_BK if student.confidence_weighting else None
         if student.kd_visible_only:
             weights_BK = label_weights_BK * (1 if weights_BK is None else weights_BK)
         if self.covered_K is not None:
-            weights_BK = _mask(self.covered_K, device) * (1 if weights_BK is None else weights_BK)
-        return maps, weights_BK
+            covered_1K = _covered_mask(self.covered_K, device)
+            weights_BK = covered_1K * (1 if weights_BK is None else weights_BK)
+        return heatmaps, weights_BK
 
 
 @cache
-def _mask(covered_K: tuple[bool, ...], device: torch.device) -> Tensor:
-    """1 for joints that are taught, float32 (1, K); kept, for to bring it to a GPU waits for it."""
+def _covered_mask(covered_K: tuple[bool, ...], device: torch.device) -> Tensor:
+    """float32 (1, K). Cached: copying it to the GPU would synchronize."""
     return torch.tensor(covered_K, dtype=torch.float32, device=device)[None]
 
 
-def amplitude_factors(peaks_BK: Tensor, student: Student) -> Tensor:
-    """What each of the teacher's maps is multiplied by for the student: peak ** (power - 1).
+SCALE_POWERS = {"raw": 1.0, "unit": 0.0}
+"""Exponents of `teacher_scale` by name."""
 
-    "raw" is power 1: the maps as they are (eq. 4). "unit" is power 0: every map has peak 1, so that
-    what a hesitant teacher says of *where* a joint is counts in full. Peaks under `peak_floor` are
-    taken for as high, so that noise is not blown up.
+
+def amplitude_factors(peaks_BK: Tensor, student: Student) -> Tensor:
+    """The factor on each teacher heatmap, peak ** (power - 1), which makes its peak peak ** power.
+
+    Power 1 ("raw") leaves heatmaps as they are (eq. 4). Power 0 ("unit") scales each to peak 1, so
+    that the position counts in full even where the teacher's confidence is low. Peaks below
+    `peak_floor` are treated as `peak_floor`, which keeps noise from being amplified.
+
+    Args:
+        peaks_BK: float32, the maximum of each heatmap.
 
     Returns:
         float32 (B, K).
     """
-    named = {"raw": 1.0, "unit": 0.0}
-    peaks = student.teacher_scale
-    power = named[peaks] if isinstance(peaks, str) else peaks
+    scale = student.teacher_scale
+    power = SCALE_POWERS[scale] if isinstance(scale, str) else scale
     return peaks_BK.clamp_min(student.peak_floor) ** (power - 1)

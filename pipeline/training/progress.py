@@ -1,4 +1,4 @@
-"""What a training run tells whoever watches: how it goes, and what to do when it goes badly."""
+"""Progress bar, epoch log lines, and warnings about collapse and slow data loading."""
 
 from __future__ import annotations
 
@@ -18,29 +18,34 @@ from .checkpoint import Progress
 
 log = logging.getLogger("fpd")
 
-# A network whose loss is this near that of an all-zero answer gives just that answer. (A fresh one
-# starts above, and is not to be warned of while it comes down.)
 COLLAPSED = 0.03
+"""Relative difference between the loss and `collapsed_loss` up to which a network counts as
+collapsed. (The loss of a new network starts above `collapsed_loss`.)"""
 
-STARVED = 0.1
-"""Share of an epoch spent waiting for data from which on it is worth mending."""
+SLOW_LOADING = 0.1
+"""`data_wait_fraction` above which faster loading is worth advising."""
 
 TOO_SHORT_S = 10.0
-"""Of an epoch this short, waiting is mostly its readers' start."""
+"""In epochs shorter than this, most of the wait is the start of the loader's processes."""
 
 
 class ProgressReporter:
-    """The messages of one run, under its model's name."""
+    """The messages of one training run, under the name of its model."""
 
     def __init__(self, name: str, recipe: Recipe, training: Training, device: torch.device) -> None:
         self.name = name
         self.recipe = recipe
         self.training = training
         self.device = device
-        self._told_starved = False
+        self._warned_of_slow_loading = False
 
     def bar(self, progress: Progress, steps: int, *, silent: bool) -> tqdm[Any]:
-        """A progress bar for the rest of an epoch, where there is a terminal."""
+        """A progress bar for the rest of an epoch; shown on terminals only.
+
+        Args:
+            steps: of the whole epoch.
+            silent: do not show it on terminals either.
+        """
         return tqdm(
             total=steps,
             initial=progress.step,
@@ -50,8 +55,8 @@ class ProgressReporter:
             disable=True if silent else None,
         )
 
-    def show(self, bar: tqdm[Any], progress: Progress) -> None:
-        """Move the bar on by a step."""
+    def update(self, bar: tqdm[Any], progress: Progress) -> None:
+        """Advance the bar by one step."""
         sums, pck = progress.sums, progress.best_pck
         bar.update()
         if "images" not in sums:
@@ -60,22 +65,22 @@ class ProgressReporter:
             f"loss {sums['loss'] / sums['images']:.4g}, "
             + (f"best PCK {100 * pck:.1f}, " if pck >= 0 else "")
             + f"{sums['images'] / sums['seconds']:.0f} images/s, "
-            + f"waiting {100 * sums['data_wait_s'] / sums['seconds']:.0f} %",
+            + f"{100 * sums['data_wait_s'] / sums['seconds']:.0f} % waiting for data",
             refresh=False,
         )
 
     def explain_out_of_memory(self, views: int) -> AbstractContextManager[None]:
-        """Say what takes less memory, where a step's views take too much."""
+        """Turn an out-of-memory error in a step into a ValueError that names settings to change."""
         parts = self.training.grad_accum_steps
         return explain_out_of_memory(
             f"a step of {self.name} on {self.device}, of {pluralize(views, 'view')} in "
             f"{pluralize(parts, 'part')},",
-            f"--set {self.section}.grad_accum_steps={2 * parts} takes them through the network in "
-            f"smaller parts, and a lower --set {self.section}.batch_size takes fewer",
+            f"--set {self.section}.grad_accum_steps={2 * parts} passes them through the network in "
+            f"smaller parts, or choose a lower --set {self.section}.batch_size",
         )
 
-    def epoch(self, row: dict[str, Any]) -> None:
-        """How an epoch went, by its row of `metrics.jsonl`."""
+    def log_epoch(self, row: dict[str, Any]) -> None:
+        """Log one line about an epoch, given its row of `metrics.jsonl`."""
         pck = row.get("validation_pck")
         log.info(
             "%s epoch %d/%d: loss %.4g%s, %.0f images/s",
@@ -87,8 +92,8 @@ class ProgressReporter:
             row["images_per_s"],
         )
 
-    def stopped_early(self, progress: Progress) -> None:
-        """Why a run ends before its last epoch."""
+    def log_early_stop(self, progress: Progress) -> None:
+        """Log why a run ends before its last epoch."""
         log.info(
             "%s: no better validation PCK since epoch %d: stopped after %d of %d epochs",
             self.name,
@@ -98,39 +103,48 @@ class ProgressReporter:
         )
 
     def warn_if_collapsed(self, sums: dict[str, float], epoch: int) -> None:
-        """Judge by the epoch's second half, when a fresh network's first noise has died down."""
-        late = "late_loss" in sums
-        loss = sums["late_loss" if late else "loss"]
-        share = loss / max(sums["late_collapsed_loss" if late else "collapsed_loss"], 1e-12)
-        if abs(share - 1) > COLLAPSED:
+        """Warn if the network has collapsed.
+
+        Args:
+            sums: the epoch's; see `Progress`. Its second half decides, when the loss of a new
+                network has come down.
+            epoch: from 1.
+        """
+        prefix = "late_" if "late_loss" in sums else ""
+        collapsed_loss = max(sums[f"{prefix}collapsed_loss"], 1e-12)
+        ratio = sums[f"{prefix}loss"] / collapsed_loss
+        if abs(ratio - 1) > COLLAPSED:
             return
         log.warning(
-            "warning: in epoch %d the network answers next to zero everywhere (its loss is %.2f of "
-            "that answer's). If this lasts, it has collapsed: widen the target (--set "
+            "warning: in epoch %d the loss is %.2f of collapsed_loss, that of heatmaps that ignore "
+            "the image. If this lasts, the network has collapsed: widen the target (--set "
             "targets.sigma_px=%g) or change the learning rate (--set %s.learning_rate=%g)",
             epoch,
-            share,
+            ratio,
             self.recipe.targets.sigma_px * 2,
             self.section,
             self.training.learning_rate * 3,
         )
 
-    def warn_if_starved(self, row: dict[str, Any]) -> None:
-        """Say once that training waits for its readers, and what would help."""
-        if (
-            self._told_starved
-            or row["data_wait_fraction"] <= STARVED
-            or row["seconds"] < TOO_SHORT_S
-        ):
+    def warn_if_loading_is_slow(self, row: dict[str, Any]) -> None:
+        """Warn once if an epoch spent much of its time waiting for data, and name a remedy.
+
+        Args:
+            row: the epoch's row of `metrics.jsonl`.
+        """
+        slow = row["data_wait_fraction"] > SLOW_LOADING and row["seconds"] >= TOO_SHORT_S
+        if self._warned_of_slow_loading or not slow:
             return
-        self._told_starved = True
+        self._warned_of_slow_loading = True
         workers, cores = loader_workers(self.recipe.loader.workers, self.device), usable_cores()
-        advice = f"give this process more cores than its {cores}, or keep smaller images"
+        advice = (
+            f"give this process more than its {pluralize(cores, 'core')}, or use smaller images"
+        )
         if workers < cores:
-            advice = f"read with more processes (--set loader.workers={workers + 1}), or {advice}"
+            advice = f"use more loader processes (--set loader.workers={workers + 1}), or {advice}"
         log.warning(
-            "warning: %.0f %% of epoch %d was spent waiting for data (%d reading beside it): %s; "
-            "docs/performance.md has what reading takes",
+            "warning: %.0f %% of epoch %d was spent waiting for data (loader.workers = %d): %s; "
+            "see docs/performance.md",
             100 * row["data_wait_fraction"],
             row["epoch"],
             workers,
@@ -139,5 +153,5 @@ class ProgressReporter:
 
     @property
     def section(self) -> str:
-        """The part of the recipe that the model has its settings from."""
+        """The section of the recipe that holds the model's settings."""
         return self.recipe.section(self.name)

@@ -1,8 +1,4 @@
-"""What a network is fed: which views in which order, and the loaders that bring them.
-
-Crops travel as uint8, labels as coordinates, the teacher's maps as stored bytes; everything that
-makes floats of them happens on the training device (`objective.py`).
-"""
+"""Which views make up the batches of an epoch, and in which order."""
 
 from __future__ import annotations
 
@@ -17,13 +13,13 @@ from ..runtime.loader import FlipKey, Key
 
 
 class EpochSampler:
-    """The batches of one epoch: every sample to keep once, in an order that (seed, epoch) decide.
+    """Batch sampler: each kept sample once an epoch, in an order set by (seed, epoch) alone.
+
+    In epoch e, sample i comes in view (e + hash(i)) mod `views`, so that each epoch mixes views and
+    `views` epochs cover all of them; with `views` = None, in the new view e. With `flip`, keys have
+    a third part that flips half of an epoch's samples at random.
 
     Each process of a group gets its own part of every batch.
-
-    In epoch e, sample i comes in view (e + hash(i)) mod `views`, so that views spread over an epoch
-    and over epochs; with `views` = None in the fresh view e. With `flip`, half of the samples of
-    an epoch are to be mirrored.
     """
 
     def __init__(
@@ -34,12 +30,22 @@ class EpochSampler:
         views: int | None,
         *,
         flip: bool = False,
-        keep: NDArray[np.bool_] | None = None,
+        keep_N: NDArray[np.bool_] | None = None,
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
+        """Create a sampler that starts at epoch 0.
+
+        Args:
+            batch_size: the largest number of views in a batch, over all processes.
+            seed: in 0 <= seed < 2**64.
+            views: number of stored views of each sample; None: a new view in every epoch.
+            flip: yield `FlipKey`s instead of `Key`s.
+            keep_N: bool (N,), the samples to draw; None: all.
+            group: the processes that share each batch.
+        """
         self.id_hash_N = samples.id_hash_N
-        self.keep = np.ones(len(samples), bool) if keep is None else keep
-        self.count = int(self.keep.sum())
+        self.keep_N = np.ones(len(samples), bool) if keep_N is None else keep_N
+        self.count = int(self.keep_N.sum())
         self.steps = -(-self.count // batch_size)
         self.seed = seed
         self.views = views
@@ -50,35 +56,35 @@ class EpochSampler:
 
     @property
     def min_batch_size(self) -> int:
-        """Views in the smallest batch, of all processes together."""
+        """Number of views in the smallest batch, over all processes."""
         return self.count // self.steps
 
     def size(self, step: int) -> int:
-        """Views in the batch of a step, of all processes together."""
-        # As NumPy's array_split has it.
+        """Number of views in the batch of a step, over all processes."""
+        # np.array_split makes the first batches one larger.
         return self.min_batch_size + (step < self.count % self.steps)
 
     def set_epoch(self, epoch: int, start: int) -> None:
-        """Choose the epoch to iterate over, from batch `start` on."""
+        """Choose the epoch to iterate over, starting at its batch number `start`."""
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
         return self.steps - self.start
 
     def __iter__(self) -> Iterator[list[Key] | list[FlipKey]]:
-        words = self._words()
-        order = np.argsort(words, kind="stable")
-        order = order[self.keep[order]]
-        # Split evenly: no batch is so much smaller that its statistics are worse.
+        words_N = self._random_words()
+        order = np.argsort(words_N, kind="stable")
+        order = order[self.keep_N[order]]
+        # Even sizes: a small last batch would have poor batch statistics.
         for batch in np.array_split(order, self.steps)[self.start :]:
-            yield self._keys(words, self.group.share(batch.tolist()))
+            yield self._keys(words_N, self.group.share(batch.tolist()))
 
     def keys(self, indices: Sequence[int]) -> list[Key] | list[FlipKey]:
-        """What some samples come as, in the chosen epoch."""
-        return self._keys(self._words(), indices)
+        """The keys of some samples in the current epoch."""
+        return self._keys(self._random_words(), indices)
 
-    def _words(self) -> NDArray[np.uint64]:
-        """Random ones, uint64 (N,), that the epoch's order and mirroring are drawn from."""
+    def _random_words(self) -> NDArray[np.uint64]:
+        """Random uint64 (N,), which decide the epoch's order and flips."""
         key = np.array([self.seed, self.epoch], dtype=np.uint64)
         return np.random.Philox(key=key).random_raw(len(self.id_hash_N))
 
@@ -86,11 +92,13 @@ class EpochSampler:
         self, words_N: NDArray[np.uint64], indices: Sequence[int]
     ) -> list[Key] | list[FlipKey]:
         keys = [(i, self.view(i)) for i in indices]
-        # The order hangs on the words' upper bits; the lowest one is free.
-        return [(*key, bool(words_N[key[0]] & 1)) for key in keys] if self.flip else keys
+        if not self.flip:
+            return keys
+        # The order depends on the words' upper bits, in practice; the lowest one is free.
+        return [(index, view, bool(words_N[index] & 1)) for index, view in keys]
 
     def view(self, index: int) -> int:
-        """The view that a sample comes in, in the chosen epoch."""
+        """The view number of a sample in the current epoch."""
         if self.views is None:
             return self.epoch
         return (self.epoch + int(self.id_hash_N[index])) % self.views

@@ -1,4 +1,4 @@
-"""One optimizer step on one batch: forward, loss, backward, and what follows from the gradient."""
+"""One optimizer step: forward pass, loss, backward pass, and updates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..config.sections import Training
 from ..models.preprocessing import normalize
-from ..runtime.distributed import without_exchange
+from ..runtime.distributed import no_sync
 from .checkpoint import TrainingState
 from .objective import Batch, Losses, Objective
 
@@ -20,48 +20,51 @@ def train_step(
     objective: Objective,
     training: Training,
     batch: Batch,
-    weight: float,
+    loss_weight: float,
     device: torch.device,
 ) -> Tensor:
-    """Take one step, on this process's share of the batch.
+    """Take one optimizer step on this process's share of the batch.
 
     Args:
-        network: that of `state`, as it is called: with its gradients exchanged between processes.
-        weight: what a view of this share counts for in the exchanged gradient, times the views of
-            the share: 1 where all shares are of one size.
+        state: updated in place.
+        network: `state.network`, wrapped so that processes exchange gradients.
+        loss_weight: factor on the mean loss of this share. Gradients are averaged over processes;
+            the factor makes each view of the whole batch count equally. 1 if all shares have the
+            same size.
 
     Returns:
-        (`Losses`, 0 for those that are None, and 1) x views of this share, float32 (5,), on the
-        device.
+        float32 (5,), on the device: sums over this share's views of each field of `Losses` (0 for
+        those that are None), and the number of views.
     """
     state.optimizer.zero_grad(set_to_none=True)
     views = len(batch["crop"])
     parts = split(batch, min(training.grad_accum_steps, views))
-    total = torch.zeros(5, device=device)
+    sums = torch.zeros(5, device=device)
     for number, part in enumerate(parts, 1):
-        with nullcontext() if number == len(parts) else without_exchange(network):
+        with nullcontext() if number == len(parts) else no_sync(network):
             crop = normalize(part["crop"], device)
             with autocast(training, device):
                 stages = network(crop)
             losses = objective(stages, part)
-            (losses.loss * (weight * len(crop) / views)).backward()  # type: ignore[no-untyped-call]
-        total += _noted(losses) * len(crop)
+            (losses.loss * (loss_weight * len(crop) / views)).backward()  # type: ignore[no-untyped-call]
+        sums += _stacked(losses) * len(crop)
     if training.clip_grad_norm is not None:
         nn.utils.clip_grad_norm_(state.network.parameters(), training.clip_grad_norm)
     state.optimizer.step()
-    state.schedule.step()
+    state.lr_scheduler.step()
     if state.averaged is not None:
         state.averaged.update_parameters(state.network)
-    return total
+    return sums
 
 
-def _noted(losses: Losses) -> Tensor:
+def _stacked(losses: Losses) -> Tensor:
+    """The four losses, 0 for those that are None, and 1; float32 (5,), without gradient."""
     one = torch.ones_like(losses.collapsed_loss)
     return torch.stack([0 * one if loss is None else loss.detach() for loss in (*losses, one)])
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
-    """A batch in as many parts, their sizes differing by one view at most."""
+    """Split a batch into parts whose sizes differ by at most one view."""
     if parts == 1:
         return [batch]
     columns = {key: values.tensor_split(parts) for key, values in batch.items()}
@@ -69,7 +72,7 @@ def split(batch: Batch, parts: int) -> list[Batch]:
 
 
 def autocast(training: Training, device: torch.device) -> torch.autocast:
-    """The precision of the forward pass."""
-    wanted = training.precision
-    on = wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16, enabled=on)
+    """The context in which the forward pass runs at the precision of the settings."""
+    precision = training.precision
+    use_bfloat16 = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=use_bfloat16)

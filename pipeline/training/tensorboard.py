@@ -1,7 +1,7 @@
-"""TensorBoard's event files, written epoch by epoch.
+"""TensorBoard event files, one record per epoch.
 
-With tensorboard's own messages, but without its writer's thread: that dies with a traceback on a
-full disk, and is there at every fork of the readers.
+Written with tensorboard's messages but not with its `SummaryWriter`, whose thread dies with a
+traceback when the disk is full, and is alive whenever the data loader forks.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ from typing import Any
 from ..runtime.files import sync
 
 NAME = "events.out.tfevents."
-"""TensorBoard reads files with "tfevents" in their name, in the order of their names. Numbered, so
-that this order is the right one whatever the clocks of a run's machines say."""
+"""TensorBoard reads files with "tfevents" in their names, in the order of their names. A number
+follows, so that this order does not depend on the clocks of a run's machines."""
 
 FILE_VERSION = "brain.Event:2"
 
 
 def check_installed() -> None:
-    """Refuse, before training rather than after its first epoch, what cannot be written.
+    """Refuse `monitor.tensorboard` before training rather than after its first epoch.
 
     Raises:
-        ValueError: with the command that mends it.
+        ValueError: the tensorboard package is missing; with the command that installs it.
     """
     if find_spec("tensorboard") is None:
         raise ValueError(
-            "monitor.tensorboard = true needs the tensorboard package: `pip install 'fast-pose-distillation[tensorboard]'`, "
-            "or leave it out with --set monitor.tensorboard=false"
+            "monitor.tensorboard = true needs the tensorboard package: "
+            "`pip install 'fast-pose-distillation[tensorboard]'`, or turn it off with "
+            "--set monitor.tensorboard=false"
         )
 
 
 class EventLog:
-    """The event files of a run: each time it goes on it begins another one.
+    """The event files of a run: one for each time that it is started or resumed.
 
-    What earlier files say of `first_step` and later is void for TensorBoard: an epoch that was
-    trained again, after a crash or from the start, has one point in each curve.
+    A new file makes TensorBoard discard what earlier files hold of its first step and later, so an
+    epoch that was trained again has one point in each curve.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,29 +48,34 @@ class EventLog:
         self._file: Path | None = None
 
     @property
-    def is_new(self) -> bool:
-        """Whether nothing has been written in the folder, ever."""
+    def is_empty(self) -> bool:
+        """Whether the folder has no event files, from this or any earlier start of the run."""
         return not self._files()
 
     def write(
         self, step: int, scalars: Mapping[str, float], images: Mapping[str, bytes] | None = None
     ) -> None:
-        """Add one step's values, and images as PNG files' contents; synced to the disk.
+        """Write the values of one step, and sync them to the disk.
+
+        Args:
+            scalars: by tag.
+            images: contents of PNG files by tag.
 
         Raises:
-            OSError: the disk is full, say. Half a record ends the file: the next step begins
-                another one.
+            OSError: for example because the disk is full. The file may end in part of a record, so
+                the next step starts another file.
         """
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
         for tag, content in (images or {}).items():
             values.append(Summary.Value(tag=tag, image=_image(content)))
+        # Forgotten until the record is on the disk.
         file, self._file = self._file, None
-        opening = []
+        header = []
         if file is None:
-            file, opening = self._next_file(), _opening(step)
-        events = [*opening, {"step": step, "summary": Summary(value=values)}]
+            file, header = self._next_file(), _header(step)
+        events = [*header, {"step": step, "summary": Summary(value=values)}]
         with file.open("ab") as out:
             out.write(_records(events))
         sync(file)
@@ -85,8 +91,8 @@ class EventLog:
         return self.folder / f"{NAME}{last + 1:010d}"
 
 
-def _opening(step: int) -> list[dict[str, Any]]:
-    """How an event file begins that voids what earlier ones say of `step` and later."""
+def _header(step: int) -> list[dict[str, Any]]:
+    """The first events of a file that supersedes earlier ones from `step` on."""
     from tensorboard.compat.proto.event_pb2 import SessionLog
 
     start = SessionLog(status=SessionLog.START)
@@ -101,10 +107,10 @@ def _records(events: list[dict[str, Any]]) -> bytes:
 
 
 def _record(message: bytes) -> bytes:
-    """A message as TFRecord files frame it: its length and itself, each with a masked CRC-32C.
+    """A message in TFRecord framing: its length and the message, each with a masked CRC-32C.
 
-    https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details. With
-    tensorboard's own writer, in Python, a contact sheet's checksum takes 0.7 s.
+    https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details. tensorboard's
+    writer computes the checksum in Python, which takes 0.7 s for a contact sheet.
     """
     length = struct.pack("<Q", len(message))
     return length + _masked_crc(length) + message + _masked_crc(message)
@@ -120,5 +126,6 @@ def _masked_crc(content: bytes) -> bytes:
 def _image(png: bytes) -> Any:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))  # PNG's IHDR
+    # Width and height in PNG's first chunk, IHDR.
+    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
     return Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)

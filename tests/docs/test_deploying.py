@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from fpd.cli import main
-from fpd.data.readers.synthetic.people import synthetic_people
+from fpd.data.readers.synthetic.people import synthetic_samples
 
 DOCS = Path(__file__).parents[2] / "docs" / "deploying.md"
 IMPORTS = {"cv2", "numpy", "onnxruntime"}
@@ -30,7 +30,7 @@ def test_the_script_finds_what_predict_finds(
 ) -> None:
     assert set(re.findall(r"^import (\w+)", script(), re.MULTILINE)) == IMPORTS
     assert "from " not in script().replace("# ", "")
-    pixels, _ = synthetic_people("test", 1).images.read(0, 1.0)
+    pixels, _ = synthetic_samples("test", 1).images.read(0, 1.0)
     # Without loss, whatever the name says: a JPEG of this size would be shrunk in decoding.
     Image.fromarray(pixels).save(tmp_path / "photo.jpg", format="PNG")
     shutil.copy(toy_onnx, tmp_path / "student.onnx")
@@ -48,7 +48,7 @@ def test_the_script_finds_what_predict_finds(
 
 
 def test_the_numbers_of_the_text_are_those_of_the_code() -> None:
-    from fpd.pipeline.evaluation.overlay import FAINTEST
+    from fpd.pipeline.evaluation.overlay import MIN_PEAK
     from fpd.pipeline.models.export.parity import BATCHES, HEATMAP_TOLERANCE, JOINT_TOLERANCE_PX
     from fpd.stages.export import CALIBRATION_CROPS, COMPARED_VIEWS
     from fpd.stages.predict import BOX_MARGIN
@@ -59,4 +59,4 @@ def test_the_numbers_of_the_text_are_those_of_the_code() -> None:
     assert f"joints within {JOINT_TOLERANCE_PX:g} pixels" in text
     assert f"for {COMPARED_VIEWS} views" in text and f"up to {CALIBRATION_CROPS} crops" in text
     assert "batches of {}, {} and {}".format(*BATCHES) in text
-    assert f"peak is below {FAINTEST:g}" in text
+    assert f"peak is below {MIN_PEAK:g}" in text

@@ -1,4 +1,4 @@
-"""Work directories: the kept recipe, atomic files, messages for damaged and unwritable ones."""
+"""Work directories: the kept recipe, finished models, and messages for damaged ones."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ import pytest
 
 from fpd.pipeline.config.recipe import Recipe, load_recipe
 from fpd.pipeline.models.checkpoint import ModelDir
-from fpd.pipeline.runtime.files import (
-    write_json,
-)
+from fpd.pipeline.runtime.files import write_json
 from fpd.pipeline.workdir import WorkDir
 
 
 def command(work: WorkDir, name: str | None, overrides: tuple[str, ...]) -> Recipe:
-    """What every stage's command does with its recipe."""
+    """Take and keep a recipe as the commands of all stages do."""
     recipe = work.recipe(name, overrides)
     work.keep(recipe)
     return recipe
 
 
-def begin(work: WorkDir) -> None:
-    """What a stage leaves behind at once."""
+def start_stage(work: WorkDir) -> None:
+    """Create the folder that a stage creates when it starts."""
     work.teacher.path.mkdir(parents=True)
 
 
@@ -31,7 +29,7 @@ def test_the_recipe_of_the_first_stage_is_kept(tmp_path: Path) -> None:
     first = command(work, "demo", ("student.alpha=0.25", "augmentation.scale=[0.9, 1.1]"))
     assert (first.student.alpha, first.augmentation.scale) == (0.25, (0.9, 1.1))
     assert command(work, None, ()) == first
-    begin(work)
+    start_stage(work)
     assert command(work, None, ()) == first
 
 
@@ -41,41 +39,41 @@ def test_a_kept_sweep_keeps_the_order_of_its_points(tmp_path: Path) -> None:
     lines = [f'{name} = {{ "student.alpha" = 0.5 }}' for name in points]
     mine.write_text("\n".join(['extends = "demo"', "[sweeps.some.points]", *lines]))
     command(work, str(mine), ())
-    begin(work)
+    start_stage(work)
     assert list(command(work, None, ()).sweeps["some"].points) == points
     work.keep_setting(command(work, None, ("store.views=3",)), "store", "views")
     kept = command(work, None, ())
     assert (kept.store.views, list(kept.sweeps["some"].points)) == (3, points)
 
 
-def test_overrides_of_later_commands_hold_for_one_command(tmp_path: Path) -> None:
+def test_overrides_of_later_commands_are_not_kept(tmp_path: Path) -> None:
     work = WorkDir(tmp_path)
     first = command(work, None, ("student.alpha=0.25",))
-    begin(work)
+    start_stage(work)
     later = command(work, None, ("student.epochs=3",))
     assert (later.student.alpha, later.student.epochs) == (0.25, 3)
     assert command(work, None, ()) == first
 
 
-def test_a_named_recipe_is_taken_as_it_is_and_not_kept(tmp_path: Path) -> None:
+def test_a_recipe_that_a_later_command_names_is_not_kept(tmp_path: Path) -> None:
     work = WorkDir(tmp_path)
     first = command(work, None, ("student.alpha=0.25",))
-    begin(work)
+    start_stage(work)
     assert command(work, "demo", ()) == load_recipe("demo")
     assert command(work, None, ()) == first
 
 
-def test_a_command_that_came_to_nothing_fixes_nothing(tmp_path: Path) -> None:
-    """A typing error in the first command's data.root is not to haunt the next."""
+def test_the_recipe_can_be_replaced_until_a_stage_has_started(tmp_path: Path) -> None:
+    """A mistyped data.root of the first command does not affect the next one."""
     work = WorkDir(tmp_path)
     command(work, "lsp", ("data.root=typo",))
-    mended = command(work, "lsp", ("data.root=right",))
-    assert str(mended.data.root) == "right"
-    begin(work)
-    assert command(work, None, ()) == mended
+    corrected = command(work, "lsp", ("data.root=right",))
+    assert str(corrected.data.root) == "right"
+    start_stage(work)
+    assert command(work, None, ()) == corrected
 
 
-def test_the_demo_is_the_recipe_of_an_empty_directory(tmp_path: Path) -> None:
+def test_the_demo_is_the_default_recipe(tmp_path: Path) -> None:
     assert command(WorkDir(tmp_path / "x"), None, ()) == load_recipe("demo")
 
 
@@ -97,19 +95,20 @@ def test_paths(tmp_path: Path) -> None:
     assert small.record_path == tmp_path / "small" / "record.json"
 
 
-@pytest.mark.parametrize("name", ["teacher", "../small", "", "evaluation"])
-def test_a_student_cannot_take_another_folder(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["teacher", "../small"])
+def test_a_student_cannot_have_a_reserved_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="expected a student's name"):
         WorkDir(tmp_path).student(name)
 
 
-def test_models_are_the_finished_ones_the_teacher_first(tmp_path: Path) -> None:
+def test_models_are_the_finished_ones_with_the_teacher_first(tmp_path: Path) -> None:
     for name in ("zebra", "teacher", "alpha", "student", "unfinished", "evaluation"):
         (tmp_path / name).mkdir()
     for name in ("zebra", "teacher", "alpha", "student"):
         write_json(tmp_path / name / "record.json", {"name": name})
     (tmp_path / "unfinished" / "state.pt").touch()
     (tmp_path / "recipe.json").touch()
+    assert WorkDir(tmp_path / "nowhere").models() == {}
     models = WorkDir(tmp_path).models()
     assert list(models) == ["teacher", "alpha", "student", "zebra"]
     assert [folder.record()["name"] for folder in models.values()] == list(models)
@@ -126,10 +125,6 @@ def test_unknown_models_are_named_with_the_command(tmp_path: Path) -> None:
         WorkDir(tmp_path / "nowhere").model("teacher")
 
 
-def test_no_models_in_a_directory_that_is_not_there(tmp_path: Path) -> None:
-    assert WorkDir(tmp_path / "nowhere").models() == {}
-
-
 def test_a_damaged_recipe_is_named(tmp_path: Path) -> None:
     work = WorkDir(tmp_path)
     command(work, None, ())
@@ -138,7 +133,7 @@ def test_a_damaged_recipe_is_named(tmp_path: Path) -> None:
         command(work, None, ())
 
 
-def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("here first")
     work = WorkDir(file / "work")
@@ -149,6 +144,6 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     assert file.read_text() == "here first"
 
 
-def test_making_a_directory_leaves_no_trace_of_the_try(tmp_path: Path) -> None:
+def test_creating_a_directory_leaves_no_probe_file(tmp_path: Path) -> None:
     WorkDir(tmp_path / "a" / "b").create()
     assert list((tmp_path / "a" / "b").iterdir()) == []

@@ -1,4 +1,4 @@
-"""`fpd check-data`: everything that is wrong with a data set is found and named."""
+"""`fpd check-data`: every problem of a data set is found and named."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from fpd.cli import main
 from fpd.commands.summaries.check_data import describe
 from fpd.data.datasets import Data
-from fpd.stages import check_data as checking
+from fpd.stages import check_data
 
 FILES = {"train": "a.json", "test": "b.json", "train_images": "images", "test_images": "images"}
 
@@ -47,25 +47,25 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def check(root: Path) -> dict[str, Any]:
-    return checking.run(Data(reader="coco", root=root, validation=0, coco=FILES), workers=2)
+def run(root: Path) -> dict[str, Any]:
+    return check_data.run(Data(reader="coco", root=root, validation=0, coco=FILES), workers=2)
 
 
-def test_a_good_data_set(root) -> None:
-    report = check(root)
+def test_a_good_data_set(root: Path) -> None:
+    report = run(root)
     assert report["usable"] and report["problems"] == []
     train = report["splits"]["train"]
-    assert (train["people"], train["images"], train["joints"]) == (6, 3, 6)
-    assert train["labeled"] == 0.5 and train["per_joint"] == {"head": 1.0, "tail": 0.0}
+    assert (train["samples"], train["images"], train["labeled_joints"]) == (6, 3, 6)
+    assert train["labeled"] == 0.5 and train["labeled_by_joint"] == {"head": 1.0, "tail": 0.0}
     assert train["box_px"] == [50, 50, 50] and train["image_px"] == [120, 120, 120]
-    assert report["splits"]["validation"]["people"] == 0
-    assert "nothing is wrong" in describe(report)
+    assert report["splits"]["validation"]["samples"] == 0
+    assert "no problems" in describe(report)
 
 
-def test_pixels_that_a_header_does_not_show_are_found(root) -> None:
+def test_damaged_pixels_behind_a_valid_header_are_found(root: Path) -> None:
     image = root / "coco" / "images" / "1.png"
     image.write_bytes(image.read_bytes()[:2000])
-    report = check(root)
+    report = run(root)
     assert [p.split(": ")[:2] for p in report["problems"]] == [
         ["train", "coco/a/1"],
         ["test", "coco/b/7"],
@@ -73,45 +73,46 @@ def test_pixels_that_a_header_does_not_show_are_found(root) -> None:
     assert all("1.png cannot be decoded" in problem for problem in report["problems"])
 
 
-def test_all_problems_are_listed_not_a_few(root) -> None:
+def test_all_problems_are_listed(root: Path) -> None:
     far = [annotation(n, keypoints=[900, 20, 2, 0, 0, 0]) for n in range(30)]
     write(root, "a.json", far)
     (root / "coco" / "images" / "2.png").unlink()
-    problems = check(root)["problems"]
+    problems = run(root)["problems"]
     assert sum("head at (900, 20) is far outside" in problem for problem in problems) == 20
     assert sum("2.png is missing" in problem for problem in problems) == 10
 
 
-def test_a_damaged_label_file_does_not_hide_the_other(root) -> None:
+def test_a_damaged_label_file_does_not_hide_the_other(root: Path) -> None:
     path = root / "coco" / "annotations" / "a.json"
     path.write_bytes(path.read_bytes()[:-9])
-    report = check(root)
+    report = run(root)
     assert list(report["splits"]) == ["test"]
     assert len(report["problems"]) == 1 and "a.json cannot be read" in report["problems"][0]
 
 
-def run(root: Path, *options: str) -> Any:
+def fpd(root: Path, *options: str) -> Any:
     settings = [f"data.coco.{key}={value}" for key, value in FILES.items()]
     settings += ["data.reader=coco", f"data.root={root}", "data.validation=0"]
-    words = [word for setting in settings for word in ("--set", setting)]
-    return CliRunner().invoke(main, ["check-data", "-w", str(root / "work"), *words, *options])
+    overrides = [text for setting in settings for text in ("--set", setting)]
+    work = str(root / "work")
+    return CliRunner().invoke(main, ["check-data", "-w", work, *overrides, *options])
 
 
-def test_the_command(root, tmp_path) -> None:
+def test_the_command(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "check.json"
-    result = run(root, "--json", str(out))
+    result = fpd(root, "--json", str(out))
     assert result.exit_code == 0, result.output
-    assert "nothing is wrong with it" in result.output and "50.0 %" in result.output
+    assert "no problems" in result.output and "50.0 %" in result.output
     assert json.loads(out.read_text())["usable"] is True
-    assert not (root / "work").exists()  # nothing is begun there
+    assert not (root / "work").exists()
     (root / "coco" / "images" / "0.png").unlink()
-    result = run(root)
+    result = fpd(root)
     assert result.exit_code == 1 and "train: coco/a/0: " in result.output
     assert "0.png is missing" in result.output
-    result = run(root, "--json", str(tmp_path / "none" / "check.json"))
+    result = fpd(root, "--json", str(tmp_path / "none" / "check.json"))
     assert result.exit_code == 1 and "expected a folder" in result.output
 
 
-def test_figures_need_no_files() -> None:
-    report = checking.run(Data(synthetic={"train": 4, "test": 2}))
-    assert report["usable"] and report["splits"]["test"]["people"] == 2
+def test_synthetic_data_needs_no_files() -> None:
+    report = check_data.run(Data(synthetic={"train": 4, "test": 2}))
+    assert report["usable"] and report["splits"]["test"]["samples"] == 2

@@ -1,4 +1,4 @@
-"""Caching with processes of a Dask cluster: the same bytes, whoever comes, goes or is killed."""
+"""`fpd cache-heatmaps` on a Dask cluster: the same bytes, whichever workers join or are killed."""
 
 from __future__ import annotations
 
@@ -53,42 +53,44 @@ def many(toy_work: Path, toy_recipe: Recipe, tmp_path_factory: pytest.TempPathFa
 
 
 def worker_processes(of: int) -> list[psutil.Process]:
-    """Workers below a process, which started them."""
+    """The worker processes that a process started."""
     below = psutil.Process(of).children(recursive=True)
     return [process for process in below if "spawn_main" in " ".join(process.cmdline())]
 
 
 def are_gone(processes: list[psutil.Process]) -> bool:
-    """Whether they ended; where nobody fetches exit statuses, zombies are left of them."""
+    """Whether they ended; a process without a parent that waits for it stays as a zombie."""
     return all(
         not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
         for process in processes
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_any_number_of_workers_writes_the_same_bytes(work: WorkDir, count: int) -> None:
-    whole = content(work.store)
+    undisturbed = content(work.store)
     shutil.rmtree(work.store)
     result = fpd("cache-heatmaps", "-w", work.root, "--workers", str(count))
     assert result.exit_code == 0, result.output
-    assert content(work.store) == whole
+    assert content(work.store) == undisturbed
 
 
-def test_a_worker_that_is_killed_costs_its_shards_only(
+@pytest.mark.slow
+def test_a_killed_worker_loses_its_own_shards_only(
     many: Path, work: WorkDir, toy_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(work.store)
     before: dict[str, int] = {}
-    take = driver.Driver._take
+    collect = driver.Driver._collect
 
     def kill_one_at_first(self: driver.Driver, future: Any) -> None:
         if not before:
             before.update(times(work.store))
             worker_processes(os.getpid())[0].kill()
-        take(self, future)
+        collect(self, future)
 
-    monkeypatch.setattr(driver.Driver, "_take", kill_one_at_first)
+    monkeypatch.setattr(driver.Driver, "_collect", kill_one_at_first)
     recipe = apply_overrides(toy_recipe.model_dump(mode="json"), [MANY])
     heatmaps.run(work, recipe, CPU, workers=Workers(count=2, device="cpu"))
     assert content(work.store) == content(many / "heatmaps.zarr")
@@ -101,7 +103,7 @@ def test_a_worker_that_is_killed_costs_its_shards_only(
 
 @contextmanager
 def caching(work: WorkDir, *options: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """The command at work, its first shard whole."""
+    """The running command, after its first complete shard."""
     arguments = [sys.executable, "-m", "fpd", "cache-heatmaps", "-w", work.root, *options]
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
@@ -114,11 +116,12 @@ def caching(work: WorkDir, *options: str | Path) -> Iterator[subprocess.Popen[st
         process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_stopped_it_leaves_a_store_to_go_on_with_and_no_process(
+def test_a_stopped_command_leaves_a_store_to_resume_and_no_process(
     many: Path, work: WorkDir, number: signal.Signals
 ) -> None:
-    """The signal as a terminal sends it: to all processes. SIGKILL: to the command alone."""
+    """As from a terminal, the signal goes to all processes; SIGKILL to the command alone."""
     shutil.rmtree(work.store)
     with caching(work, "--workers", "2", "--set", "store.views=400") as process:
         started = psutil.Process(process.pid).children(recursive=True)
@@ -138,17 +141,18 @@ def test_stopped_it_leaves_a_store_to_go_on_with_and_no_process(
     assert 0 < len(list(work.store.glob(RECEIPTS))) < 1200
     again = fpd("cache-heatmaps", "-w", work.root, "--set", MANY)
     assert again.exit_code == 0, again.output
-    whole, written = content(many / "heatmaps.zarr"), content(work.store)
-    for name in whole:  # but for the metadata, which have room for 400 views
-        assert name.endswith("zarr.json") or written[name] == whole[name]
+    undisturbed, written = content(many / "heatmaps.zarr"), content(work.store)
+    for name in undisturbed:  # except for metadata, which is for 400 views
+        assert name.endswith("zarr.json") or written[name] == undisturbed[name]
 
 
+@pytest.mark.slow
 def test_a_shard_that_cannot_be_made_is_named_and_the_others_are_made(work: WorkDir) -> None:
-    whole = content(work.store)
+    undisturbed = content(work.store)
     shutil.rmtree(work.store)
-    in_the_way = work.store / "peaks" / "c" / "1" / "1" / "0"
+    obstacle = work.store / "peaks" / "c" / "1" / "1" / "0"
     fpd("cache-heatmaps", "-w", work.root, "--only-views", "0")
-    in_the_way.mkdir(parents=True)
+    obstacle.mkdir(parents=True)
     command = ["cache-heatmaps", "-w", work.root, "--workers", "2", "--set", "cluster.retries=1"]
     failed = fpd(*command)
     assert failed.exit_code == 1
@@ -156,10 +160,10 @@ def test_a_shard_that_cannot_be_made_is_named_and_the_others_are_made(work: Work
     assert f"shard 1 of view 1, on {socket.gethostname()}: " in failed.output
     assert "Is a directory" in failed.output
     assert len(list(work.store.glob(RECEIPTS))) == 5
-    in_the_way.rmdir()
+    obstacle.rmdir()
     again = fpd(*command)
     assert again.exit_code == 0, again.output
-    assert content(work.store) == whole
+    assert content(work.store) == undisturbed
 
 
 @contextmanager
@@ -173,9 +177,10 @@ def dask(*arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def test_a_running_cluster_is_joined_and_left_running(work: WorkDir, tmp_path: Path) -> None:
-    """By its file, which is not there yet; its worker serves a second command, too."""
-    whole, file = content(work.store), tmp_path / "scheduler.json"
+@pytest.mark.slow
+def test_a_running_cluster_is_used_and_left_running(work: WorkDir, tmp_path: Path) -> None:
+    """Through a scheduler file that does not exist yet; the worker serves a second command, too."""
+    undisturbed, file = content(work.store), tmp_path / "scheduler.json"
     shutil.rmtree(work.store)
     join = ["--scheduler-file", file, "--set", "cluster.resources.GPU=1"]
     scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", ":0"]
@@ -187,13 +192,13 @@ def test_a_running_cluster_is_joined_and_left_running(work: WorkDir, tmp_path: P
         for _ in range(2):
             result = fpd("cache-heatmaps", "-w", work.root, "--overwrite", *join)
             assert result.exit_code == 0, result.output
-            assert content(work.store) == whole
+            assert content(work.store) == undisturbed
         assert first.poll() is None
         assert second.poll() is None
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "part"),
     [
         (["--workers", "2", "--scheduler", "tcp://x:1"], "found --workers and --scheduler"),
         (["--scheduler", ""], "--scheduler: expected an address"),
@@ -202,25 +207,26 @@ def test_a_running_cluster_is_joined_and_left_running(work: WorkDir, tmp_path: P
         (["--scheduler-file", "nowhere.json"], "expected a scheduler file at nowhere.json"),
     ],
 )
-def test_mistakes_are_one_sentence(work: WorkDir, options: list[str], said: str) -> None:
+def test_wrong_options_are_one_message(work: WorkDir, options: list[str], part: str) -> None:
     (work.store / "heatmaps" / "receipts" / "0" / "0.json").unlink()
     settings = ["--set", "cluster.connect_s=0.2"]
     result = fpd("cache-heatmaps", "-w", work.root, *options, *settings)
     assert result.exit_code == 1
     assert [line for line in result.output.splitlines() if "Error: " in line] == [
-        line for line in result.output.splitlines() if said in line
+        line for line in result.output.splitlines() if part in line
     ]
 
 
-def test_dask_is_not_imported_where_it_is_not_needed() -> None:
+@pytest.mark.slow
+def test_dask_is_not_imported_without_a_cluster() -> None:
     code = "import sys, fpd.stages.heatmaps as s; sys.exit('distributed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_an_old_store_is_not_removed_before_there_is_a_scheduler(work: WorkDir) -> None:
+def test_a_store_is_not_overwritten_before_a_scheduler_is_reached(work: WorkDir) -> None:
     before = content(work.store)
     options = ["--overwrite", "--scheduler", "tcp://127.0.0.1:9", "--set", "cluster.connect_s=0.5"]
-    found = fpd("cache-heatmaps", "-w", work.root, *options)
-    assert found.exit_code == 1
-    assert "expected a Dask scheduler at tcp://127.0.0.1:9" in found.output
+    result = fpd("cache-heatmaps", "-w", work.root, *options)
+    assert result.exit_code == 1
+    assert "expected a Dask scheduler at tcp://127.0.0.1:9" in result.output
     assert content(work.store) == before

@@ -1,4 +1,4 @@
-"""The four stages in a row at toy size, through their `run`s, as a library's user calls them."""
+"""The four stages in a row at toy size, through their `run` functions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def recipe(toy_recipe: Recipe) -> Recipe:
-    # Enough for a teacher whose maps have peaks: after two epochs they are but noise.
+    # Trains a teacher until its heatmaps have peaks: after two epochs they are noise.
     teacher_settings = ["teacher.epochs=15", "teacher.learning_rate=0.02", "targets.sigma_px=2"]
     changes = ["student.epochs=3", "store.shard_samples=16", "students={labels-only={alpha=0}}"]
     changes += teacher_settings
@@ -45,7 +45,7 @@ def work(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> WorkDir:
     return work
 
 
-def test_the_report_has_every_figure_for_every_model(work: WorkDir, recipe: Recipe) -> None:
+def test_the_report_has_every_score_of_every_model(work: WorkDir, recipe: Recipe) -> None:
     report = json.loads((work.evaluation / "report.json").read_text())
     assert list(report["models"]) == ["labels-only", "student", "teacher"]  # keys are sorted
     for row in report["models"].values():
@@ -57,20 +57,20 @@ def test_the_report_has_every_figure_for_every_model(work: WorkDir, recipe: Reci
         assert row["parameters"] > 0
         assert row["gmacs"] > 0
         assert row["ms_per_image"] > 0
-    assert report["models"]["student"]["people"] == 8
+    assert report["models"]["student"]["samples"] == 8
 
 
-def test_the_bill_counts_teacher_passes(work: WorkDir, recipe: Recipe) -> None:
+def test_the_report_counts_teacher_passes(work: WorkDir, recipe: Recipe) -> None:
     store = json.loads((work.evaluation / "report.json").read_text())["store"]
-    people = len(load(recipe.data, "train"))
-    assert store["teacher_passes"] == 2 * people
-    # One distilled student of three epochs; the labels-only one asks the teacher nothing.
-    assert store["teacher_passes_online"] == 3 * people
-    assert store["float16_bytes"] == 2 * 2 * people * 14 * 16 * 16
+    samples = len(load(recipe.data, "train"))
+    assert store["teacher_passes"] == 2 * samples
+    # One distilled student of three epochs; the labels-only one needs no teacher.
+    assert store["teacher_passes_online"] == 3 * samples
+    assert store["float16_bytes"] == 2 * 2 * samples * 14 * 16 * 16
     assert 0 < store["bytes"] < store["float16_bytes"]
 
 
-def test_records_say_what_was_done_to_what(work: WorkDir) -> None:
+def test_records_have_settings_and_inputs(work: WorkDir) -> None:
     record = work.student("student").record()
     assert record["identity"]["settings"]["training"]["alpha"] == 0.5
     assert (
@@ -82,7 +82,7 @@ def test_records_say_what_was_done_to_what(work: WorkDir) -> None:
     assert [json.loads(row)["epoch"] for row in rows] == [1, 2, 3]
 
 
-def test_the_store_holds_what_the_teacher_says_of_each_view(work: WorkDir, recipe: Recipe) -> None:
+def test_the_store_holds_the_teachers_output_of_each_view(work: WorkDir, recipe: Recipe) -> None:
     """Against the live teacher, view by view, within the store's bound."""
     samples = load(recipe.data, "train")
     views = stored_views(recipe, samples)
@@ -91,29 +91,31 @@ def test_the_store_holds_what_the_teacher_says_of_each_view(work: WorkDir, recip
     for index, view in [(0, 0), (3, 1), (len(samples) - 1, 1)]:
         crop = torch.from_numpy(views[index, view]["crop"])[None]
         with torch.inference_mode():
-            said = network(normalize(crop, CPU))[-1].numpy()
-        assert_within_bound(read_heatmaps(work.store, view, [index]), said, recipe)
+            live_BKHW = network(normalize(crop, CPU))[-1].numpy()
+        assert_within_bound(read_heatmaps(work.store, view, [index]), live_BKHW, recipe)
         np.testing.assert_array_equal(parameters[view, index], views[index, view]["parameters"])
 
 
-def assert_within_bound(found: NDArray, said: NDArray, recipe: Recipe) -> None:
-    peaks = said.max((-2, -1), keepdims=True)
-    assert peaks.max() > 0.1  # the teacher has learned to say something
+def assert_within_bound(
+    stored: NDArray[np.floating], live: NDArray[np.floating], recipe: Recipe
+) -> None:
+    peaks = live.max((-2, -1), keepdims=True)
+    assert peaks.max() > 0.1  # not noise
     bound = recipe.store.max_error * np.maximum(peaks, 0.1)
-    assert (np.abs(found - said.clip(min=0)) <= bound + 1e-5).all()
+    assert (np.abs(stored - live.clip(min=0)) <= bound + 1e-5).all()
 
 
 def test_a_student_learns_from_the_teacher_alone(work: WorkDir, recipe: Recipe) -> None:
-    """With alpha = 1 only the cached maps teach, and the student comes nearer to them."""
-    alone = {"alpha": 1.0, "epochs": 20, "learning_rate": 0.01}
-    settings = recipe.student.model_copy(update=alone)
+    """With alpha = 1, without labels: it approaches the cached heatmaps."""
+    changes = {"alpha": 1.0, "epochs": 20, "learning_rate": 0.01}
+    settings = recipe.student.model_copy(update=changes)
     record = student.run(work, recipe.model_copy(update={"student": settings}), CPU, name="alone")
     assert record["identity"]["settings"]["training"]["alpha"] == 1.0
     rows = [json.loads(row) for row in work.student("alone").metrics.read_text().splitlines()]
     assert rows[-1]["loss"] < 0.5 * rows[-1]["collapsed_loss"]
 
 
-# One stored view serves the student as it is and mirrored
+# One flip-averaged view serves the student both ways
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,7 @@ def averaged(recipe: Recipe) -> Recipe:
 def averaged_work(
     work: WorkDir, averaged: Recipe, tmp_path_factory: pytest.TempPathFactory
 ) -> WorkDir:
-    """The same teacher's answers, averaged with their mirrored twins."""
+    """The same teacher's output, averaged with that on the flipped views."""
     other = WorkDir(tmp_path_factory.mktemp("averaged"))
     shutil.copytree(work.teacher.path, other.teacher.path)
     heatmaps.run(other, averaged, CPU)
@@ -136,50 +138,51 @@ KEYS = [(0, 0), (3, 1), (7, 0), (9, 1)]
 
 
 def crops(recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """The stored views of `KEYS`, and the same in the flip_heatmaps, uint8 (B, S, S, 3) each."""
+    """The stored views of `KEYS`, and the same flipped, uint8 (B, S, S, 3) each."""
     views = stored_views(recipe, load(recipe.data, "train"))
-    pairs = [(views[key], views.mirrored(views[key])) for key in KEYS]
-    upright, turned = (
+    pairs = [(views[key], views.flipped(views[key])) for key in KEYS]
+    upright, flipped = (
         np.stack([view["crop"] for view in side]) for side in zip(*pairs, strict=True)
     )
-    assert not np.array_equal(upright, turned)
-    return torch.from_numpy(upright), torch.from_numpy(turned)
+    assert not np.array_equal(upright, flipped)
+    return torch.from_numpy(upright), torch.from_numpy(flipped)
 
 
-def test_stored_maps_mirrored_are_the_teachers_answer_to_the_mirrored_view(
+def test_flipped_heatmaps_are_the_teachers_output_of_the_flipped_view(
     averaged_work: WorkDir, averaged: Recipe
 ) -> None:
     skeleton = load(averaged.data, "train").skeleton
     network = load_model(averaged_work.teacher, CPU).network
     predictor = make_predictor(network, CPU, skeleton.flip_indices)
-    upright, turned = crops(averaged)
+    upright, flipped = crops(averaged)
     stored = np.concatenate([read_heatmaps(averaged_work.store, v, [i]) for i, v in KEYS])
     with torch.inference_mode():
-        live, live_turned = predictor(upright), predictor(turned)
+        live, live_flipped = predictor(upright), predictor(flipped)
     torch.testing.assert_close(
-        flip_heatmaps(live, skeleton.flip_indices), live_turned, atol=1e-6, rtol=0
+        flip_heatmaps(live, skeleton.flip_indices), live_flipped, atol=1e-6, rtol=0
     )
     assert_within_bound(stored, live.numpy(), averaged)
-    twins = flip_heatmaps(torch.from_numpy(stored), skeleton.flip_indices)
-    assert_within_bound(twins.numpy(), live_turned.numpy(), averaged)
+    stored_flipped = flip_heatmaps(torch.from_numpy(stored), skeleton.flip_indices)
+    assert_within_bound(stored_flipped.numpy(), live_flipped.numpy(), averaged)
 
 
-def test_without_averaging_mirrored_maps_are_not_the_teachers_answer(
+def test_without_averaging_flipped_heatmaps_are_not_the_teachers_output(
     work: WorkDir, averaged: Recipe
 ) -> None:
-    """What naive mirroring would cost: far more than the store's own error."""
+    """Flipping them would add far more than the store's own error."""
     skeleton = load(averaged.data, "train").skeleton
     predictor = make_predictor(load_model(work.teacher, CPU).network, CPU, None)
-    upright, turned = crops(averaged)
+    upright, flipped = crops(averaged)
     with torch.inference_mode():
-        naive, live = flip_heatmaps(predictor(upright), skeleton.flip_indices), predictor(turned)
+        naive = flip_heatmaps(predictor(upright), skeleton.flip_indices)
+        live = predictor(flipped)
     off = (naive - live).abs().amax((-2, -1))
     bound = averaged.store.max_error * live.amax((-2, -1)).clamp_min(0.1)
     assert (off > bound).float().mean() > 0.5
     assert (naive - live).norm() > 0.1 * live.norm()
 
 
-def test_a_student_of_averaged_maps_mirrors_them_itself(
+def test_a_student_of_averaged_heatmaps_flips_views_itself(
     averaged_work: WorkDir, averaged: Recipe
 ) -> None:
     views = stored_views(averaged, load(averaged.data, "train"))
@@ -187,7 +190,7 @@ def test_a_student_of_averaged_maps_mirrors_them_itself(
     record = student.run(averaged_work, averaged, CPU)
     assert record["identity"]["inputs"]["store"]["flip_averaged"] is True
     never = averaged.model_copy(
-        update={"augmentation": averaged.augmentation.model_copy(update={"flip_heatmaps": False})}
+        update={"augmentation": averaged.augmentation.model_copy(update={"flip": False})}
     )
     with pytest.raises(ValueError, match="flip_averaged: expected False, found True"):
         student.run(averaged_work, never, CPU, name="upright")

@@ -1,10 +1,8 @@
-"""`fpd evaluate`: its files agree with each other, and what cannot be written is one sentence."""
+"""`fpd evaluate -w`: its files agree with each other, and unwritable outputs are refused."""
 
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +22,14 @@ CPU = torch.device("cpu")
 FILES = ["pck_curve.png", "predictions", "report.html", "report.json"]
 
 
-def test_predictions_score_as_the_report_says(work: WorkDir, toy_recipe: Recipe) -> None:
+def test_prediction_files_have_the_scores_of_the_report(work: WorkDir, toy_recipe: Recipe) -> None:
     report = evaluate.run(work, toy_recipe, CPU)
     assert sorted(path.name for path in work.evaluation.iterdir()) == FILES
+    assert json.loads((work.evaluation / "report.json").read_text()) == report
     samples = load(toy_recipe.data, "test")
     path = work.evaluation / "predictions" / "teacher.json"
-    found = read_predictions(path, {len(samples)}, samples.skeleton.num_joints)
-    score = pck(found.joints_NK2, samples.joints_NK2, samples.normalizer_N, samples.skeleton)
+    file = read_predictions(path, {len(samples)}, samples.skeleton.num_joints)
+    score = pck(file.joints_NK2, samples.joints_NK2, samples.normalizer_N, samples.skeleton)
     row = report["models"]["teacher"]
     assert score.mean == row["mean"] and score.auc == row["auc"]
     np.testing.assert_array_equal(score.curve_T, row["curve"]["pck"])
@@ -43,46 +42,36 @@ def test_predictions_score_as_the_report_says(work: WorkDir, toy_recipe: Recipe)
     assert f"{100 * row['mean']:.1f}" in page
 
 
-def test_records_and_histories_of_older_versions_will_do(work: WorkDir, toy_recipe: Recipe) -> None:
-    record = work.teacher.record()
-    bare = {"identity": {"settings": record["identity"]["settings"]}}
-    work.teacher.record_path.write_text(json.dumps(bare))
-    work.teacher.metrics.unlink()
-    evaluate.run(work, toy_recipe, CPU)
-    page = (work.evaluation / "report.html").read_text("utf-8")
-    assert "not recorded" in page and "no readable metrics.jsonl" in page
+def test_the_store_summary_counts_teacher_passes(work: WorkDir, toy_recipe: Recipe) -> None:
+    store = evaluate._store_summary(work, toy_recipe, work.models())
+    assert store is not None
+    assert (store["views"], store["samples"], store["teacher_passes"]) == (2, 18, 36)
+    assert (store["distilled_students"], store["teacher_passes_online"]) == (0, 0)
 
 
-def test_an_environment_without_jinja_gets_the_numbers(
-    work: WorkDir,
-    toy_recipe: Recipe,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    with caplog.at_level(logging.WARNING, "fpd"):
-        evaluate.run(work, toy_recipe, CPU)
-    assert sorted(path.name for path in work.evaluation.iterdir()) == [
-        name for name in FILES if name != "report.html"
-    ]
-    assert "report.html is left out" in caplog.text and "pip install" in caplog.text
+def test_a_work_directory_without_models_is_refused(tmp_path: Path, toy_recipe: Recipe) -> None:
+    with pytest.raises(ValueError, match="fpd run all -w"):
+        evaluate.run(WorkDir(tmp_path), toy_recipe, CPU)
 
 
 @pytest.mark.parametrize("place", ["evaluation", "evaluation/predictions"])
-def test_what_cannot_be_written_is_refused_in_a_sentence_before_the_work(
+def test_an_unwritable_folder_is_refused_before_the_evaluation(
     work: WorkDir, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "load", lambda *_: pytest.fail("it began to work"))
+    monkeypatch.setattr(evaluate, "load", lambda *_: pytest.fail("the evaluation started"))
     blocked = work.root / place
     blocked.parent.mkdir(exist_ok=True)
-    blocked.write_text("a file where a folder should be")
+    blocked.write_text("a file instead of a folder")
     result = CliRunner().invoke(main, ["evaluate", "-w", str(work.root), "--device", "cpu"])
     assert result.exit_code == 1
     assert result.output.startswith("Error: ") and result.output.count("\n") == 1
-    assert str(blocked) in result.output and "cannot be written to" in result.output
+    assert str(blocked) in result.output
 
 
-def test_a_page_that_cannot_be_replaced_is_a_sentence(work: WorkDir) -> None:
+def test_a_file_that_cannot_be_replaced_is_named(
+    work: WorkDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "render", lambda *_: "")
     (work.evaluation / "report.html").mkdir(parents=True)
     result = CliRunner().invoke(main, ["evaluate", "-w", str(work.root), "--device", "cpu"])
     assert result.exit_code == 1

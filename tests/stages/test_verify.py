@@ -1,9 +1,8 @@
-"""`fpd verify-cache`: what is damaged is found and named, and the command named mends just that."""
+"""`fpd verify-cache`: damage is found and named, and the command in the message repairs it."""
 
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,23 +12,23 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
 
 from fpd.cli import main
 from fpd.data.samples import SampleSet
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
-from fpd.pipeline.store import Layout, Shard, StoreReader, StoreWriter, files_at, read_manifest
+from fpd.pipeline.runtime.files import sha256, write_json
+from fpd.pipeline.store import Shard, StoreReader, StoreWriter, open_storage, read_manifest
 from fpd.pipeline.store.coverage import read_receipt, sealed
 from fpd.pipeline.store.manifest import stored_layout
 from fpd.pipeline.store.schema import ARRAYS, receipt_name, shard_name
-from fpd.pipeline.store.verify import examine, spread
 from fpd.pipeline.store.writer import digest
 from fpd.pipeline.workdir import WorkDir
-from fpd.stages import heatmaps, teacher
-from fpd.stages import verify as verification
+from fpd.stages import heatmaps, verify
 
 CPU = torch.device("cpu")
 
-VIEW, SHARD = 1, 2  # the last, of 2 people and 6 rows of padding
+VIEW, SHARD = 1, 2  # the last shard of the toy store: 2 samples and 6 rows of padding
 FILES = {name: shard_name(name, VIEW, SHARD) for name in ARRAYS} | {
     "receipt": receipt_name(VIEW, SHARD)
 }
@@ -47,54 +46,63 @@ def times(path: Path) -> dict[str, int]:
     return {str(f.relative_to(path)): f.stat().st_mtime_ns for f in path.rglob("*") if f.is_file()}
 
 
-def flip(path: Path, bit: int) -> None:
+def flip_bit(path: Path, byte: int) -> None:
     damaged = bytearray(path.read_bytes())
-    bit %= 8 * len(damaged)
-    damaged[bit // 8] ^= 1 << bit % 8
+    damaged[byte] ^= 1
     path.write_bytes(damaged)
 
 
-def command_in(message: str) -> list[str]:
-    """The arguments of the (first) command that a message names."""
-    return message.split("`fpd ")[1].split("`")[0].split()
+def assert_refused(result: Result, *parts: str) -> None:
+    assert result.exit_code == 1, result.output
+    assert result.output.count("Error: ") == 1, result.output
+    for part in parts:
+        assert part in result.output
+
+
+def run_command_in(result: Result) -> Result:
+    """Run the first command that a message names."""
+    command = result.output.split("`fpd ")[1].split("`")[0]
+    repaired = fpd(*command.split())
+    assert repaired.exit_code == 0, repaired.output
+    return repaired
 
 
 def run_student(work: WorkDir) -> Result:
-    return fpd("run", "student", "-w", work.root, "--name", "other")
+    return fpd("run", "student", "-w", work.root, "--name", "other", "--set", "student.epochs=1")
 
 
-# A store that is whole
+# An intact store
 
 
 @pytest.mark.parametrize("deep", [[], ["--deep"]])
-def test_a_whole_store_is_well(toy_work: Path, deep: list[str]) -> None:
+def test_an_intact_store_is_not_changed(toy_work: Path, deep: list[str]) -> None:
     before = times(toy_work)
-    found = fpd("verify-cache", "-w", toy_work, *deep)
-    assert found.exit_code == 0, found.output
-    assert "2 views of 18 people in 6 shards" in found.output
-    assert "as the receipts say" in found.output
-    assert "worst" not in found.output
+    result = fpd("verify-cache", "-w", toy_work, *deep)
+    assert result.exit_code == 0, result.output
+    assert "2 views of 18 samples in 6 shards" in result.output
+    assert "match the receipts" in result.output
     assert times(toy_work) == before
 
 
-def test_cells_are_within_the_bound_and_the_worst_come_first(
+def test_views_are_within_the_bound_and_listed_by_error(
     toy_work: Path, toy_recipe: Recipe, toy_samples: SampleSet
 ) -> None:
-    found = verification.run(WorkDir(toy_work), toy_recipe, CPU, cells=1000)
-    assert found.trouble is None
-    assert found.cells is not None
-    errors = [cell.error for cell in found.cells]
-    assert {(cell.view, cell.sample) for cell in found.cells} == {
+    verification = verify.run(WorkDir(toy_work), toy_recipe, CPU, sample_count=1000)
+    assert verification.problem is None
+    assert verification.compared_views is not None
+    errors = [compared.error for compared in verification.compared_views]
+    assert {(compared.view, compared.sample) for compared in verification.compared_views} == {
         (view, sample) for view in range(2) for sample in toy_samples.ids
     }
     assert errors == sorted(errors, reverse=True)
-    # What was measured when the store was written, but for a batch's rounding.
-    largest = read_manifest(files_at(toy_work / "heatmaps.zarr"))["encoding_error"]["max_error"]
+    # As measured when the store was written, except for rounding in batches of another size.
+    manifest = read_manifest(open_storage(toy_work / "heatmaps.zarr"))
+    largest = manifest["encoding_error"]["max_error"]
     assert max(errors) == pytest.approx(largest, abs=1e-3)
-    assert 0 < largest < toy_recipe.store.max_error < found.bound
+    assert 0 < largest < toy_recipe.store.max_error < verification.bound
 
 
-def test_a_mirror_averaged_store_is_compared_with_averaged_answers(
+def test_a_flip_averaged_store_is_compared_with_averaged_heatmaps(
     toy_work: Path, toy_recipe: Recipe, tmp_path: Path
 ) -> None:
     work = WorkDir(tmp_path)
@@ -104,77 +112,60 @@ def test_a_mirror_averaged_store_is_compared_with_averaged_answers(
         ["store.flip_averaged=true", "store.views=1", "store.max_error=0.004"],
     )
     heatmaps.run(work, recipe, CPU)
-    assert verification.run(work, recipe, CPU).trouble is None
+    assert verify.run(work, recipe, CPU).problem is None
 
 
-def test_without_a_teacher_the_rest_is_checked(work: WorkDir) -> None:
+def test_without_a_teacher_the_files_are_checked(work: WorkDir) -> None:
     shutil.rmtree(work.teacher.path)
-    found = fpd("verify-cache", "-w", work.root, "--deep")
-    assert found.exit_code == 0, found.output
-    assert "no cell was compared" in found.output
-    flip(work.store / FILES["peaks"], 99)
-    assert fpd("verify-cache", "-w", work.root, "--deep").exit_code == 1
-    mending = fpd("verify-cache", "-w", work.root, "--deep", "--repair")
-    assert mending.exit_code == 1
-    assert "no finished teacher to make 1 shard of" in mending.output
+    result = fpd("verify-cache", "-w", work.root, "--deep")
+    assert result.exit_code == 0, result.output
+    assert "no view was compared" in result.output
+    flip_bit(work.store / FILES["peaks"], 10)
+    assert_refused(fpd("verify-cache", "-w", work.root, "--deep"), "--repair")
+    repair = fpd("verify-cache", "-w", work.root, "--deep", "--repair")
+    assert_refused(repair, "no finished teacher", "1 shard of")
 
 
-def test_cells_are_spread_over_shards_and_rows() -> None:
-    layout = Layout(views=2, segments=(50,), joints=3, heatmap_px=8, shard_samples=10)
-    cells = spread(layout, layout.tasks(), 20)
-    assert cells == spread(layout, layout.tasks(), 20)
-    assert len(set(cells)) == 20
-    assert {(view, layout.locate(index)[0]) for view, index in cells} == set(layout.tasks())
-    assert len({index % 10 for _, index in cells}) > 5
-    assert len(spread(layout, layout.tasks(), 3)) == 3
-    assert sorted(spread(layout, layout.tasks(), 10_000)) == [
-        (view, index) for view in range(2) for index in range(50)
-    ]
-    assert spread(layout, [], 5) == spread(layout, layout.tasks(), 0) == []
-
-
-# A store of something else
+# A store of another run or another teacher
 
 
 def test_a_store_of_another_run_is_refused(toy_work: Path, tmp_path: Path) -> None:
-    found = fpd("verify-cache", "-w", toy_work, "--set", "store.seed=3")
-    assert found.exit_code == 1
-    assert "seed: expected 3, found 0" in found.output
-    none = fpd("verify-cache", "-w", tmp_path)
-    assert none.exit_code == 1
-    assert f"is missing: run `fpd cache-heatmaps -w {tmp_path}`" in none.output
+    result = fpd("verify-cache", "-w", toy_work, "--set", "store.seed=3")
+    assert_refused(result, "seed: expected 3, found 0")
+    missing = fpd("verify-cache", "-w", tmp_path)
+    assert_refused(missing, f"is missing: run `fpd cache-heatmaps -w {tmp_path}`")
 
 
-def test_a_teacher_who_says_something_else_is_found_out(work: WorkDir, toy_recipe: Recipe) -> None:
-    """Its weights' digest put right: only its answers tell."""
-    other = apply_overrides(toy_recipe.model_dump(mode="json"), ["teacher.seed=1"])
-    shutil.rmtree(work.teacher.path)
-    teacher.run(work, other, CPU)
+def test_another_teacher_is_found_by_its_output(work: WorkDir) -> None:
+    """With other weights, of which teacher and store state the same digest."""
+    weights = load_file(work.teacher.weights)
+    save_file({name: 1.5 * values for name, values in weights.items()}, work.teacher.weights)
+    weights_sha256 = sha256(work.teacher.weights)
+    record = work.teacher.record()
+    record["result"]["weights_sha256"] = weights_sha256
+    write_json(work.teacher.record_path, record)
     group = work.store / "zarr.json"
     metadata = json.loads(group.read_text())
-    record = work.teacher.record()["result"]
-    metadata["attributes"]["fpd"]["teacher"]["sha256"] = record["weights_sha256"]
+    metadata["attributes"]["fpd"]["teacher"]["sha256"] = weights_sha256
     group.write_text(json.dumps(metadata))
-    assert run_student(work).exit_code == 0
-    found = fpd("verify-cache", "-w", work.root, "--samples", "10")
-    assert found.exit_code == 1
-    assert "cells are not what the teacher says" in found.output
-    assert fpd(*command_in(found.output)).exit_code == 0
+    result = fpd("verify-cache", "-w", work.root, "--samples", "10")
+    assert_refused(result, "views do not match", "--overwrite")
+    run_command_in(result)
     assert fpd("verify-cache", "-w", work.root).exit_code == 0
 
 
-def rewrite(work: WorkDir, change: Callable[[dict[str, Any]], object]) -> None:
-    """Write a shard again with other content, and a receipt that vouches for it."""
-    files = files_at(work.store)
-    reader, receipt = StoreReader(files, stored_layout(files)), read_receipt(files, VIEW, SHARD)
+def rewrite_shard(work: WorkDir, change: Callable[[dict[str, Any]], object]) -> None:
+    """Write a shard again with other content, and a receipt that matches it."""
+    storage = open_storage(work.store)
+    reader = StoreReader(storage, stored_layout(storage))
+    receipt = read_receipt(storage, VIEW, SHARD)
     assert receipt is not None
-    cells = [reader.read(VIEW, index) for index in reader.layout.rows(SHARD)]
-    columns = {name: np.stack([c[i] for c in cells]) for i, name in enumerate(ARRAYS)}
+    views = [reader.read(VIEW, index) for index in reader.layout.rows(SHARD)]
+    columns = {name: np.stack([view[i] for view in views]) for i, name in enumerate(ARRAYS)}
     change(columns)
-    writer = StoreWriter(files, read_manifest(files), 2, work.root)
-    writer.write(
-        Shard(VIEW, SHARD, *columns.values(), receipt["encoding_error"], receipt["canaries"])
-    )
+    writer = StoreWriter(storage, read_manifest(storage), 2, work.root)
+    errors, canaries = receipt["encoding_error"], receipt["canaries"]
+    writer.write(Shard(VIEW, SHARD, *columns.values(), errors, canaries))
 
 
 WRONG: dict[str, Callable[[Any], Any]] = {
@@ -186,170 +177,148 @@ WRONG: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_content_that_is_wrong_but_vouched_for_is_found_by_the_teacher(
+def test_wrong_content_with_a_matching_receipt_is_found_by_the_teacher(
     work: WorkDir, toy_samples: SampleSet, name: str
 ) -> None:
-    rewrite(work, lambda columns: columns.update({name: WRONG[name](columns[name])}))
-    found = fpd("verify-cache", "-w", work.root, "--deep")
-    assert found.exit_code == 1
-    assert "2 of 36 cells are not what the teacher says" in found.output
+    rewrite_shard(work, lambda columns: columns.update({name: WRONG[name](columns[name])}))
+    result = fpd("verify-cache", "-w", work.root)
+    assert_refused(result, "2 of 36 views do not match")
     for index in (16, 17):
-        assert f"view 1 of {toy_samples.ids[index]}: " in found.output
+        assert f"view 1 of {toy_samples.ids[index]}: " in result.output
 
 
 # Damage
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_flipped_bit_is_found_named_and_mended(
+@pytest.mark.parametrize("name", ["heatmaps", "receipt"])
+def test_a_flipped_bit_is_found_named_and_repaired(
     work: WorkDir, toy_samples: SampleSet, name: str
 ) -> None:
-    whole, before = content(work.store), times(work.store)
-    flip(work.store / FILES[name], random.Random(name).getrandbits(32))
-    found = fpd("verify-cache", "-w", work.root, "--deep")
-    assert found.exit_code == 1
-    assert f"{name}, view 1, shard 2 ({toy_samples.ids[16]} to {toy_samples.ids[17]})" in (
-        found.output
+    undamaged, before = content(work.store), times(work.store)
+    flip_bit(work.store / FILES[name], 60)
+    result = fpd("verify-cache", "-w", work.root, "--deep")
+    assert_refused(
+        result,
+        f"{name}, view 1, shard 2 ({toy_samples.ids[16]} to {toy_samples.ids[17]})",
+        "1 of 6 shards missing or damaged",
     )
-    assert "1 of 6 shards missing or damaged" in found.output
-    mended = fpd(*command_in(found.output))
-    assert mended.exit_code == 0, mended.output
-    assert "mended" in mended.output
-    assert content(work.store) == whole
-    touched = {n for n, time in times(work.store).items() if time != before[n]}
+    assert "repaired" in run_command_in(result).output
+    assert content(work.store) == undamaged
+    touched = {name for name, time in times(work.store).items() if time != before[name]}
     assert touched == {*FILES.values(), "zarr.json"}
     assert fpd("verify-cache", "-w", work.root, "--deep").exit_code == 0
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_every_bit_of_every_file_counts(work: WorkDir, name: str) -> None:
-    files, path = files_at(work.store), work.store / FILES[name]
-    layout, whole = stored_layout(files), path.read_bytes()
-    assert examine(files, layout, VIEW, SHARD) == []
-    for bit in random.Random(0).sample(range(8 * len(whole)), 200):
-        flip(path, bit)
-        assert [damage.array for damage in examine(files, layout, VIEW, SHARD)] == [name]
-        path.write_bytes(whole)
-
-
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("kept", [None, 0, -1])
-def test_a_file_cut_short_or_gone_is_mended_by_what_the_student_says(
-    work: WorkDir, name: str, kept: int | None
+@pytest.mark.parametrize(
+    ("name", "kept_bytes"), [("peaks", None), ("heatmaps", -1), ("receipt", 0)]
+)
+def test_a_missing_or_truncated_file_is_repaired_by_the_command_that_a_student_names(
+    work: WorkDir, name: str, kept_bytes: int | None
 ) -> None:
-    whole, file = content(work.store), work.store / FILES[name]
+    undamaged, file = content(work.store), work.store / FILES[name]
     encoded = file.read_bytes()
     file.unlink()
-    if kept is not None:
-        file.write_bytes(encoded[:kept])
-    refused = run_student(work)
-    assert refused.exit_code == 1
-    assert "5 of 6 shards are there" in refused.output
-    mended = fpd(*command_in(refused.output))
-    assert mended.exit_code == 0, mended.output
-    assert content(work.store) == whole
+    if kept_bytes is not None:
+        file.write_bytes(encoded[:kept_bytes])
+    result = run_student(work)
+    assert_refused(result, "5 of 6 shards")
+    run_command_in(result)
+    assert content(work.store) == undamaged
 
 
-def test_damage_that_a_student_meets_is_mended_by_the_command_it_names(work: WorkDir) -> None:
-    """Sizes are right, so it is only met when the view is read."""
-    whole = content(work.store)
-    flip(work.store / FILES["heatmaps"], -3)  # in the index
-    refused = run_student(work)
-    assert refused.exit_code == 1
-    assert "view 1 of sample 1" in refused.output
-    assert "(shard 2) cannot be read" in refused.output
-    mended = fpd(*command_in(refused.output))
-    assert mended.exit_code == 0, mended.output
-    assert content(work.store) == whole
+def test_damage_that_a_student_meets_is_repaired_by_the_command_it_names(work: WorkDir) -> None:
+    """Sizes are right, so the damage is found when the view is read."""
+    undamaged = content(work.store)
+    flip_bit(work.store / FILES["heatmaps"], -3)  # in the index
+    result = run_student(work)
+    assert_refused(result, "view 1 of sample 1", "(shard 2) cannot be read")
+    run_command_in(result)
+    assert content(work.store) == undamaged
     assert run_student(work).exit_code == 0
 
 
-def test_what_a_cell_meets_is_found_without_reading_everything(work: WorkDir) -> None:
-    flip(work.store / FILES["heatmaps"], -3)
+def test_damage_in_a_compared_view_is_found_without_deep(work: WorkDir) -> None:
+    flip_bit(work.store / FILES["heatmaps"], -3)
     assert fpd("verify-cache", "-w", work.root, "--samples", "0").exit_code == 0
-    found = fpd("verify-cache", "-w", work.root)
-    assert found.exit_code == 1
-    assert "heatmaps, view 1, shard 2" in found.output
+    assert_refused(fpd("verify-cache", "-w", work.root), "heatmaps, view 1, shard 2")
 
 
-def test_a_receipt_that_vouches_for_nonsense_is_found_out(work: WorkDir) -> None:
-    """Digests agree: only decoding tells."""
+def test_a_receipt_that_matches_damaged_content_is_found_by_decoding(work: WorkDir) -> None:
     file, path = work.store / FILES["heatmaps"], work.store / FILES["receipt"]
-    flip(file, -3)
+    flip_bit(file, -3)
     receipt = json.loads(path.read_text())
     receipt["arrays"]["heatmaps"]["blake2b"] = digest(file.read_bytes())
     path.write_bytes(sealed(receipt))
-    found = fpd("verify-cache", "-w", work.root, "--deep")
-    assert found.exit_code == 1
-    assert "cannot be decoded" in found.output
+    assert_refused(fpd("verify-cache", "-w", work.root, "--deep"), "cannot be decoded")
 
 
 def test_an_unfinished_store_is_finished(work: WorkDir) -> None:
-    whole = content(work.store)
+    undamaged = content(work.store)
     for name in ("0/1", "1/0", "1/1"):
         (work.store / f"heatmaps/receipts/{name}.json").unlink()
-    found = fpd("verify-cache", "-w", work.root)
-    assert found.exit_code == 1
-    assert "3 of 6 shards missing or damaged" in found.output
-    assert fpd(*command_in(found.output)).exit_code == 0
-    assert content(work.store) == whole
+    result = fpd("verify-cache", "-w", work.root)
+    assert_refused(result, "3 of 6 shards missing or damaged")
+    run_command_in(result)
+    assert content(work.store) == undamaged
 
 
 # Damaged metadata
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "changed"])
-@pytest.mark.parametrize("name", ["heatmaps/zarr.json", "peaks/zarr.json", "basis/c/0/0/0"])
-def test_a_damaged_description_of_an_array_costs_no_shard(
-    work: WorkDir, name: str, damage: str
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("heatmaps/zarr.json", None),
+        ("peaks/zarr.json", lambda whole: whole.replace(b'"view"', b'"vieu"')),
+        ("basis/c/0/0/0", lambda whole: whole[:-30]),
+    ],
+)
+def test_a_damaged_description_of_an_array_is_repaired_without_making_shards(
+    work: WorkDir, name: str, damage: Callable[[bytes], bytes] | None
 ) -> None:
-    whole, before, file = content(work.store), times(work.store), work.store / name
-    damaged = {
-        "cut": file.read_bytes()[:-30],
-        "changed": file.read_bytes().replace(b'"view"', b'"vieu"').replace(b"\x00", b"\x01", 1),
-    }
-    file.unlink()
-    if damage != "gone":
-        file.write_bytes(damaged[damage])
-    found = fpd("verify-cache", "-w", work.root)
-    assert found.exit_code == 1
-    assert f"{name}: is damaged" in found.output
-    assert fpd(*command_in(found.output)).exit_code == 0
-    assert content(work.store) == whole
-    touched = {n for n, time in times(work.store).items() if time != before.get(n)}
+    undamaged, before, file = content(work.store), times(work.store), work.store / name
+    if damage is None:
+        file.unlink()
+    else:
+        file.write_bytes(damage(file.read_bytes()))
+    result = fpd("verify-cache", "-w", work.root)
+    assert_refused(result, f"{name}: is damaged")
+    run_command_in(result)
+    assert content(work.store) == undamaged
+    touched = {name for name, time in times(work.store).items() if time != before.get(name)}
     assert touched == {name, "zarr.json"}
 
 
-@pytest.mark.parametrize("command", [["cache-heatmaps"], ["run", "student", "--name", "other"]])
-@pytest.mark.parametrize("text", ["{", "[]", "{}"])
-def test_a_damaged_description_is_met_with_the_command_that_mends_it(
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [(["cache-heatmaps"], "{"), (["run", "student", "--name", "other"], "{}")],
+)
+def test_other_commands_name_the_command_that_repairs_a_description(
     work: WorkDir, command: list[str], text: str
 ) -> None:
     (work.store / "peaks/zarr.json").write_text(text)
-    refused = fpd(*command, "-w", work.root)
-    assert refused.exit_code == 1
-    assert refused.output.count("Error: ") == 1, refused.output
-    assert fpd(*command_in(refused.output)).exit_code == 0
+    result = fpd(*command, "-w", work.root)
+    assert_refused(result, "fpd verify-cache")
+    run_command_in(result)
     assert fpd(*command, "-w", work.root).exit_code == 0
 
 
 def test_a_damaged_manifest_names_overwrite(work: WorkDir) -> None:
-    whole = content(work.store)
+    undamaged = content(work.store)
     (work.store / "zarr.json").write_text("{")
-    found = fpd("verify-cache", "-w", work.root, "--deep", "--repair")
-    assert found.exit_code == 1
-    assert "--overwrite" in found.output
-    assert fpd(*command_in(found.output)).exit_code == 0
-    assert content(work.store) == whole
+    result = fpd("verify-cache", "-w", work.root, "--deep", "--repair")
+    assert_refused(result, "--overwrite")
+    run_command_in(result)
+    assert content(work.store) == undamaged
 
 
-def test_a_damaged_store_is_not_mended_into_another_pictures(
+def test_canaries_are_checked_before_a_repair(
     work: WorkDir, toy_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Canaries come before repairs."""
-    flip(work.store / FILES["peaks"], 99)
+    """A store of other pixels is not repaired with heatmaps of these."""
+    flip_bit(work.store / FILES["peaks"], 10)
     before = content(work.store)
-    monkeypatch.setattr("fpd.data.views.cut", lambda *_: np.full((64, 64, 3), 7, np.uint8))
-    with pytest.raises(ValueError, match="another picture than the teacher saw"):
-        verification.run(work, toy_recipe, CPU, deep=True, repair=True)
+    monkeypatch.setattr("fpd.data.views.crop_image", lambda *_: np.full((64, 64, 3), 7, np.uint8))
+    with pytest.raises(ValueError, match="another picture than"):
+        verify.run(work, toy_recipe, CPU, deep=True, repair=True)
     assert content(work.store) == before

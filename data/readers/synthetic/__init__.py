@@ -1,1 +1,1 @@
-"""Synthetic people: drawn images with exact joints."""
+"""The synthetic data set: drawn people with exact joints."""

@@ -1,8 +1,8 @@
-"""Paints a posed person over clutter: points and random numbers in, pixels out.
+"""Draw a posed person over clutter: points and random numbers in, pixels out.
 
-Everything is a convex polygon with smooth edges and sub-pixel corners, painted from the farthest
-to the nearest. What tells left from right is what does so in photographs: face and neckline are
-seen from the front, hair from behind, and near limbs cover far ones.
+All shapes are convex polygons with anti-aliased edges and sub-pixel corners, painted from the
+farthest to the nearest. Left and right can be told apart as in photographs: face and neckline are
+visible from the front, hair from behind, and near limbs cover far ones.
 
 Shape letters: P points of the person, L limb pieces, C discs, V corners of a polygon.
 """
@@ -17,18 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...skeletons import LSP
-from . import poses as at
+from . import poses
 from .poses import F64
 
 Color = list[float]  # red, green, blue, 0 to 255
 
-SHIFT = 8  # binary digits after the point in OpenCV's coordinates: those of figure_poses.GRID_PX
-LEAST_CLUTTER, MOST_CLUTTER = 4, 14  # shapes behind the person
-PATCHES = 4  # the backdrop is enlarged from this many colors a side
-# Uniform numbers to hand in: a few more than are ever taken.
-CLUTTER_UNIFORMS = 16 + 3 * PATCHES**2 + 13 * MOST_CLUTTER
+SHIFT = 8  # fractional bits in OpenCV's coordinates; poses.GRID_PX is 2**-SHIFT
+MIN_CLUTTER, MAX_CLUTTER = 4, 14  # shapes behind the person
+PATCHES = 4  # the backdrop is enlarged from PATCHES x PATCHES colors
+# Numbers of uniforms that `paint` needs, with a small reserve.
+CLUTTER_UNIFORMS = 16 + 3 * PATCHES**2 + 13 * MAX_CLUTTER
 LOOK_UNIFORMS = 64
-DARK, LIT, LIT_OFFSET = 0.78, 0.65, 0.25  # shading: a dark shape, a smaller lit one towards light
+# Shading: each shape in a dark tone and, on it, a smaller lit one, shifted towards the light.
+DARK, LIT, LIT_OFFSET = 0.78, 0.65, 0.25
 
 SKIN, SHIRT, TROUSERS, SHOES, HAIR = range(5)  # materials
 SKINS = ((242, 205, 178), (222, 170, 135), (170, 115, 80), (95, 62, 46))
@@ -38,31 +39,31 @@ WHITE, PUPIL, LIPS = [235.0] * 3, [25.0] * 3, [150.0, 50.0, 55.0]
 _ROUND = np.linspace(0, 2 * np.pi, 16, endpoint=False)
 DISC = np.stack([np.cos(_ROUND), np.sin(_ROUND)], axis=-1)
 SQUARE = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], dtype=np.float64)
-STRAY_LIMB = np.array([(-1.2, 0), (0, 0), (1, 0.8)])  # two ends, a joint between
+STRAY_LIMB = np.array([(-1.2, 0), (0, 0), (1, 0.8)])  # end, joint, end
 _HALF = np.linspace(-np.pi / 2, np.pi / 2, 7)
 CAP = np.stack([np.cos(_HALF), np.sin(_HALF)], axis=-1)  # the end of a piece that points right
 
 
-class Dice:
-    """Uniform numbers, taken one after the other."""
+class UniformStream:
+    """Uniform numbers in [0, 1), consumed one after the other."""
 
     def __init__(self, uniforms: F64) -> None:
-        self._rest = iter(uniforms.tolist())
+        self._remaining = iter(uniforms.tolist())
 
     def between(self, low: float, high: float) -> float:
-        """Any number from `low` to `high`."""
-        return low + (high - low) * float(next(self._rest))
+        """A number from `low` to `high`."""
+        return low + (high - low) * float(next(self._remaining))
 
     def below(self, count: int) -> int:
-        """A whole number from 0 to count - 1."""
+        """An integer from 0 to count - 1."""
         return int(self.between(0, count))
 
     def chance(self, probability: float) -> bool:
-        """Whether something of this probability happens."""
+        """True with this probability."""
         return self.between(0, 1) < probability
 
     def color(self) -> Color:
-        """A color, more often dull than bright."""
+        """A color, more often dull than saturated."""
         gray = self.between(20, 215)
         return [min(max(gray + self.between(-75, 75), 0.0), 245.0) for _ in range(3)]
 
@@ -76,22 +77,22 @@ class Shape(NamedTuple):
 
 
 class Pieces(NamedTuple):
-    """Tapered pieces of limbs, in columns: the part of the line from one point to another."""
+    """Tapered pieces of limbs, in columns; each is a part of the line between two points."""
 
     start_L: NDArray[np.int64]
     end_L: NDArray[np.int64]
-    shares_L2: F64  # of the way from start to end
-    radii_L2: F64  # shares of the standing height
+    shares_L2: F64  # where the piece begins and ends, as fractions of the line
+    radii_L2: F64  # at both ends, as fractions of the standing height
     materials: tuple[int, ...]
 
 
 class Look(NamedTuple):
-    """What a person looks like, whatever the pose."""
+    """A person's appearance, independent of the pose."""
 
     colors: list[Color]  # by material
     pieces: Pieces
     build: float  # factor on thickness
-    light_2: F64  # direction in the picture that light comes from
+    light_2: F64  # direction in the image from which the light comes
 
 
 def paint(
@@ -102,55 +103,58 @@ def paint(
     clutter_uniforms: F64,
     noise: NDArray[np.uint8],
 ) -> NDArray[np.uint8]:
-    """The picture, uint8 (H, W, 3) RGB.
+    """Draw one image.
 
     Args:
-        points_P3: (x, y, z) as in `figure_poses.People`, pixels.
+        points_P3: (x, y, z) as in `poses.Poses`, pixels.
         stature_px: standing height, pixels.
-        size_px: (width, height).
-        look_uniforms: (LOOK_UNIFORMS,).
-        clutter_uniforms: (CLUTTER_UNIFORMS,).
+        size_px: (width, height), pixels.
+        look_uniforms: float64 (LOOK_UNIFORMS,) in [0, 1).
+        clutter_uniforms: float64 (CLUTTER_UNIFORMS,) in [0, 1).
         noise: H * W * 3 random bytes.
+
+    Returns:
+        uint8 (H, W, 3) RGB.
     """
-    dice, clutter_dice = Dice(look_uniforms), Dice(clutter_uniforms)
-    look = _look(dice)
-    image = _backdrop(size_px, clutter_dice)
-    _fill(image, _clutter(points_P3, stature_px, size_px, look, clutter_dice))
+    stream, clutter_stream = UniformStream(look_uniforms), UniformStream(clutter_uniforms)
+    look = _look(stream)
+    image = _backdrop(size_px, clutter_stream)
+    _fill(image, _clutter(points_P3, stature_px, size_px, look, clutter_stream))
     shapes = _trunk(points_P3, stature_px, look)
     shapes += _limbs(points_P3, stature_px, look)
     shapes += _head(points_P3, stature_px, look)
     _fill(image, sorted(shapes, key=lambda shape: shape.depth))
-    _fill(image, _occluders(points_P3, stature_px, dice))
-    return _spoil(image, noise, dice)
+    _fill(image, _occluders(points_P3, stature_px, stream))
+    return _degrade(image, noise, stream)
 
 
-def _look(dice: Dice) -> Look:
-    tone, share = dice.below(len(SKINS) - 1), dice.between(0, 1)
+def _look(stream: UniformStream) -> Look:
+    tone, share = stream.below(len(SKINS) - 1), stream.between(0, 1)
     skin = [a + share * (b - a) for a, b in zip(SKINS[tone], SKINS[tone + 1], strict=True)]
-    hair = [float(channel) for channel in HAIRS[dice.below(len(HAIRS))]]
-    colors = [skin, dice.color(), dice.color(), dice.color(), hair]
-    pieces = PIECES[dice.below(len(PIECES))]
-    build = dice.between(0.85, 1.25)
-    light = dice.between(-0.9, 0.9)  # radians off straight above
+    hair = [float(channel) for channel in HAIRS[stream.below(len(HAIRS))]]
+    colors = [skin, stream.color(), stream.color(), stream.color(), hair]
+    pieces = PIECES[stream.below(len(PIECES))]
+    build = stream.between(0.85, 1.25)
+    light = stream.between(-0.9, 0.9)  # radians from vertical
     return Look(colors, pieces, build, np.array([np.sin(light), -np.cos(light)]))
 
 
 def _pieces(sleeves: float, legs: float) -> Pieces:
-    """Pieces of both sides; `sleeves`, `legs`: the share of upper arm or thigh covered, 1: all."""
+    """Pieces of both sides; `sleeves`, `legs`: fraction of upper arm or thigh that is clothed."""
     arm, leg = SHIRT if sleeves == 1 else SKIN, TROUSERS if legs == 1 else SKIN
     rows = []
     for side in range(2):
-        hip, knee, ankle = at.HIPS[side], at.KNEES[side], at.ANKLES[side]
-        shoulder, elbow, wrist = at.SHOULDERS[side], at.ELBOWS[side], at.WRISTS[side]
+        hip, knee, ankle = poses.HIPS[side], poses.KNEES[side], poses.ANKLES[side]
+        shoulder, elbow, wrist = poses.SHOULDERS[side], poses.ELBOWS[side], poses.WRISTS[side]
         rows += [
             (hip, knee, 0, 1, 0.050, 0.034, leg),
             (hip, knee, 0, legs, 0.052, 0.036 + 0.016 * (1 - legs), TROUSERS),
             (knee, ankle, 0, 1, 0.034, 0.022, leg),
-            (ankle, at.TOES[side], 0, 1, 0.024, 0.017, SHOES),
+            (ankle, poses.TOES[side], 0, 1, 0.024, 0.017, SHOES),
             (shoulder, elbow, 0, 1, 0.033, 0.026, arm),
             (shoulder, elbow, 0, sleeves, 0.036, 0.028 + 0.007 * (1 - sleeves), SHIRT),
             (elbow, wrist, 0, 1, 0.026, 0.018, arm),
-            (wrist, at.FINGERS[side], 0, 1, 0.018, 0.017, SKIN),
+            (wrist, poses.FINGERS[side], 0, 1, 0.018, 0.017, SKIN),
         ]
     start, end, *numbers, materials = zip(*rows, strict=True)
     low, high, radius, radius_to = np.array(numbers, dtype=np.float64)
@@ -162,7 +166,7 @@ PIECES = [_pieces(sleeves, legs) for sleeves in (0.05, 0.55, 1) for legs in (0.7
 
 
 def _limbs(points_P3: F64, stature_px: float, look: Look) -> list[Shape]:
-    """Arms, hands, legs and feet: each piece in a dark tone, then its lit part over it."""
+    """Arms, hands, legs and feet, shaded."""
     pieces = look.pieces
     start_L3, end_L3 = points_P3[pieces.start_L], points_P3[pieces.end_L]
     way_L22 = pieces.shares_L2[..., None] * (end_L3 - start_L3)[:, None, :2]
@@ -177,10 +181,10 @@ def _limbs(points_P3: F64, stature_px: float, look: Look) -> list[Shape]:
 
 
 def _trunk(points_P3: F64, stature_px: float, look: Look) -> list[Shape]:
-    """Pelvis, shirt, neck and, from the front, the neckline."""
-    shoulders, hips = points_P3[at.SHOULDERS], points_P3[at.HIPS]
+    """Pelvis, shirt, neck and, if seen from the front, the neckline."""
+    shoulders, hips = points_P3[poses.SHOULDERS], points_P3[poses.HIPS]
     waist = hips + 0.25 * (shoulders - hips)
-    neck, head = points_P3[at.NECK], points_P3[at.HEAD]
+    neck, head = points_P3[poses.NECK], points_P3[poses.HEAD]
     depth = _depth(points_P3)
     unit = stature_px * look.build
     shapes = []
@@ -205,17 +209,20 @@ def _trunk(points_P3: F64, stature_px: float, look: Look) -> list[Shape]:
 
 
 def _head(points_P3: F64, stature_px: float, look: Look) -> list[Shape]:
-    """Hair all over, and the face on it where it can be seen."""
-    head = points_P3[at.HEAD, :2]
-    # Never behind the throat, which is part of the trunk.
-    depth = max(float(points_P3[at.HEAD, 2]), _depth(points_P3))
-    radius = at.HEAD_RADIUS * stature_px
-    up = points_P3[at.HEAD_TOP, :2] - head
-    length = max(float(np.sqrt(up @ up)), 1.0)  # short where the head points at the camera
+    """The head, covered by hair, and on it the face if it is visible."""
+    head = points_P3[poses.HEAD, :2]
+    # At least the throat's depth, which is the trunk's.
+    depth = max(float(points_P3[poses.HEAD, 2]), _depth(points_P3))
+    radius = poses.HEAD_RADIUS * stature_px
+    up = points_P3[poses.HEAD_TOP, :2] - head
+    length = max(float(np.sqrt(up @ up)), 1.0)  # the head may point at the camera
     side = np.array([-up[1], up[0]]) * (radius / length)
     up = up * (max(length, radius) / length)
     shapes = [Shape(depth, _oval(head, up, side), look.colors[HAIR])]
-    nose, ear = points_P3[at.NOSE] - points_P3[at.HEAD], points_P3[at.LEFT_EAR] - points_P3[at.HEAD]
+    nose, ear = (
+        points_P3[poses.NOSE] - points_P3[poses.HEAD],
+        points_P3[poses.LEFT_EAR] - points_P3[poses.HEAD],
+    )
     frontal = float(nose[2]) / radius
     if frontal < 0:
         return shapes
@@ -232,38 +239,40 @@ def _head(points_P3: F64, stature_px: float, look: Look) -> list[Shape]:
 
 
 def _depth(points_P3: F64) -> float:
-    """Of the trunk, pixels towards the camera."""
-    return float(points_P3[at.SHOULDERS + at.HIPS, 2].sum()) / 4
+    """The trunk's depth, pixels towards the camera."""
+    return float(points_P3[poses.SHOULDERS + poses.HIPS, 2].sum()) / 4
 
 
 def _faces_camera(points_P3: F64) -> bool:
-    return bool(points_P3[at.NOSE, 2] > points_P3[at.HEAD, 2])
+    return bool(points_P3[poses.NOSE, 2] > points_P3[poses.HEAD, 2])
 
 
-def _backdrop(size_px: tuple[int, int], dice: Dice) -> NDArray[np.uint8]:
-    """A blend or patchwork of colors not far from one another."""
-    base, spread = dice.color(), dice.between(10, 50)
-    patches = [[value + dice.between(-spread, spread) for value in base] for _ in range(PATCHES**2)]
+def _backdrop(size_px: tuple[int, int], stream: UniformStream) -> NDArray[np.uint8]:
+    """A smooth blend or a patchwork of similar colors."""
+    base, spread = stream.color(), stream.between(10, 50)
+    patches = [
+        [value + stream.between(-spread, spread) for value in base] for _ in range(PATCHES**2)
+    ]
     small = np.clip(patches, 0, 255).astype(np.uint8).reshape(PATCHES, PATCHES, 3)
-    how = cv2.INTER_NEAREST if dice.chance(0.25) else cv2.INTER_LINEAR
-    return _uint8(cv2.resize(small, size_px, interpolation=how))
+    interpolation = cv2.INTER_NEAREST if stream.chance(0.25) else cv2.INTER_LINEAR
+    return _uint8(cv2.resize(small, size_px, interpolation=interpolation))
 
 
 def _clutter(
-    points_P3: F64, stature_px: float, size_px: tuple[int, int], look: Look, dice: Dice
+    points_P3: F64, stature_px: float, size_px: tuple[int, int], look: Look, stream: UniformStream
 ) -> list[Shape]:
-    """Boxes, ovals, bars, and on top limbs that belong to nobody; some in the person's colors."""
+    """Boxes, ovals, bars and, on top, limbs of no person; some in the person's colors."""
     shapes, limbs, tones = [], [], []
-    middle_x, middle_y = ((points_P3[at.NECK] + points_P3[at.HIPS[0]]) / 2)[:2].tolist()
-    for _ in range(LEAST_CLUTTER + dice.below(MOST_CLUTTER - LEAST_CLUTTER + 1)):
-        if dice.chance(0.5):  # half of it where the person's crop is sure to show it
-            x = middle_x + stature_px * dice.between(-0.6, 0.6)
-            y = middle_y + stature_px * dice.between(-0.6, 0.6)
+    middle_x, middle_y = ((points_P3[poses.NECK] + points_P3[poses.HIPS[0]]) / 2)[:2].tolist()
+    for _ in range(MIN_CLUTTER + stream.below(MAX_CLUTTER - MIN_CLUTTER + 1)):
+        if stream.chance(0.5):  # near the person, where the crop certainly shows it
+            x = middle_x + stature_px * stream.between(-0.6, 0.6)
+            y = middle_y + stature_px * stream.between(-0.6, 0.6)
         else:
-            x, y = dice.between(0, size_px[0]), dice.between(0, size_px[1])
-        color = look.colors[dice.below(5)] if dice.chance(0.2) else dice.color()
-        kind, length = dice.between(0, 1), stature_px * dice.between(0.04, 0.2)
-        angle, ratio = dice.between(0, 2 * np.pi), dice.between(0.3, 1)
+            x, y = stream.between(0, size_px[0]), stream.between(0, size_px[1])
+        color = look.colors[stream.below(5)] if stream.chance(0.2) else stream.color()
+        kind, length = stream.between(0, 1), stature_px * stream.between(0.04, 0.2)
+        angle, ratio = stream.between(0, 2 * np.pi), stream.between(0.3, 1)
         if kind < 0.3:
             shapes.append(Shape(0, _placed(SQUARE, x, y, length, ratio * length, angle), color))
         elif kind < 0.5:
@@ -280,24 +289,26 @@ def _clutter(
     return shapes
 
 
-def _occluders(points_P3: F64, stature_px: float, dice: Dice) -> list[Shape]:
-    """In some pictures a thing or two in front of a limb, too small to hide the person."""
+def _occluders(points_P3: F64, stature_px: float, stream: UniformStream) -> list[Shape]:
+    """In some images, one or two shapes in front of limbs, too small to hide the person."""
     shapes = []
-    for _ in range(int(dice.chance(0.3)) + int(dice.chance(0.1))):
-        start, end = LSP.limbs[dice.below(len(LSP.limbs))]
-        share, template = dice.between(0, 1), DISC if dice.chance(0.5) else SQUARE
+    for _ in range(int(stream.chance(0.3)) + int(stream.chance(0.1))):
+        start, end = LSP.limbs[stream.below(len(LSP.limbs))]
+        share, template = stream.between(0, 1), DISC if stream.chance(0.5) else SQUARE
         x, y, _z = ((1 - share) * points_P3[start] + share * points_P3[end]).tolist()
-        length, ratio = stature_px * dice.between(0.03, 0.1), dice.between(0.4, 1)
-        corners = _placed(template, x, y, length, ratio * length, dice.between(0, np.pi))
-        shapes.append(Shape(0, corners, dice.color()))
+        length, ratio = stature_px * stream.between(0.03, 0.1), stream.between(0.4, 1)
+        corners = _placed(template, x, y, length, ratio * length, stream.between(0, np.pi))
+        shapes.append(Shape(0, corners, stream.color()))
     return shapes
 
 
-def _spoil(image: NDArray[np.uint8], noise: NDArray[np.uint8], dice: Dice) -> NDArray[np.uint8]:
-    """Some pictures slightly out of focus; all with a camera's noise, even over a few levels."""
-    if dice.chance(0.3):
-        image = _uint8(cv2.GaussianBlur(image, (3, 3), dice.between(0.5, 1.1)))
-    levels = dice.between(4, 24)
+def _degrade(
+    image: NDArray[np.uint8], noise: NDArray[np.uint8], stream: UniformStream
+) -> NDArray[np.uint8]:
+    """Blur some images slightly; add uniform noise to all."""
+    if stream.chance(0.3):
+        image = _uint8(cv2.GaussianBlur(image, (3, 3), stream.between(0.5, 1.1)))
+    levels = stream.between(4, 24)
     return _uint8(cv2.addWeighted(image, 1, noise.reshape(image.shape), levels / 255, -levels / 2))
 
 
@@ -319,7 +330,7 @@ def _tone(color: Color, factor: float) -> Color:
 
 
 def _placed(template: F64, x: float, y: float, a: float, b: float, angle: float) -> F64:
-    """Corners (V, 2): the template's axes stretched to a and b, turned, and moved to x, y."""
+    """Corners (V, 2): the template's axes scaled by a and b, rotated, and moved to (x, y)."""
     sin, cos = math.sin(angle), math.cos(angle)
     corners: F64 = template @ np.array([(a * cos, a * sin), (-b * sin, b * cos)])
     corners += (x, y)
@@ -346,7 +357,7 @@ def _shaded_capsules(
 
 
 def _capsules(ends_L22: F64, radii_L2: F64) -> F64:
-    """Outlines (L, V, 2) of the discs around both ends and of all between."""
+    """Outlines (L, V, 2) of the convex hulls of the discs around both ends."""
     way = ends_L22[:, 1] - ends_L22[:, 0]
     length = np.sqrt(np.square(way).sum(axis=-1, keepdims=True))
     unit = np.where(length > 0, way / np.maximum(length, 1e-9), (1.0, 0.0))
@@ -357,12 +368,12 @@ def _capsules(ends_L22: F64, radii_L2: F64) -> F64:
 
 
 def _hull(centers_C2: F64, radii_C1: F64) -> F64:
-    """Outline (V, 2) of the smallest convex shape around discs."""
+    """Outline (V, 2) of the discs' convex hull."""
     corners = centers_C2[:, None] + radii_C1[..., None] * DISC
     hull = cv2.convexHull(corners.reshape(-1, 2).astype(np.float32))
     return np.asarray(hull[:, 0], dtype=np.float64)
 
 
 def _uint8(image: object) -> NDArray[np.uint8]:
-    """What OpenCV returned, in a type narrower than its own."""
+    """OpenCV's result with a narrower type than its annotation."""
     return np.asarray(image, dtype=np.uint8)

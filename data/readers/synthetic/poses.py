@@ -1,11 +1,11 @@
-"""Where the joints of drawn people are: random numbers in, points in pixels out.
+"""Poses of drawn people: random numbers in, points in pixels out.
 
-A body is posed in three dimensions, so that limbs foreshorten and hide one another as they should,
-and is seen in parallel projection. The body's frame, in units of its standing height: x towards
-the person's left, y down, z to the front. Of one who faces the camera squarely, x and y are the
-picture's and z points at the camera; an angle of yaw turns the person to their left.
+A body is posed in three dimensions, so that its limbs are foreshortened and occlude one another
+correctly, and projected in parallel. The body's frame, in units of its standing height: x to the
+person's left, y down, z to the front. For a person facing the camera, x and y are the image's axes
+and z points at the camera; a positive yaw turns the person to their left.
 
-Shape letters: N people, P points, S sides (right, left), U uniform numbers.
+Shape letters: N persons, P points, S sides (right, left), A angles, L lengths, U uniform numbers.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ def _both(joint: str) -> list[int]:
     return [LSP.joints.index(f"{side} {joint}") for side in ("right", "left")]
 
 
-# Points are LSP's joints, then what the drawing needs besides. Pairs are (right, left).
+# Points are LSP's joints, followed by further points for the drawing. Pairs are (right, left).
 ANKLES, KNEES, HIPS = _both("ankle"), _both("knee"), _both("hip")
 WRISTS, ELBOWS, SHOULDERS = _both("wrist"), _both("elbow"), _both("shoulder")
 NECK, HEAD_TOP = LSP.joints.index("neck"), LSP.joints.index("head top")
 FINGERS, TOES = [14, 15], [16, 17]
-HEAD, NOSE, LEFT_EAR = 18, 19, 20  # the head's center, and where two of its radii end
+HEAD, NOSE, LEFT_EAR = 18, 19, 20  # the head's center, and the ends of two of its radii
 NUM_POINTS = 21
 
-# Angles in degrees, (lowest, highest), by style. Bend and nod are forwards, side bend and tilt to
-# the left, swing forwards, spread outwards; turn takes the forearm from in front of the upper arm
-# to its inner side. Where the sides differ, a coin decides which is which.
+# Angles in degrees, (lowest, highest), by style. Positive bend, nod and swing are forwards, side
+# bend and tilt to the left, spread outwards; turn rotates the forearm from the upper arm's front to
+# its inner side. Where the sides differ, they are swapped with probability 1/2.
 ANGLES = {
     #                   standing   running     crouching  arms up     anything
     "bend":             ((-5, 12), (0, 25),    (5, 45),   (-12, 10),  (-15, 45)),
@@ -58,13 +58,14 @@ ANGLES = {
     "left knee":        ((0, 12),  (5, 85),    (60, 140), (0, 30),    (0, 120)),
 }  # fmt: skip
 RADIANS_BY_STYLE = np.radians(np.array(list(ANGLES.values()), dtype=np.float64)).swapaxes(0, 1)
-STYLE_BOUNDS = np.array([0.25, 0.45, 0.6, 0.8])  # cumulative probabilities of all styles but one
+STYLE_BOUNDS = np.array([0.25, 0.45, 0.6, 0.8])  # cumulative probabilities; the last style's is 1
 
-# Shares of the standing height, about those of Drillis & Contini 1966; each varies by VARIETY.
+# Fractions of the standing height, approximately those of Drillis & Contini 1966; each is scaled by
+# a random factor of 1 - VARIETY to 1 + VARIETY.
 LENGTHS = {
-    "head": 0.18,  # neck, at the collar bones, to head top
+    "head": 0.18,  # from the neck, at the collar bones, to the head top
     "torso": 0.29,
-    "shoulder": 0.112,  # from the middle
+    "shoulder": 0.112,  # from the body's midline
     "hip": 0.06,
     "upper arm": 0.17,
     "forearm": 0.15,
@@ -73,31 +74,32 @@ LENGTHS = {
 }
 VARIETY = 0.12
 HAND, FOOT = 0.055, 0.08
-SHOULDER_DROP = 0.03  # of the shoulders below the neck
-HEAD_CENTER = 0.58  # of the way from neck to head top
-HEAD_RADIUS = 0.055  # across
-SIDES = np.array([-1.0, 1.0])  # x of the right side, of the left
+SHOULDER_DROP = 0.03  # from the neck down to the shoulders
+HEAD_CENTER = 0.58  # fraction of the way from neck to head top
+HEAD_RADIUS = 0.055  # horizontal
+SIDES = np.array([-1.0, 1.0])  # sign of x on the right and left side
 
-FACING = 0.75  # share of people who show their front
-MOST_YAW = np.radians(50)  # off straight towards the camera, or straight away
-LEAN, RARE_LEAN, RARE = np.radians(40), np.radians(130), 0.08  # lean of the whole body; its share
-SIZES_PX = (128, 220)  # of each side of the picture
-STATURES = (0.58, 0.85)  # standing height over the picture's
-EDGE_PX = 4  # joints stay this far from the edge
-GRID_PX = 1 / 256  # points are whole multiples, which both the drawing and float64 hold exactly
+FACING = 0.75  # share of people that face the camera
+MAX_YAW = np.radians(50)  # from directly facing, or directly facing away from, the camera
+# The whole body leans by up to MAX_LEAN, or with probability RARE by up to MAX_RARE_LEAN.
+MAX_LEAN, MAX_RARE_LEAN, RARE = np.radians(40), np.radians(130), 0.08
+SIZES_PX = (128, 220)  # smallest and largest width and height of an image
+STATURES = (0.58, 0.85)  # standing height over the image's height
+EDGE_PX = 4  # least distance of joints from the image's edge
+GRID_PX = 1 / 256  # points are multiples of it, exact both in OpenCV's coordinates and in float64
 
-PLACE_UNIFORMS = 11  # uniform numbers that are neither a length nor an angle
-SIZE_UNIFORMS = slice(6, 8)  # those of them that decide the picture's size
+PLACE_UNIFORMS = 11  # uniform numbers that decide neither lengths nor angles
+SIZE_UNIFORMS = slice(6, 8)  # those of them that decide the image's size
 POSE_UNIFORMS = PLACE_UNIFORMS + len(LENGTHS) + len(ANGLES)
 
 
-class People(NamedTuple):
-    """Posed people.
+class Poses(NamedTuple):
+    """The poses of N people.
 
     Attributes:
-        points_NP3: float64 (x, y, z) in pixels; z points at the camera, 0 between the hips.
+        points_NP3: float64 (x, y, z) in pixels; z points at the camera and is 0 between the hips.
         stature_N: float64, standing height, pixels.
-        size_N2: int64, (width, height) of the picture, pixels.
+        size_N2: int64, (width, height) of the image, pixels.
     """
 
     points_NP3: F64
@@ -105,8 +107,8 @@ class People(NamedTuple):
     size_N2: NDArray[np.int64]
 
 
-def pose(u_NU: F64) -> People:
-    """People from uniform numbers (N, POSE_UNIFORMS); all joints are inside their pictures."""
+def pose(u_NU: F64) -> Poses:
+    """Poses from uniform numbers in [0, 1), (N, POSE_UNIFORMS); all joints are in their images."""
     columns = u_NU[:, :PLACE_UNIFORMS].T
     u_style, u_swap, u_facing, u_yaw, u_rare, u_lean, _, _, *u_place = columns
     u_lengths, u_angles = np.split(u_NU[:, PLACE_UNIFORMS:], [len(LENGTHS)], axis=1)
@@ -114,26 +116,26 @@ def pose(u_NU: F64) -> People:
     angles = span_NA2[..., 0] + (span_NA2[..., 1] - span_NA2[..., 0]) * u_angles
     lengths = np.array(list(LENGTHS.values())) * (1 + VARIETY * (2 * u_lengths - 1))
     points = _bodies(angles, lengths, u_swap < 0.5)
-    yaw = MOST_YAW * (2 * u_yaw - 1) + np.where(u_facing < FACING, 0, np.pi)
-    lean = np.where(u_rare < RARE, RARE_LEAN, LEAN) * (2 * u_lean - 1)
-    _turn(points, 2, 0, yaw)
-    _turn(points, 0, 1, lean)
+    yaw = MAX_YAW * (2 * u_yaw - 1) + np.where(u_facing < FACING, 0, np.pi)
+    lean = np.where(u_rare < RARE, MAX_RARE_LEAN, MAX_LEAN) * (2 * u_lean - 1)
+    _rotate(points, 2, 0, yaw)
+    _rotate(points, 0, 1, lean)
     return _place(points, sizes(u_NU), *u_place)
 
 
 def sizes(u_NU: F64) -> NDArray[np.int64]:
-    """(width, height) of pictures (N, 2), pixels, from the same numbers as `pose`."""
-    least, most = SIZES_PX
-    return (least + (most + 1 - least) * u_NU[:, SIZE_UNIFORMS]).astype(np.int64)
+    """Images' (width, height), int64 (N, 2), pixels, from the same numbers as `pose`."""
+    smallest, largest = SIZES_PX
+    return (smallest + (largest + 1 - smallest) * u_NU[:, SIZE_UNIFORMS]).astype(np.int64)
 
 
 def on_grid(values_px: F64) -> F64:
-    """Rounded to GRID_PX, so that the last bit of a machine's sine reaches neither file nor eye."""
+    """Round to multiples of GRID_PX: machines' sines may differ in the last bit."""
     return np.rint(values_px / GRID_PX) * GRID_PX
 
 
 def _bodies(angles_NA: F64, lengths_NL: F64, swap_N: NDArray[np.bool_]) -> F64:
-    """Points (N, P, 3) in the body's frame, the origin between the hips."""
+    """Points (N, P, 3) in the body's frame; the origin is between the hips."""
     num = len(angles_NA)
     bend, side_bend, twist, nod, tilt = angles_NA[:, :5].T
     arms_NS4, legs_NS3 = angles_NA[:, 5:13].reshape(num, 2, 4), angles_NA[:, 13:].reshape(num, 2, 3)
@@ -169,7 +171,7 @@ def _trunk(bend_N: F64, side_N: F64, twist_N: F64) -> tuple[F64, F64, F64]:
 
 
 def _vectors(x: F64, y: F64 | int, z: F64) -> F64:
-    """Coordinates beside one another on a new last axis; np.stack takes several times as long."""
+    """Stack coordinates on a new last axis; `np.stack` takes several times as long."""
     vectors = np.empty((*x.shape, 3))
     vectors[..., 0], vectors[..., 1], vectors[..., 2] = x, y, z
     return vectors
@@ -191,7 +193,7 @@ def _add_legs(points: F64, angles_NS3: F64, upper_N1: F64, lower_N1: F64) -> Non
     lower, foot = cos * along - sin * front, cos * front + sin * along
     points[:, KNEES] = points[:, HIPS] + upper_N1[..., None] * along
     points[:, ANKLES] = points[:, KNEES] + lower_N1[..., None] * lower
-    # Toes point a little down the shin, so that a foot seen from the front is still a foot.
+    # Toes point slightly down, so that feet are visible from the front.
     points[:, TOES] = points[:, ANKLES] + FOOT * (0.9 * foot + 0.45 * lower)
 
 
@@ -205,22 +207,22 @@ def _limbs(swing_NS: F64, spread_NS: F64) -> tuple[F64, F64, F64]:
     return along, front, inner
 
 
-def _turn(points: F64, start: int, end: int, angle_N: F64) -> None:
-    """Turn all points in place, by the angle that takes axis `start` towards axis `end`."""
+def _rotate(points: F64, start: int, end: int, angle_N: F64) -> None:
+    """Rotate all points in place, by `angle_N` from axis `start` towards axis `end`."""
     sin, cos = np.sin(angle_N)[:, None], np.cos(angle_N)[:, None]
     a, b = points[..., start], points[..., end]
     points[..., start], points[..., end] = cos * a - sin * b, sin * a + cos * b
 
 
-def _place(points: F64, size_N2: NDArray[np.int64], u_stature: F64, u_x: F64, u_y: F64) -> People:
-    """Scale bodies to pixels, no larger than their pictures hold, and put them somewhere there."""
+def _place(points: F64, size_N2: NDArray[np.int64], u_stature: F64, u_x: F64, u_y: F64) -> Poses:
+    """Scale bodies to pixels, at most to their images' sizes, and move them into the images."""
     joints = points[:, : LSP.num_joints, :2]
     low, high = joints.min(axis=1), joints.max(axis=1)
-    room = size_N2 - 1 - 2 * EDGE_PX
+    available_N2 = size_N2 - 1 - 2 * EDGE_PX
     stature = size_N2[:, 1] * (STATURES[0] + (STATURES[1] - STATURES[0]) * u_stature)
-    stature = np.minimum(stature, (room / (high - low)).min(axis=-1))
+    stature = np.minimum(stature, (available_N2 / (high - low)).min(axis=-1))
     points = points * stature[:, None, None]
     low, high = low * stature[:, None], high * stature[:, None]
-    corner = EDGE_PX + (room - (high - low)) * np.stack([u_x, u_y], axis=-1)
+    corner = EDGE_PX + (available_N2 - (high - low)) * np.stack([u_x, u_y], axis=-1)
     points[..., :2] += (corner - low)[:, None]
-    return People(on_grid(points), on_grid(stature), size_N2)
+    return Poses(on_grid(points), on_grid(stature), size_N2)

@@ -1,1 +1,4 @@
-"""What people see of an evaluation: a table, pictures, and a page that has everything."""
+"""The report of an evaluation: tables, charts, example images, and the HTML page with all of them.
+
+`fpd evaluate` writes it; docs/report.md describes it.
+"""

@@ -1,4 +1,4 @@
-"""Files beside the page: every model's predictions going out, training histories coming in."""
+"""The files beside the report: predictions of each model (written), training histories (read)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ....data.io.files import read_bytes
 from ....data.samples import SampleSet
-from ..inference import Predicted
+from ..inference import PredictedJoints
 
 MAX_HISTORY_BYTES = 1 << 26
 
@@ -21,13 +21,18 @@ def write_predictions(
     paths: Mapping[str, Path],
     report: Mapping[str, Any],
     samples: SampleSet,
-    predicted: Mapping[str, Predicted],
+    predicted: Mapping[str, PredictedJoints],
 ) -> None:
-    """A JSON file a model, at the path that goes by its name: docs/report.md has its keys.
+    """Write a JSON file of predictions for each model; docs/report.md describes its keys.
 
-    `fpd evaluate --predictions FILE --zero-based` reads them, too.
+    `fpd evaluate --predictions FILE --zero-based` reads these files.
+
+    Args:
+        paths: by model, the file to write.
+        report: the content of `report.json`.
+        predicted: by model.
     """
-    for name, found in predicted.items():
+    for name, model_predictions in predicted.items():
         result = report["models"][name].get("record", {}).get("result", {})
         content = {
             "model": name,
@@ -36,21 +41,21 @@ def write_predictions(
             "evaluation": report["evaluation"],
             "joint_names": list(samples.skeleton.joints),
             "ids": list(samples.ids),
-            "joints": _lists(found.joints_NK2),
-            "peaks": _lists(found.peaks_NK),
+            "joints": _finite_lists(model_predictions.joints_NK2),
+            "peaks": _finite_lists(model_predictions.peaks_NK),
         }
         paths[name].write_text(json.dumps(content, allow_nan=False) + "\n", "utf-8")
 
 
-def _lists(values: NDArray[np.float64]) -> Any:
-    """Nested lists, as JSON can hold them: None for NaN and inf."""
-    found = values.astype(object)
-    found[~np.isfinite(values)] = None
-    return found.tolist()
+def _finite_lists(values: NDArray[np.float64]) -> Any:
+    """Nested lists for JSON: None for NaN and infinity."""
+    objects = values.astype(object)
+    objects[~np.isfinite(values)] = None
+    return objects.tolist()
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`, an epoch each; those that can be read, none if none can."""
+    """The rows of a `metrics.jsonl`, one per epoch; unreadable rows and files are skipped."""
     try:
         content = read_bytes(path, MAX_HISTORY_BYTES, "a history")
     except ValueError:

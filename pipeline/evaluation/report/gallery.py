@@ -1,14 +1,15 @@
-"""Which test people the page shows, and what it draws over them.
+"""The test samples that the report shows, and the skeletons drawn over them.
 
-Hundreds of people do not fit into a page, so some are chosen by rule: see `choose`.
-Shape letters: N people, K joints, M models.
+A report cannot show all samples of a test set, so a rule selects some: see `select_samples`.
+
+Shape letters: N samples, K joints, S side of a crop.
 """
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 
 import cv2
@@ -18,42 +19,42 @@ from numpy.typing import NDArray
 from ....data.augmentation import Augmentation, transform
 from ....data.samples import SampleSet
 from ....data.views import CENTER_CROP, Geometry, Views
-from ..inference import Predicted
-from ..pck import unit_errors
+from ..inference import PredictedJoints
+from ..pck import normalized_errors
+from .scores import TEACHER
 
 CROP_PX = 192
-"""Side of a card's picture, whatever the models' own crops are."""
+"""Side of a card's image, whatever the crop size of the models."""
 
 WEBP_QUALITY = 72
 
-EACH = 8
-"""So many best, median and worst people of each model."""
+PER_RANKING = 8
+"""Samples of each model with the largest, the median and the smallest mean error."""
 
-DISAGREEING = 16
 PER_JOINT = 3
-"""So many worst people of each joint, for each model."""
+"""Samples of each model and joint with the largest error."""
 
-UNLABELLED = 24
+MOST_DISAGREEING = 16
+"""Samples whose labels the teacher contradicts most."""
 
-MOST = 160
-PAGE_BYTES = 2_400_000
-PICTURE_BYTES = 8_000
+UNLABELED = 24
+"""Samples shown if none is labeled."""
+
+MAX_CARDS = 160
+MAX_GALLERY_BYTES = 2_400_000
+"""Of all images and drawings together, so that a report stays below 3 MB."""
+
+IMAGE_BYTES = 8_000
 DRAWING_BYTES = 1_100
-"""What pictures and drawings may take together, and about what one of each takes."""
+"""Typical sizes of a card's image and of one skeleton."""
 
-FAR = 1e6
-"""Stands for an infinite error: that of a prediction which is not finite."""
-
-TEACHER = "teacher"
-
-STORE_TEACHER = "teacher@store"
-"""The row of teachers that the recipe names, beside a teacher of the work directory's own: no model
-can have this name."""
+INFINITE_ERROR = 1e6
+"""Replaces infinity, the error of a prediction that is not finite, in the report's JSON."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Joints and limbs over a picture, as the data of two SVG paths, in its pixels."""
+    """A skeleton as the data of two SVG paths, in pixels of the card's image."""
 
     limbs: str
     joints: str
@@ -61,21 +62,23 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Card:
-    """A person of the gallery.
+    """A sample of the gallery.
 
     Attributes:
-        id: the sample's.
-        picture: a data URI, `CROP_PX` square.
-        label: what is labeled.
-        predictions: a model each, in the models' order.
-        errors: a list a model, of each joint's error in units; None where it does not count.
-        means: the mean of those, a model each.
-        disagreements: the teacher's with each joint's label, see `disagreements`; none: no teacher.
-        reasons: why the person was chosen: rules, and the models or joints they were met by.
+        id: the sample's id.
+        image: a data URI of a square image with side `CROP_PX`.
+        label: the labeled joints.
+        predictions: of each model, in the models' order.
+        errors: for each model, the error of each joint in the sample's unit of length; None where
+            it does not count.
+        means: for each model, the mean of these errors.
+        disagreements: the teacher's with the label of each joint, see `disagreements`; empty
+            without a teacher.
+        reasons: the rules that selected the sample, each with the models or joints it applied to.
     """
 
     id: str
-    picture: str
+    image: str
     label: Drawing
     predictions: list[Drawing]
     errors: list[list[float | None]]
@@ -86,32 +89,33 @@ class Card:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What the page shows of the test people.
+    """The samples that the report shows.
 
     Attributes:
-        cards: people, most wanted first.
-        medians: a list a model: the median of all test people's errors, a joint each, and last of
-            their means; None where none counts.
-        people: how many the test set has.
-        ranked: how many of them have a joint that counts.
-        left_out: how many the rule chose that had no room.
+        cards: in the order of `select_samples`.
+        medians: for each model, the median over all samples of the error of each joint and, last,
+            of the mean error; None where no joint counts.
+        sample_count: samples of the test set.
+        scored_count: samples of the test set with a joint that counts.
+        omitted_count: samples that were selected and did not fit into the report.
     """
 
     cards: list[Card]
     medians: list[list[float | None]]
-    people: int
-    ranked: int
-    left_out: int
+    sample_count: int
+    scored_count: int
+    omitted_count: int
 
 
 @dataclass(frozen=True)
-class Measured:
-    """How far models are from the labels, in units.
+class SampleErrors:
+    """The errors of all models on all samples, in the samples' units of length.
 
     Attributes:
-        errors: by model, float64 (N, K), at most `FAR`; NaN where a joint does not count.
-        means: by model, float64 (N,) over a person's joints; NaN where none counts.
-        disagreement_NK: see `disagreements`; None where no teacher was asked.
+        errors: by model, float64 (N, K), at most `INFINITE_ERROR`; NaN where a joint does not
+            count.
+        means: by model, float64 (N,), the mean over a sample's joints; NaN where none counts.
+        disagreement_NK: see `disagreements`; None without a teacher.
     """
 
     errors: dict[str, NDArray[np.float64]]
@@ -119,47 +123,61 @@ class Measured:
     disagreement_NK: NDArray[np.float64] | None
 
 
-def gallery(samples: SampleSet, predicted: Mapping[str, Predicted]) -> Gallery:
-    """The cards of the chosen people; no other person's image is read."""
-    measured = measure(samples, predicted)
-    chosen = choose(measured, samples.skeleton.joints)
-    room = min(MOST, PAGE_BYTES // (PICTURE_BYTES + DRAWING_BYTES * (len(predicted) + 1)))
-    shown = list(chosen)[:room]
-    pictures = Views(samples.take(shown), Geometry(crop_px=CROP_PX), Augmentation(), seed=0)
+def build_gallery(samples: SampleSet, predicted: Mapping[str, PredictedJoints]) -> Gallery:
+    """Select samples and make their cards. Only the images of these samples are read."""
+    errors = sample_errors(samples, predicted)
+    selected = select_samples(errors, samples.skeleton.joints)
+    card_bytes = IMAGE_BYTES + DRAWING_BYTES * (len(predicted) + 1)
+    shown = list(selected)[: min(MAX_CARDS, MAX_GALLERY_BYTES // card_bytes)]
+    views = Views(samples.take(shown), Geometry(crop_px=CROP_PX), Augmentation(), seed=0)
     cards = []
-    for place, index in enumerate(shown):
-        view = pictures[place, CENTER_CROP]
-        joints = [samples.joints_NK2[index], *(p.joints_NK2[index] for p in predicted.values())]
+    for number, index in enumerate(shown):
+        view = views[number, CENTER_CROP]
+        skeletons = [samples.joints_NK2[index], *(p.joints_NK2[index] for p in predicted.values())]
         label, *predictions = (
-            draw(transform(view["affine"], joints_K2), samples.skeleton.limbs)
-            for joints_K2 in joints
+            skeleton_paths(transform(view["affine"], joints_K2), samples.skeleton.limbs)
+            for joints_K2 in skeletons
         )
-        card = _card(samples.ids[index], index, measured, chosen[index])
+        against_NK = errors.disagreement_NK
         cards.append(
-            replace(card, picture=picture(view["crop"]), label=label, predictions=predictions)
+            Card(
+                id=samples.ids[index],
+                image=webp_data_uri(view["crop"]),
+                label=label,
+                predictions=predictions,
+                errors=[_rounded(errors_NK[index]) for errors_NK in errors.errors.values()],
+                means=_rounded(np.array([mean_N[index] for mean_N in errors.means.values()])),
+                disagreements=[] if against_NK is None else _rounded(against_NK[index]),
+                reasons=selected[index],
+            )
         )
-    ranked = int((~np.isnan(next(iter(measured.means.values())))).sum())
-    return Gallery(cards, _medians(measured), len(samples), ranked, len(chosen) - len(shown))
+    return Gallery(
+        cards=cards,
+        medians=_medians(errors),
+        sample_count=len(samples),
+        scored_count=int((~np.isnan(next(iter(errors.means.values())))).sum()),
+        omitted_count=len(selected) - len(shown),
+    )
 
 
-def measure(samples: SampleSet, predicted: Mapping[str, Predicted]) -> Measured:
-    """Every model's errors on all people, and where the teacher contradicts the labels."""
+def sample_errors(samples: SampleSet, predicted: Mapping[str, PredictedJoints]) -> SampleErrors:
+    """Every model's errors on all samples, and the teacher's disagreement with the labels."""
     errors = {
         name: np.minimum(
-            unit_errors(
-                found.joints_NK2,
-                found.labels(samples.joints_NK2),
+            normalized_errors(
+                model_predictions.joints_NK2,
+                model_predictions.comparable_labels(samples.joints_NK2),
                 samples.normalizer_N,
                 samples.skeleton,
             ),
-            FAR,
+            INFINITE_ERROR,
         )
-        for name, found in predicted.items()
+        for name, model_predictions in predicted.items()
     }
     teacher = predicted.get(TEACHER)
-    return Measured(
+    return SampleErrors(
         errors=errors,
-        means={name: _mean_of_joints(errors_NK) for name, errors_NK in errors.items()},
+        means={name: _mean_over_joints(errors_NK) for name, errors_NK in errors.items()},
         disagreement_NK=None
         if teacher is None
         else disagreements(errors[TEACHER], teacher.peaks_NK),
@@ -169,10 +187,11 @@ def measure(samples: SampleSet, predicted: Mapping[str, Predicted]) -> Measured:
 def disagreements(
     errors_NK: NDArray[np.float64], peaks_NK: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """How much a teacher disagrees with each label: most where it is far away and sure.
+    """A teacher's disagreement with each label: large if it is far from the label and confident.
 
-    Error x peak, the peak being the height of the joint's heatmap, within 0..1. A faint heatmap far
-    away is an error of the teacher's; a high one, often, of the label (the paper's figure 3).
+    It is error x peak, with the peak of the joint's heatmap clipped to 0..1. If a prediction is far
+    away and its peak is low, the teacher is usually wrong; if its peak is high, often the label is
+    (the paper's figure 3).
 
     Returns:
         float64 (N, K), NaN where a joint does not count.
@@ -180,92 +199,90 @@ def disagreements(
     return np.asarray(errors_NK * np.nan_to_num(peaks_NK, posinf=1).clip(0, 1))
 
 
-def choose(measured: Measured, joints: Sequence[str]) -> dict[int, dict[str, list[str]]]:
-    """The people to show, most wanted first, and why: index -> rule -> models or joints.
+def select_samples(errors: SampleErrors, joints: Sequence[str]) -> dict[int, dict[str, list[str]]]:
+    """Select the samples to show.
 
-    Of each model the `EACH` people with the largest mean error, the smallest, and those about the
-    median; the `DISAGREEING` whose labels the teacher contradicts most; and, of each model and
-    joint, the `PER_JOINT` people with the largest error. The rules take turns, so that where room
-    ends each has its first. Where nobody is labeled, the first `UNLABELLED` people.
+    For each model, the `PER_RANKING` samples with the largest, the smallest and the median mean
+    error; the `MOST_DISAGREEING` samples whose labels the teacher contradicts most; and, for each
+    model and joint, the `PER_JOINT` samples with the largest error. The rules take turns, so that a
+    limit on the number of samples leaves the first of each. If no sample is labeled, the first
+    `UNLABELED` samples.
+
+    Returns:
+        For the index of each sample, most important first, the rules that selected it, each with
+        the models or joints it applied to.
     """
-    ranked: dict[tuple[str, str], list[int]] = {}
-    for name, mean_N in measured.means.items():
-        order = _ascending(mean_N)
-        middle = max(0, (len(order) - EACH) // 2)
-        ranked["largest mean error of", name] = order[::-1][:EACH]
-        ranked["smallest mean error of", name] = order[:EACH]
-        ranked["median mean error of", name] = order[middle : middle + EACH]
-    if measured.disagreement_NK is not None:
-        most_N = np.nan_to_num(measured.disagreement_NK, nan=-1).max(axis=1)
-        most_N[most_N < 0] = np.nan
-        ranked["teacher against label", ""] = _ascending(most_N)[::-1][:DISAGREEING]
-    of_joints = {
+    rankings = _rank_by_mean(errors)
+    if errors.disagreement_NK is not None:
+        largest_N = np.nan_to_num(errors.disagreement_NK, nan=-1).max(axis=1)
+        largest_N[largest_N < 0] = np.nan
+        order = _ascending(largest_N)[::-1]
+        rankings["teacher disagrees with label", ""] = order[:MOST_DISAGREEING]
+    joint_rankings = {
         (f"largest error of {name} at", joint): _ascending(errors_NK[:, k])[::-1][:PER_JOINT]
-        for name, errors_NK in measured.errors.items()
+        for name, errors_NK in errors.errors.items()
         for k, joint in enumerate(joints)
     }
-    chosen: dict[int, dict[str, list[str]]] = {}
-    for rules in (ranked, of_joints):
-        for turn in zip_longest(*rules.values()):
-            for (rule, what), index in zip(rules, turn, strict=True):
+    selected: dict[int, dict[str, list[str]]] = {}
+    for group in (rankings, joint_rankings):
+        for turn in zip_longest(*group.values()):
+            for (rule, subject), index in zip(group, turn, strict=True):
                 if index is not None:
-                    chosen.setdefault(index, {}).setdefault(rule, []).append(what)
-    if not chosen:
-        people = range(len(next(iter(measured.means.values()))))
-        return {index: {"the first, for nobody is labeled": []} for index in people[:UNLABELLED]}
-    return chosen
+                    selected.setdefault(index, {}).setdefault(rule, []).append(subject)
+    if not selected:
+        indices = range(len(next(iter(errors.means.values()))))
+        return {index: {"first of the unlabeled samples": []} for index in indices[:UNLABELED]}
+    return selected
 
 
-def draw(joints_K2: NDArray[np.float64], limbs: Iterable[tuple[int, int]]) -> Drawing:
-    """The paths of a person's joints and limbs, to a tenth of a pixel; NaN and inf are left out."""
-    known_K = [bool(np.isfinite(joint).all()) for joint in joints_K2]
+def _rank_by_mean(errors: SampleErrors) -> dict[tuple[str, str], list[int]]:
+    """Sample indices by (rule, model)."""
+    rankings = {}
+    for name, mean_N in errors.means.items():
+        order = _ascending(mean_N)
+        middle = max(0, (len(order) - PER_RANKING) // 2)
+        rankings["largest mean error of", name] = order[::-1][:PER_RANKING]
+        rankings["smallest mean error of", name] = order[:PER_RANKING]
+        rankings["median mean error of", name] = order[middle : middle + PER_RANKING]
+    return rankings
+
+
+def skeleton_paths(joints_K2: NDArray[np.float64], limbs: Iterable[tuple[int, int]]) -> Drawing:
+    """SVG paths of a skeleton, to a tenth of a pixel; joints that are not finite are left out."""
+    finite_K = [bool(np.isfinite(joint).all()) for joint in joints_K2]
     points = [f"{x:.1f} {y:.1f}" for x, y in joints_K2.clip(-1e4, 1e4)]
-    lines = [f"M{points[a]}L{points[b]}" for a, b in limbs if known_K[a] and known_K[b]]
-    # A line of no length with round ends is a dot.
-    dots = [f"M{point}h0" for point, known in zip(points, known_K, strict=True) if known]
+    lines = [f"M{points[a]}L{points[b]}" for a, b in limbs if finite_K[a] and finite_K[b]]
+    # A line of length zero with round caps is a dot.
+    dots = [f"M{point}h0" for point, finite in zip(points, finite_K, strict=True) if finite]
     return Drawing("".join(lines), "".join(dots))
 
 
-def picture(crop_SS3: NDArray[np.uint8]) -> str:
-    """A crop, uint8 RGB, as the data URI of a WebP file."""
+def webp_data_uri(crop_SS3: NDArray[np.uint8]) -> str:
+    """A crop, uint8 RGB, as the data URI of a WebP image."""
     quality = [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY]
     done, encoded = cv2.imencode(".webp", cv2.cvtColor(crop_SS3, cv2.COLOR_RGB2BGR), quality)
     assert done, "OpenCV's own WebP encoder takes any uint8 image"
     return "data:image/webp;base64," + base64.b64encode(encoded.tobytes()).decode()
 
 
-def _card(sample_id: str, index: int, measured: Measured, reasons: dict[str, list[str]]) -> Card:
-    """A card without its pictures."""
-    against_NK = measured.disagreement_NK
-    return Card(
-        id=sample_id,
-        picture="",
-        label=Drawing("", ""),
-        predictions=[],
-        errors=[_numbers(errors_NK[index]) for errors_NK in measured.errors.values()],
-        means=_numbers(np.array([mean_N[index] for mean_N in measured.means.values()])),
-        disagreements=[] if against_NK is None else _numbers(against_NK[index]),
-        reasons=reasons,
-    )
-
-
-def _medians(measured: Measured) -> list[list[float | None]]:
+def _medians(errors: SampleErrors) -> list[list[float | None]]:
     return [
-        [_median(column) for column in (*errors_NK.T, measured.means[name])]
-        for name, errors_NK in measured.errors.items()
+        [_median(column_N) for column_N in (*errors_NK.T, errors.means[name])]
+        for name, errors_NK in errors.errors.items()
     ]
 
 
-def _median(values: NDArray[np.float64]) -> float | None:
-    known = values[~np.isnan(values)]
-    return float(np.median(known)) if len(known) else None
+def _median(values_N: NDArray[np.float64]) -> float | None:
+    counted = values_N[~np.isnan(values_N)]
+    return float(np.median(counted)) if len(counted) else None
 
 
-def _numbers(errors_K: NDArray[np.float64]) -> list[float | None]:
-    return [None if np.isnan(error) else round(float(error), 3) for error in errors_K]
+def _rounded(values: NDArray[np.float64]) -> list[float | None]:
+    """Three decimals, None for NaN."""
+    return [None if np.isnan(value) else round(float(value), 3) for value in values]
 
 
-def _mean_of_joints(errors_NK: NDArray[np.float64]) -> NDArray[np.float64]:
+def _mean_over_joints(errors_NK: NDArray[np.float64]) -> NDArray[np.float64]:
     counted_NK = ~np.isnan(errors_NK)
     sums_N = np.where(counted_NK, errors_NK, 0).sum(axis=1)
     counts_N = counted_NK.sum(axis=1)
@@ -273,6 +290,6 @@ def _mean_of_joints(errors_NK: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _ascending(values_N: NDArray[np.float64]) -> list[int]:
-    """Indices by value, NaN left out; equal ones in the data set's order."""
+    """Indices in ascending order of value, without NaN; equal values in order of index."""
     order = np.argsort(values_N, kind="stable")
     return [int(index) for index in order if not np.isnan(values_N[index])]

@@ -1,7 +1,7 @@
-"""The page: an evaluation in one HTML file that opens from disk and asks nothing of a network.
+"""The report as a single HTML file, which opens from disk and makes no network requests.
 
-What users and data sets bring (names, ids, settings) goes through Jinja's escaping; the page's
-policy forbids every request, and every script but its own.
+Jinja escapes everything that comes from users and data sets: names, ids and settings. The page's
+content security policy forbids all requests, and all scripts except its own.
 """
 
 from __future__ import annotations
@@ -13,15 +13,20 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
 from .... import __version__
 from ....data.samples import SampleSet
 from ....data.skeletons import Skeleton
 from ...runtime import palette
-from ..inference import Predicted
+from ..inference import PredictedJoints
 from . import charts
-from .gallery import CROP_PX, DISAGREEING, EACH, PER_JOINT, TEACHER, gallery
-from .scores import percent
-from .tables import Table, chart_tables, model_facts, models_table, oks_table, remarks, store_facts
+from .gallery import CROP_PX, MOST_DISAGREEING, PER_JOINT, PER_RANKING, build_gallery
+from .notes import notes
+from .published import Published, comparability, published_results
+from .scores import TEACHER, percent
+from .tables import Table, chart_tables, model_facts, models_table, oks_table, store_facts
 
 History = Sequence[Mapping[str, Any]]
 
@@ -29,58 +34,71 @@ History = Sequence[Mapping[str, Any]]
 def render(
     report: Mapping[str, Any],
     samples: SampleSet,
-    predicted: Mapping[str, Predicted],
+    predicted: Mapping[str, PredictedJoints],
     histories: Mapping[str, History],
 ) -> str:
-    """The page as HTML.
+    """The report as HTML.
 
     Args:
-        report: what `report.json` holds, its models in the order to show them in.
-        samples: the test people; the images of those in the gallery are read.
-        predicted: what each model says of them.
-        histories: rows of each model's `metrics.jsonl`.
-
-    Raises:
-        ModuleNotFoundError: Jinja is not installed.
+        report: the content of `report.json`; models are shown in its order.
+        samples: the test set; only the images of samples in the gallery are read.
+        predicted: by model, for all test samples.
+        histories: by model, the rows of its `metrics.jsonl`.
     """
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
+    rows = report["models"]
+    dataset = str(report["dataset"]["name"])
+    published = published_results(dataset)
+    gallery = build_gallery(samples, predicted)
     script = _template("report.js")
+    return (
+        _environment()
+        .from_string(_template("report.html"))
+        .render(
+            version=__version__,
+            policy=_content_security_policy(script),
+            script=Markup(script),  # noqa: S704 - our own file
+            style=Markup(_style()),  # noqa: S704 - our own file
+            report=report,
+            rows=rows,
+            metric=next(iter(rows.values()))["metric"],
+            unit=_unit(samples.skeleton),
+            threshold=_threshold(rows),
+            joints=samples.skeleton.joints,
+            table=models_table(rows),
+            oks=oks_table(rows),
+            charts=_charts(rows, published, histories),
+            symbols=_symbols(rows, published),
+            published=published,
+            comparability=comparability(dataset),
+            store=store_facts(report["store"]),
+            gallery=gallery,
+            initial_model=_initial_model(list(rows)),
+            teacher=list(rows).index(TEACHER) if TEACHER in rows else None,
+            rule={
+                "per_ranking": PER_RANKING,
+                "most_disagreeing": MOST_DISAGREEING,
+                "per_joint": PER_JOINT,
+            },
+            crop_px=CROP_PX,
+            facts=model_facts(rows),
+            records={name: _record(row) for name, row in rows.items()},
+            list_scores=lambda key: ", ".join(
+                f"{n} {percent(row[key])}" for n, row in rows.items()
+            ),
+            notes=notes(report, histories, gallery),
+        )
+    )
+
+
+def _environment() -> Environment:
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
-    rows, others = report["models"], charts.published(str(report["dataset"]["name"]))
-    people = gallery(samples, predicted)
-    return environment.from_string(_template("report.html")).render(
-        version=__version__,
-        policy=_policy(script),
-        script=Markup(script),  # noqa: S704 - a file of ours
-        style=Markup(_style()),  # noqa: S704 - a file of ours
-        report=report,
-        rows=rows,
-        metric=next(iter(rows.values()))["metric"],
-        unit=_unit(samples.skeleton),
-        threshold=_threshold(rows),
-        joints=samples.skeleton.joints,
-        table=models_table(rows),
-        oks=oks_table(rows),
-        figures=_figures(rows, others, histories),
-        symbols=[Markup(symbol) for symbol in _symbols(rows, others)],  # noqa: S704 - matplotlib's
-        published=others,
-        comparable=_comparable(str(report["dataset"]["name"])),
-        store=store_facts(report["store"]),
-        gallery=people,
-        shown=_shown_first(list(rows)),
-        teacher=list(rows).index(TEACHER) if TEACHER in rows else None,
-        rule={"each": EACH, "disagreeing": DISAGREEING, "per_joint": PER_JOINT},
-        crop_px=CROP_PX,
-        facts=model_facts(rows),
-        records={name: _record(row) for name, row in rows.items()},
-        listed=lambda key: ", ".join(f"{name} {percent(row[key])}" for name, row in rows.items()),
-        remarks=remarks(report, histories, people),
-    )
+    return environment
 
 
 def _record(row: Mapping[str, Any]) -> str:
@@ -92,17 +110,18 @@ def _template(name: str) -> str:
 
 
 def _style() -> str:
-    roles = {
+    """The style sheet, with the colors of skeletons as CSS variables."""
+    colors = {
         "prediction": palette.PREDICTION,
         "label": palette.LABEL,
         "teacher": palette.TEACHER,
     }
-    variables = " ".join(f"--{role}: {color};" for role, color in roles.items())
+    variables = " ".join(f"--{role}: {color};" for role, color in colors.items())
     return f":root {{ {variables} }}\n{_template('report.css')}"
 
 
-def _policy(script: str) -> str:
-    """What the page may do: show its own style and pictures, run the one script with this hash."""
+def _content_security_policy(script: str) -> str:
+    """Allow inline styles, embedded images, and the one script with this hash."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
@@ -111,70 +130,58 @@ def _policy(script: str) -> str:
 
 
 def _unit(skeleton: Skeleton) -> str:
-    """What an error is measured in."""
+    """A sample's unit of length, in words."""
     if skeleton.metric == "PCKh":
-        return "0.6 of the head box's diagonal"
-    if skeleton.normalizer is None:
-        return "the longer side of their box" if skeleton.name == "coco" else "what the labels say"
+        return "0.6 times the diagonal of its head box"
+    if skeleton.normalizer is None:  # COCO's format, see `data.readers.coco`
+        return "the longer side of its box"
     first, second = (skeleton.joints[joint] for joint in skeleton.normalizer)
-    return f"the distance from {first} to {second}"
+    return f"the distance from its {first} to its {second}"
 
 
 def _threshold(rows: Mapping[str, Any]) -> float:
-    """The means' threshold, in units, from the metric's name, such as PCK@0.2."""
+    """The threshold of the means, from the name of the metric, such as PCK@0.2."""
     return float(next(iter(rows.values()))["metric"].rpartition("@")[2])
 
 
-def _shown_first(names: Sequence[str]) -> int:
-    """Whose predictions the gallery begins with: the first student's, if there is one."""
+def _initial_model(names: Sequence[str]) -> int:
+    """The index of the model whose predictions the gallery shows first: a student, if any."""
     students = [number for number, name in enumerate(names) if name != TEACHER]
-    plain = [number for number in students if names[number] == "student"]
-    return next(iter(plain or students), 0)
+    default_student = [number for number in students if names[number] == "student"]
+    return next(iter(default_student or students), 0)
 
 
-def _symbols(rows: Mapping[str, Any], others: Sequence[charts.Published]) -> list[str]:
-    """What the legends are made of."""
-    looks = charts.looks(list(rows)).values()
-    return [charts.swatch(look, f"look-{number}") for number, look in enumerate(looks)] + [
-        charts.hollow(other.marker, f"hollow-{number}") for number, other in enumerate(others)
+def _symbols(rows: Mapping[str, Any], published: Sequence[Published]) -> list[Markup]:
+    """SVG symbols for the legends."""
+    series = [
+        charts.series_symbol(style, f"series-{number}")
+        for number, style in enumerate(charts.series_styles(list(rows)).values())
     ]
+    hollow = [
+        charts.published_symbol(result.marker, f"published-{number}")
+        for number, result in enumerate(published)
+    ]
+    return [Markup(symbol) for symbol in (*series, *hollow)]  # noqa: S704 - matplotlib's
 
 
-def _figures(
-    rows: Mapping[str, Any], others: Sequence[charts.Published], histories: Mapping[str, History]
-) -> dict[str, Any]:
-    """Each chart: its picture, and the table that says the same."""
-    from markupsafe import Markup
-
+def _charts(
+    rows: Mapping[str, Any], published: Sequence[Published], histories: Mapping[str, History]
+) -> dict[str, dict[str, Any]]:
+    """The charts: each as SVG, and as a table with the same numbers."""
     tables = chart_tables(rows, histories)
-    pictures = {}
+    drawn = {}
     if any(row["mean"] is not None for row in rows.values()):
-        pictures = {"curves": charts.curves(rows), "bars": charts.bars(rows)}
+        drawn = {"curves": charts.pck_curves(rows), "bars": charts.joint_bars(rows)}
     labels = {
         "loss": "loss",
         "validation_pck": "validation PCK, %",
         "learning_rate": "learning rate",
     }
-    for key, label in labels.items():
-        if key in tables:
-            pictures[key] = charts.training(histories, list(rows), key, label)
-    pictures["plane"] = charts.plane(rows, others)
+    for metric, label in labels.items():
+        if metric in tables:
+            drawn[metric] = charts.training_curves(histories, list(rows), metric, label)
+    drawn["cost"] = charts.cost_chart(rows, published)
     return {
-        name: {"picture": Markup(svg), "table": tables.get(name, Table("", [], []))}  # noqa: S704 - matplotlib's
-        for name, svg in pictures.items()
+        name: {"svg": Markup(svg), "table": tables.get(name, Table("", [], []))}  # noqa: S704 - matplotlib's
+        for name, svg in drawn.items()
     }
-
-
-def _comparable(dataset: str) -> str:
-    """Whether this data set's scores may be held against the published ones."""
-    if dataset.startswith("mpii"):
-        return (
-            "Of these, the ones measured on MPII validation are of the people that are usually "
-            "scored here; MPII test is another set, LSP another data set."
-        )
-    if dataset.startswith("lsp"):
-        return (
-            "Of these, the one measured on LSP is of nearly the same test people; it was trained "
-            "at 256 pixels, for 70 epochs. The others are of another data set and do not compare."
-        )
-    return f"They were measured on other data than {dataset}: the scores do not compare."

@@ -1,7 +1,7 @@
-"""What the page says in words and tables: models, their origin, the store's bill, what is missing.
+"""The tables and lists of the report: models, provenance, the numbers of charts, the store.
 
-Records of older versions may lack anything but the model's own settings: what is not there is said
-to be so.
+Records may come from other machines, and some of their fields are optional: a missing field is
+reported as `MISSING`.
 """
 
 from __future__ import annotations
@@ -11,22 +11,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...runtime.text import pluralize
+from ...runtime.text import format_bytes, format_duration, pluralize
 from ..oks import STATISTICS
-from .gallery import TEACHER, Gallery
-from .scores import percent, shown
+from .scores import TEACHER, number_or_dash, percent
 
 MISSING = "not recorded"
-LONGEST_HISTORY = 60
-"""Epochs in a table under a chart; of longer trainings every n-th."""
+
+MAX_HISTORY_ROWS = 60
+"""Epochs in the table of a training curve; of longer trainings, every n-th epoch and the last."""
 
 Rows = Mapping[str, Mapping[str, Any]]
 Histories = Mapping[str, Sequence[Mapping[str, Any]]]
+Facts = list[tuple[str, str]]
+"""(name, value) pairs."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell: its text, and what it is sorted by (None: last)."""
+    """A cell of a table: its text, and the value to sort by (None: last)."""
 
     text: str
     value: float | str | None = None
@@ -34,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption, a header, and rows whose first cell names them."""
+    """A table with a caption, a header, and rows whose first cell is their heading."""
 
     caption: str
     header: list[str]
@@ -42,12 +44,12 @@ class Table:
 
 
 def models_table(rows: Rows) -> Table:
-    """Cost and accuracy of the models, side by side."""
+    """Scores and cost of the models, side by side."""
     first = next(iter(rows.values()))
     header = ["model", *first["groups"], "mean", "unweighted", "AUC", "params, M", "GMACs"]
     header += ["ms/image", "training"]
     return Table(
-        f"{first['metric']} in percent, of {pluralize(first['people'], 'person', 'people')}",
+        f"{first['metric']} in percent, {pluralize(first['samples'], 'sample')}",
         header,
         [[Cell(name, name), *_cells(row)] for name, row in rows.items()],
     )
@@ -56,23 +58,23 @@ def models_table(rows: Rows) -> Table:
 def _cells(row: Mapping[str, Any]) -> list[Cell]:
     shares = [*row["groups"].values(), row["mean"], row["mean_unweighted"], row["auc"]]
     seconds = at(row, "record.result.seconds")
-    million = None if row["parameters"] is None else row["parameters"] / 1e6
+    millions = None if row["parameters"] is None else row["parameters"] / 1e6
     return [
         *(Cell(percent(share), share) for share in shares),
-        Cell(shown(million, "{:.2f}"), million),
-        Cell(shown(row["gmacs"], "{:.3f}"), row["gmacs"]),
-        Cell(shown(row["ms_per_image"], "{:.1f}"), row["ms_per_image"]),
-        Cell(duration(seconds), seconds) if _is_number(seconds) else Cell("-"),
+        Cell(number_or_dash(millions, "{:.2f}"), millions),
+        Cell(number_or_dash(row["gmacs"], "{:.3f}"), row["gmacs"]),
+        Cell(number_or_dash(row["ms_per_image"], "{:.1f}"), row["ms_per_image"]),
+        Cell(format_duration(seconds), seconds) if is_number(seconds) else Cell("-"),
     ]
 
 
 def oks_table(rows: Rows) -> Table | None:
-    """COCO's scores, where they were worked out."""
+    """COCO's OKS statistics; None if no model has them."""
     scored = {name: row["oks"] for name, row in rows.items() if row.get("oks")}
     if not scored:
         return None
     return Table(
-        "OKS in percent, on the labels' boxes",
+        "OKS in percent, with the labels' boxes",
         ["model", *STATISTICS],
         [
             [Cell(name, name), *(Cell(percent(oks[key]), oks[key]) for key in STATISTICS)]
@@ -82,22 +84,21 @@ def oks_table(rows: Rows) -> Table | None:
 
 
 def chart_tables(rows: Rows, histories: Histories) -> dict[str, Table]:
-    """The numbers of the charts, for those who do not see them; no epochs, no table."""
+    """The numbers of each chart; training metrics without any epoch have no table."""
     names = list(rows)
     first = rows[names[0]]
-    steps = range(len(first["curve"]["thresholds"]))
     tables = {
         "curves": Table(
-            "Joints found within each threshold, in percent",
+            "Correct joints by threshold, in percent",
             ["threshold", *names],
             [
-                [Cell(f"{first['curve']['thresholds'][step]:.2f}")]
+                [Cell(f"{threshold:.2f}")]
                 + [Cell(percent(rows[name]["curve"]["pck"][step])) for name in names]
-                for step in steps
+                for step, threshold in enumerate(first["curve"]["thresholds"])
             ],
         ),
         "bars": Table(
-            "Joints found, in percent",
+            "Correct joints, in percent",
             ["joint", *names],
             [
                 [Cell(joint), *(Cell(percent(rows[name]["per_joint"][joint])) for name in names)]
@@ -106,144 +107,152 @@ def chart_tables(rows: Rows, histories: Histories) -> dict[str, Table]:
             ],
         ),
     }
-    for key, caption in _TRAINING.items():
-        table = _training_table(histories, names, key, caption)
+    for metric, caption in TRAINING_METRICS.items():
+        table = _training_table(histories, names, metric, caption)
         if table.rows:
-            tables[key] = table
+            tables[metric] = table
     return tables
 
 
-_TRAINING = {
+TRAINING_METRICS = {
     "loss": "Mean loss of each epoch",
-    "validation_pck": "PCK of the validation people after each epoch, in percent",
+    "validation_pck": "PCK of the validation samples after each epoch, in percent",
     "learning_rate": "Learning rate at the end of each epoch",
 }
 
 
-def _training_table(histories: Histories, names: Sequence[str], key: str, caption: str) -> Table:
-    found = {
+def _training_table(histories: Histories, names: Sequence[str], metric: str, caption: str) -> Table:
+    by_epoch = {
         name: {
-            row["epoch"]: row[key]
+            row["epoch"]: row[metric]
             for row in histories.get(name, ())
-            if isinstance(row.get("epoch"), int) and _is_number(row.get(key))
+            if isinstance(row.get("epoch"), int) and is_number(row.get(metric))
         }
         for name in names
     }
-    trained = [name for name in names if found[name]]
-    epochs = sorted({epoch for values in found.values() for epoch in values})
-    step = -(-len(epochs) // LONGEST_HISTORY) if epochs else 1
-    kept = sorted({*epochs[::step], *epochs[-1:]})
-    scale = 100 if key == "validation_pck" else 1
+    trained = [name for name in names if by_epoch[name]]
+    epochs = sorted({epoch for values in by_epoch.values() for epoch in values})
+    step = -(-len(epochs) // MAX_HISTORY_ROWS) if epochs else 1
+    shown_epochs = sorted({*epochs[::step], *epochs[-1:]})
+    scale = 100 if metric == "validation_pck" else 1
     return Table(
         caption,
         ["epoch", *trained],
         [
             [Cell(str(epoch))]
             + [
-                Cell(f"{scale * found[name][epoch]:.4g}" if epoch in found[name] else "-")
+                Cell(f"{scale * by_epoch[name][epoch]:.4g}" if epoch in by_epoch[name] else "-")
                 for name in trained
             ]
-            for epoch in kept
+            for epoch in shown_epochs
         ],
     )
 
 
-def model_facts(rows: Rows) -> dict[str, list[tuple[str, str]]]:
-    """What was trained on what, by model: (name of a fact, fact)."""
+def model_facts(rows: Rows) -> dict[str, Facts]:
+    """For each model, its settings, training data and digests."""
     return {
-        name: _teacher_facts(row["teacher"])
+        name: _external_teacher_facts(row["teacher"])
         if "teacher" in row
-        else _facts(name, row.get("record", {}))
+        else _trained_model_facts(name, row.get("record", {}))
         for name, row in rows.items()
     }
 
 
-def _teacher_facts(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Of teachers who were trained elsewhere: what the store's manifest would say of them."""
-    facts = [("joints that it knows", ", ".join(entry["covered_joints"]))]
-    for part in entry["teachers"]:
+def _external_teacher_facts(entry: Mapping[str, Any]) -> Facts:
+    """Of teachers trained elsewhere: their entry in a store's manifest."""
+    facts = [("covered joints", ", ".join(entry["covered_joints"]))]
+    for teacher in entry["teachers"]:
         facts += [
-            ("kind", part["kind"]),
-            ("SHA-256", part["sha256"]),
-            ("takes and gives", _settings(part["spec"], ("joints",))),
+            ("kind", teacher["kind"]),
+            ("SHA-256", teacher["sha256"]),
+            ("input and output", _settings(teacher["spec"], ("joints",))),
         ]
     return facts
 
 
-def _facts(name: str, record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    training = "identity.settings.training"
-    dataset = at(record, "identity.inputs.dataset")
+def _trained_model_facts(name: str, record: Mapping[str, Any]) -> Facts:
+    inputs, settings = "identity.inputs", "identity.settings"
     facts = [
-        ("learned from", _role(name, record)),
-        ("network", _settings(at(record, f"{training}.model"))),
-        ("crops", _settings(at(record, "identity.settings.geometry"))),
-        ("trained on", f"{at(dataset, 'name')}, {at(dataset, 'samples')} people"),
-        *((f"SHA-256 of their {part}", str(at(dataset, part))) for part in _DIGESTS),
+        ("supervision", _supervision(name, record)),
+        ("network", _settings(at(record, "model"))),
+        ("geometry", _settings(at(record, "geometry"))),
+        *_dataset_facts("training data", at(record, f"{inputs}.dataset")),
         ("epochs", f"{at(record, 'result.epochs')}, best {at(record, 'result.best_epoch')}"),
-        ("training", _settings(at(record, training), _TOLD_APART)),
-        ("targets", _settings(at(record, "identity.settings.targets"))),
-        ("augmentation", _settings(at(record, "identity.settings.augmentation"))),
+        ("training settings", _settings(at(record, f"{settings}.training"), ("model", "epochs"))),
+        ("targets", _settings(at(record, f"{settings}.targets"))),
+        ("augmentation", _settings(at(record, f"{settings}.augmentation"))),
     ]
-    if isinstance(at(record, "identity.inputs.store"), Mapping):
+    if isinstance(at(record, f"{inputs}.store"), Mapping):
         facts += [
-            ("heatmaps", _settings(at(record, "identity.inputs.store"))),
-            ("SHA-256 of their teacher", str(at(record, "identity.inputs.teacher.sha256"))),
+            ("heatmap store", _settings(at(record, f"{inputs}.store"))),
+            ("SHA-256 of the teacher", str(at(record, f"{inputs}.teacher.sha256"))),
         ]
-    if at(record, "identity.inputs.init_from") != MISSING:
-        started = str(at(record, "identity.inputs.init_from"))
-        facts.append(("SHA-256 of the weights it started from", started))
+    if at(record, f"{inputs}.init_from") != MISSING:
+        facts.append(("SHA-256 of the initial weights", str(at(record, f"{inputs}.init_from"))))
     validation = at(record, "result.validation_pck")
     return [
         *facts,
-        ("validation PCK", percent(validation) if _is_number(validation) else "none"),
+        ("validation PCK", percent(validation) if is_number(validation) else "none"),
         ("SHA-256 of the weights", str(at(record, "result.weights_sha256"))),
-        ("device", f"{at(record, 'device')}, {at(record, 'processes')} process(es)"),
+        ("device", str(at(record, "device"))),
+        ("processes", str(at(record, "processes"))),
         ("versions", _settings(at(record, "versions"))),
     ]
 
 
-_DIGESTS = ("ids", "images", "labels")
-_TOLD_APART = ("model", "epochs")
-"""Settings of a training that have a line of their own."""
+def _dataset_facts(name: str, fingerprint: Any) -> Facts:
+    """A data set's name, size, and digests; `fingerprint` may be `MISSING`."""
+    return [
+        (name, f"{at(fingerprint, 'name')}, {at(fingerprint, 'samples')} samples"),
+        *(
+            (f"SHA-256 of the {part}", str(at(fingerprint, part)))
+            for part in ("ids", "images", "labels")
+        ),
+    ]
 
 
-def _role(name: str, record: Mapping[str, Any]) -> str:
+def _supervision(name: str, record: Mapping[str, Any]) -> str:
     alpha = at(record, "identity.settings.training.alpha")
-    if name == TEACHER or not _is_number(alpha):
+    if name == TEACHER or not is_number(alpha):
         return "labels"
     if alpha == 0:
-        return "labels alone"
-    return f"teacher's heatmaps (alpha = {alpha:g}) and labels" if alpha < 1 else "heatmaps alone"
+        return "labels only"
+    if alpha < 1:
+        return f"teacher heatmaps (alpha = {alpha:g}) and labels"
+    return "teacher heatmaps only"
 
 
-def _settings(values: Any, without: Sequence[str] = ()) -> str:
-    """A group of settings on one line; those that are None are left out."""
+def _settings(values: Any, omitted: Sequence[str] = ()) -> str:
+    """A group of settings on one line, without those that are None."""
     if not isinstance(values, Mapping):
         return MISSING
-    chosen = {k: v for k, v in values.items() if k not in without and v is not None}
-    return ", ".join(f"{key} {_plain(value)}" for key, value in chosen.items()) or MISSING
+    shown = {key: v for key, v in values.items() if key not in omitted and v is not None}
+    return ", ".join(f"{key} {_plain(value)}" for key, value in shown.items()) or MISSING
 
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def store_facts(store: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """The store's bill, and what its manifest says; empty where there is no store."""
+def store_facts(store: Mapping[str, Any] | None) -> Facts:
+    """The store's size, its teacher passes, and its manifest; empty without a store."""
     if not store:
         return []
-    people = pluralize(store["samples"], "person", "people")
-    facts = [("views", f"{store['views']} of each of {people}")]
+    views = store["views"] * store["samples"]
+    samples = pluralize(store["samples"], "sample")
+    facts = [("views", f"{store['views']} of each of {samples}")]
     if store["bytes"]:
-        times = store["float16_bytes"] / store["bytes"]
+        ratio = store["float16_bytes"] / store["bytes"]
+        bytes_per_view = f"{store['bytes'] / max(1, views):,.0f} bytes per view"
         facts += [
-            ("size", f"{megabytes(store['bytes'])}, {_each(store)} bytes a view"),
-            ("as raw float16", f"{megabytes(store['float16_bytes'])}, {times:.1f} x as much"),
+            ("size", f"{format_bytes(store['bytes'])}, {bytes_per_view}"),
+            ("as raw float16", f"{format_bytes(store['float16_bytes'])}, {ratio:.1f} x as much"),
         ]
     facts += [
-        ("teacher passes to fill it", f"{store['teacher_passes']:,}"),
+        ("teacher passes to fill the store", f"{store['teacher_passes']:,}"),
         (
-            "teacher passes online",
+            "teacher passes of online distillation",
             f"{store['teacher_passes_online']:,}, for the epochs of "
             f"{pluralize(store['distilled_students'], 'distilled student')}",
         ),
@@ -252,82 +261,26 @@ def store_facts(store: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     return facts + (_manifest_facts(manifest) if isinstance(manifest, Mapping) else [])
 
 
-def _manifest_facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _manifest_facts(manifest: Mapping[str, Any]) -> Facts:
     datasets = manifest.get("datasets")
-    dataset = datasets[-1] if isinstance(datasets, list) and datasets else None
+    fingerprint = datasets[-1] if isinstance(datasets, list) and datasets else None
     measured = at(manifest, "encoding_error.max_error")
-    found = f"; measured {100 * measured:.2f} %" if _is_number(measured) else ""
+    measured_text = f"; measured {100 * measured:.2f} %" if is_number(measured) else ""
     bound = at(manifest, "max_error")
+    bound_text = f"{100 * bound:g} % of a heatmap's peak{measured_text}"
     return [
-        (
-            "bound",
-            f"{100 * bound:g} % of a heatmap's peak{found}" if _is_number(bound) else MISSING,
-        ),
+        ("error bound", bound_text if is_number(bound) else MISSING),
         ("flip-averaged", _plain(at(manifest, "flip_averaged"))),
         ("seed of the views", _plain(at(manifest, "seed"))),
         ("augmentation", _settings(at(manifest, "augmentation"))),
-        ("made of", f"{at(dataset, 'name')}, {at(dataset, 'samples')} people"),
-        *((f"SHA-256 of their {part}", str(at(dataset, part))) for part in _DIGESTS),
+        *_dataset_facts("samples", fingerprint),
         ("SHA-256 of the teacher", str(at(manifest, "teacher.sha256"))),
         ("versions", _settings(at(manifest, "versions"))),
     ]
 
 
-def _each(store: Mapping[str, Any]) -> str:
-    return f"{store['bytes'] / max(1, store['views'] * store['samples']):,.0f}"
-
-
-def remarks(report: Mapping[str, Any], histories: Histories, people: Gallery) -> list[str]:
-    """What a reader would look for in vain, and what should make them wary."""
-    rows: Rows = report["models"]
-    found = []
-    if TEACHER not in rows:
-        found.append(
-            "This work directory has no finished teacher: its predictions, and where it disagrees "
-            "with the labels, are missing below."
-        )
-    if not report["store"]:
-        found.append("There is no heatmap store, so there is no bill of it.")
-    for name, row in rows.items():
-        found += _remarks_on(name, row, histories.get(name, ()), report)
-    if people.ranked == 0:
-        found.append(
-            "No test person has a label that counts: there are no scores, and people are shown in "
-            "the order of the data set."
-        )
-    elif people.ranked < people.people:
-        found.append(
-            f"{people.people - people.ranked} of {people.people} test people without a joint that "
-            "counts: not in the gallery."
-        )
-    return found
-
-
-def _remarks_on(
-    name: str, row: Mapping[str, Any], history: Sequence[Any], report: Mapping[str, Any]
-) -> list[str]:
-    found = []
-    if "teacher" in row:
-        if row["unknown"]:
-            found.append(f"{name} has no {', '.join(row['unknown'])}: its means leave them out.")
-    elif not history:
-        found.append(f"{name} has no readable metrics.jsonl: its training curves are missing.")
-    elif all(epoch.get("validation_pck") is None for epoch in history):
-        found.append(f"{name} was trained without validation people: its last epoch was kept.")
-    if row.get("oks_left_out"):
-        found.append(f"OKS of {name} is left out: {row['oks_left_out']}")
-    if row.get("not_finite"):
-        wrong = pluralize(row["not_finite"], "predicted joint")
-        found.append(f"{name}: {wrong} not finite, and so wrong.")
-    taught = at(row, "record.identity.inputs.teacher.sha256")
-    teacher = at(report, f"models.{TEACHER}.record.result.weights_sha256")
-    if MISSING not in (taught, teacher) and taught != teacher:
-        found.append(f"{name} learned from another teacher than this directory's.")
-    return found
-
-
 def at(tree: Any, path: str) -> Any:
-    """A value in nested JSON, or `MISSING`."""
+    """A value in nested JSON by its dotted path; `MISSING` if it is absent or None."""
     for key in path.split("."):
         if not isinstance(tree, Mapping) or tree.get(key) is None:
             return MISSING
@@ -335,20 +288,6 @@ def at(tree: Any, path: str) -> Any:
     return tree
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number; true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, the two largest of them."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
-def megabytes(size: float) -> str:
-    """Bytes for a reader, decimal."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

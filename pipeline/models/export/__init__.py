@@ -1,1 +1,1 @@
-"""A finished model as a file that needs nothing of this package: made, compared, quantized."""
+"""Exporting a finished model as one file that runs without this package."""

@@ -1,4 +1,4 @@
-"""A network with its pre- and post-processing inside: from crops as cut to joints.
+"""A network with its pre- and post-processing inside: from uint8 crops to joints.
 
 Shape letters: B batch, S crop side, K joints, H and W heatmap height and width.
 """
@@ -21,8 +21,8 @@ INPUT = "crops"
 OUTPUTS = ("joints", "peaks", "heatmaps")
 
 
-class Answer(NamedTuple):
-    """What a deployed model says of crops.
+class ModelOutput(NamedTuple):
+    """The output of a deployed model.
 
     Attributes:
         joints: float32 (B, K, 2), x and y in pixels of the crop, pixel centers at whole numbers.
@@ -35,14 +35,14 @@ class Answer(NamedTuple):
     heatmaps: NDArray[np.float32]
 
 
-ModelRunner = Callable[[NDArray[np.uint8]], Answer]
-"""From crops, uint8 (B, S, S, 3) RGB, to what a model says of them, whatever runs it."""
+ModelRunner = Callable[[NDArray[np.uint8]], ModelOutput]
+"""Runs a model, with whatever library, on crops: uint8 (B, S, S, 3) RGB."""
 
 
 class Deployable(nn.Module):
-    """The network as it is shipped: normalizes, predicts, decodes.
+    """The network as it is exported: normalizes, predicts, decodes.
 
-    Input: uint8 (B, S, S, 3) RGB. Output: the tensors of `Answer`.
+    Input: uint8 (B, S, S, 3) RGB. Output: the tensors of `ModelOutput`.
     """
 
     mean: Tensor
@@ -52,7 +52,7 @@ class Deployable(nn.Module):
         super().__init__()
         self.network = trained.network
         self.stride_px = trained.geometry.stride_px
-        # As `inputs.normalize` has it, number by number.
+        # The same operations as `preprocessing.normalize`, so that inputs are bit-identical.
         self.register_buffer("mean", torch.tensor(MEAN_RGB).mul(255))
         self.register_buffer("scale", torch.tensor(STD_RGB).mul(255).reciprocal())
         self.to(next(trained.network.parameters()).device).eval().requires_grad_(False)
@@ -66,10 +66,10 @@ class Deployable(nn.Module):
 
 
 def in_pytorch(module: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]) -> ModelRunner:
-    """A `Deployable`, or a program exported from one, as an `ModelRunner`; on the CPU."""
+    """Run a `Deployable`, or a program exported from one, in PyTorch on the CPU."""
 
-    def answer(crops_BSS3: NDArray[np.uint8]) -> Answer:
+    def run(crops_BSS3: NDArray[np.uint8]) -> ModelOutput:
         with torch.inference_mode():
-            return Answer(*(t.numpy() for t in module(torch.from_numpy(crops_BSS3))))
+            return ModelOutput(*(t.numpy() for t in module(torch.from_numpy(crops_BSS3))))
 
-    return answer
+    return run

@@ -1,6 +1,6 @@
-"""Deployed files: ONNX, for onnxruntime, and PyTorch's own exported programs.
+"""File formats of exported models: ONNX, for onnxruntime, and PyTorch's exported programs.
 
-Both hold the model's description (`describe`) inside.
+Both contain the model's description (`describe`) as metadata.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from torch.export import Dim, ExportedProgram
 
 from .... import __version__
 from ..checkpoint import TrainedModel
-from .deployable import INPUT, OUTPUTS, Answer, Deployable, ModelRunner, in_pytorch
+from .deployable import INPUT, OUTPUTS, Deployable, ModelOutput, ModelRunner, in_pytorch
 
-EXAMPLE_BATCH = 2  # not 1: PyTorch takes a dimension of 1 for one that stays 1
-MOST_CROPS = 4096
+EXAMPLE_BATCH = 2  # torch.export specializes dimensions of size 1, even dynamic ones
+MAX_BATCH = 4096
 DESCRIPTION = "fpd.json"
-"""The key of the description in a file's own metadata."""
+"""The key of the description in a file's metadata."""
 
 
 def onnx_packages() -> tuple[ModuleType, ModuleType]:
-    """The modules onnx and onnxruntime, with PyTorch's exporter's onnxscript beside them.
+    """Import onnx and onnxruntime, and check for onnxscript, which PyTorch's exporter needs.
 
     Raises:
-        ValueError: not installed.
+        ValueError: one of them is not installed.
     """
     try:
         import onnx
@@ -42,13 +42,14 @@ def onnx_packages() -> tuple[ModuleType, ModuleType]:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            f"ONNX needs {error.name}, which is not installed: pip install 'fast-pose-distillation[onnx]'"
+            f"ONNX needs {error.name}, which is not installed: "
+            "pip install 'fast-pose-distillation[onnx]'"
         ) from None
     return onnx, onnxruntime
 
 
 def describe(trained: TrainedModel) -> dict[str, Any]:
-    """What a user of a deployed file has to know, as JSON holds it."""
+    """What a user of an exported file needs to know, as a JSON-serializable dictionary."""
     side, map_side = trained.geometry.crop_px, trained.geometry.heatmap_px
     joints = len(trained.skeleton.joints)
     return {
@@ -70,7 +71,7 @@ def describe(trained: TrainedModel) -> dict[str, Any]:
             "peaks": {
                 "dtype": "float32",
                 "shape": ["batch", joints],
-                "is": "height of each heatmap's highest pixel: how sure the network is",
+                "is": "height of each heatmap's highest pixel: the network's confidence",
             },
             "heatmaps": {"dtype": "float32", "shape": ["batch", joints, map_side, map_side]},
         },
@@ -78,43 +79,43 @@ def describe(trained: TrainedModel) -> dict[str, Any]:
 
 
 def export_program(trained: TrainedModel) -> ExportedProgram:
-    """The deployable network, on the CPU, as PyTorch's exported program; its batch size is open."""
+    """The deployable network, on the CPU, as an exported program with a dynamic batch size."""
     side = trained.geometry.crop_px
     example = torch.zeros(EXAMPLE_BATCH, side, side, 3, dtype=torch.uint8)
-    # A copy, in the order in which files hold weights: PyTorch warns of saving another.
+    # A contiguous copy: PyTorch warns when weights in another memory format are saved.
     module = copy.deepcopy(Deployable(trained)).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     program = torch.export.export(
         module,
         (example,),
-        dynamic_shapes={INPUT: {0: Dim("batch", min=1, max=MOST_CROPS)}},
+        dynamic_shapes={INPUT: {0: Dim("batch", min=1, max=MAX_BATCH)}},
     )
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # half of a small file, and paths of this machine
+        node.meta.pop("stack_trace", None)  # half of a small file, with local paths
     return program
 
 
 def program_bytes(program: ExportedProgram, description: dict[str, Any]) -> bytes:
-    """A `.pt2` file; `torch.export.load` reads it."""
+    """The content of a `.pt2` file, which `torch.export.load` reads."""
     content = io.BytesIO()
     torch.export.save(program, content, extra_files={DESCRIPTION: json.dumps(description)})
     return content.getvalue()
 
 
 def onnx_bytes(program: ExportedProgram, description: dict[str, Any]) -> bytes:
-    """An ONNX file, weights inside."""
+    """The content of an ONNX file, including the weights."""
     onnx_packages()
     with _quiet():
-        made = torch.onnx.export(
+        exported = torch.onnx.export(
             program, input_names=[INPUT], output_names=OUTPUTS, dynamo=True, verbose=False
         )
-    assert made is not None
-    model = made.model_proto
+    assert exported is not None
+    model = exported.model_proto
     _strip(model)
     return with_description(model, description)
 
 
 def with_description(model: Any, description: dict[str, Any]) -> bytes:
-    """An `onnx.ModelProto` with the description among its metadata, serialized."""
+    """Add the description to the metadata of an `onnx.ModelProto`, and serialize it."""
     onnx, _ = onnx_packages()
     onnx.helper.set_model_props(model, {DESCRIPTION: json.dumps(description)})
     content: bytes = model.SerializeToString()
@@ -122,7 +123,7 @@ def with_description(model: Any, description: dict[str, Any]) -> bytes:
 
 
 def _strip(model: Any) -> None:
-    """Take out the exporter's notes on each node: they are half of a small student's file."""
+    """Remove the exporter's notes on each node: half of a small student's file."""
     model.graph.doc_string = ""
     for part in (model.graph.node, model.graph.value_info, model.graph.initializer):
         for entry in part:
@@ -135,7 +136,7 @@ def _strip(model: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """PyTorch 2.13's exporter warns of PyTorch itself, and logs that torchvision is absent."""
+    """Silence PyTorch 2.13's exporter: it warns of its own deprecations and missing torchvision."""
     log = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -148,23 +149,23 @@ def _quiet() -> Iterator[None]:
 
 
 def open_program(content: bytes) -> ModelRunner:
-    """A `.pt2` file's content as an `ModelRunner`."""
+    """Run the content of a `.pt2` file in PyTorch on the CPU."""
     program = torch.export.load(io.BytesIO(content))
     return in_pytorch(program.module())
 
 
 def open_onnx(content: bytes, threads: int | None = None) -> ModelRunner:
-    """An ONNX file's content as an `ModelRunner`, run by onnxruntime on the CPU.
+    """Run the content of an ONNX file in onnxruntime on the CPU.
 
     Args:
-        threads: of one operation; none given: PyTorch's number.
+        threads: number of threads within one operation; None: PyTorch's number.
     """
     _, runtime = onnx_packages()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
-    def answer(crops_BSS3: NDArray[np.uint8]) -> Answer:
-        return Answer(*session.run(list(OUTPUTS), {INPUT: crops_BSS3}))
+    def run(crops_BSS3: NDArray[np.uint8]) -> ModelOutput:
+        return ModelOutput(*session.run(list(OUTPUTS), {INPUT: crops_BSS3}))
 
-    return answer
+    return run

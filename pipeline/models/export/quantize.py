@@ -1,7 +1,7 @@
-"""Eight-bit integers, by onnxruntime: what may be won in size and time, and what it costs in PCK.
+"""Quantize an exported ONNX file to 8-bit integers with onnxruntime.
 
-PyTorch's own way, torch.ao.quantization, is deprecated (its functions say so since PyTorch 2.9),
-and its successor torchao is another package; onnxruntime quantizes the file that is shipped.
+PyTorch's own torch.ao.quantization is deprecated (its functions warn since PyTorch 2.9), and its
+successor, torchao, is a separate package; onnxruntime quantizes the exported file itself.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from .formats import onnx_packages, with_description
 
 Method = Literal["dynamic", "static"]
 
-QUANTizED = ("Conv", "Add", "MaxPool", "Relu", "Resize")
-"""What static quantization covers of an hourglass: so that integers stay integers from one
-convolution to the next. (Batch normalization that no convolution precedes stays float32.)"""
+QUANTIZED = ("Conv", "Add", "MaxPool", "Relu", "Resize")
+"""Operators that static quantization covers, so that values stay integers between an hourglass's
+convolutions. (Batch normalization that does not follow a convolution stays float32.)"""
 
 CALIBRATION_BATCH = 32
 
 DISK_FACTOR = 4
-"""Room for the files in between, in sizes of the model: 2.3 were seen at most, of the demo's."""
+"""Space for temporary files, in multiples of the model's size; the demo's models need up to 2.3."""
 
 
 def quantize(
@@ -39,59 +39,64 @@ def quantize(
     description: dict[str, Any],
     calibration_NSS3: NDArray[np.uint8] | None = None,
 ) -> bytes:
-    """A float32 ONNX file, as `formats.onnx_bytes` makes it, in eight-bit integers.
+    """Quantize a float32 ONNX file.
 
-    What follows the heatmaps, and the convolution that makes them, stays float32: its outputs are
-    few, and decoding looks at their differences.
+    The convolution that produces the heatmaps, and everything after it, stays float32: it is cheap,
+    and decoding depends on small differences between pixels.
 
     Args:
-        method: "static": weights and activations, ranges by calibration; "dynamic": ranges are
-            found anew with every crop.
-        calibration_NSS3: uint8 crops (N, S, S, 3), for "static".
+        content: of an ONNX file made by `formats.onnx_bytes`.
+        method: "static": the ranges of activations are determined by calibration; "dynamic": they
+            are determined for every crop when the model runs.
+        description: metadata of the quantized file.
+        calibration_NSS3: uint8 RGB crops (N, S, S, 3), required for "static".
+
+    Returns:
+        The content of the quantized ONNX file.
 
     Raises:
-        ValueError: onnxruntime has no room for its files.
+        ValueError: there is not enough space for onnxruntime's temporary files.
     """
     onnx, _ = onnx_packages()
-    _check_room(DISK_FACTOR * len(content))
+    _check_free_space(DISK_FACTOR * len(content))
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder, "float32.onnx"), Path(folder, "int8.onnx")
         prepared = _prepare(content, source)
-        kept = _from_heatmaps_on(prepared)
+        excluded = _heatmap_nodes(prepared)
         if method == "dynamic":
-            _dynamic(source, target, kept)
+            _dynamic(source, target, excluded)
         else:
             assert calibration_NSS3 is not None
-            _static(source, target, kept, calibration_NSS3)
+            _static(source, target, excluded, calibration_NSS3)
         return with_description(onnx.load(target), description)
 
 
-def _check_room(expected: int) -> None:
-    """Onnxruntime works in files; what a full disk leaves of them ends in errors of its parser."""
+def _check_free_space(expected: int) -> None:
+    """Check first: on a full disk, onnxruntime fails with parse errors of truncated files."""
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
     if free < expected:
         raise ValueError(
-            f"{folder}: expected {format_bytes(expected)} of room for temporary files, found "
+            f"{folder}: expected {format_bytes(expected)} free for temporary files, found "
             f"{format_bytes(free)}: name another folder with TMPDIR=FOLDER before the command"
         )
 
 
 def _prepare(content: bytes, path: Path) -> Any:
-    """The model with onnxruntime's own simplifications and with shapes, written and returned."""
+    """Simplify the model and infer its shapes with onnxruntime; write it and return it."""
     onnx, _ = onnx_packages()
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    # The symbolic part does not know all of decoding's operators, and an hourglass needs none.
+    # Symbolic shape inference lacks some of decoding's operators, and is not needed here.
     path.write_bytes(content)
     quant_pre_process(path, path, skip_symbolic_shape=True)
     return onnx.load(path)
 
 
-def _from_heatmaps_on(model: Any) -> list[str]:
-    """Names of the nodes that make the heatmaps, and of all that come after."""
+def _heatmap_nodes(model: Any) -> list[str]:
+    """Names of the nodes that compute the heatmaps, and of all that depend on them."""
     reached, names = {"heatmaps"}, []
-    for node in model.graph.node:  # in an order in which they can be computed
+    for node in model.graph.node:  # in topological order
         if reached & set(node.input):
             reached |= set(node.output)
             names.append(node.name)
@@ -100,17 +105,17 @@ def _from_heatmaps_on(model: Any) -> list[str]:
     return names
 
 
-def _dynamic(source: Path, target: Path, kept: list[str]) -> None:
+def _dynamic(source: Path, target: Path, excluded: list[str]) -> None:
     from onnxruntime.quantization import quantize_dynamic
 
-    quantize_dynamic(source, target, op_types_to_quantize=["Conv"], nodes_to_exclude=kept)
+    quantize_dynamic(source, target, op_types_to_quantize=["Conv"], nodes_to_exclude=excluded)
 
 
-def _static(source: Path, target: Path, kept: list[str], crops_NSS3: NDArray[np.uint8]) -> None:
+def _static(source: Path, target: Path, excluded: list[str], crops_NSS3: NDArray[np.uint8]) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     class Crops(CalibrationDataReader):  # type: ignore[misc]
-        """Brings crops in batches, and then None."""
+        """Yields the crops in batches, then None."""
 
         def __init__(self) -> None:
             self.batches: Iterator[NDArray[np.uint8]] = iter(
@@ -126,20 +131,20 @@ def _static(source: Path, target: Path, kept: list[str], crops_NSS3: NDArray[np.
         source,
         target,
         Crops(),
-        op_types_to_quantize=list(QUANTizED),
-        nodes_to_exclude=kept,
+        op_types_to_quantize=list(QUANTIZED),
+        nodes_to_exclude=excluded,
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        # Seven bits of weight: CPUs without VNNI add pairs of products in 16 bits, which overflow
-        # with eight (onnxruntime's documentation, "Quantize ONNX models").
+        # Seven-bit weights: CPUs without VNNI add pairs of products in 16 bits, which overflows
+        # with eight-bit weights (onnxruntime's documentation, "Quantize ONNX models").
         reduce_range=True,
     )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Onnxruntime logs to the root logger that it would rather have prepared the model itself."""
+    """Silence onnxruntime's advice to pre-process the model, which goes to the root logger."""
     log = logging.getLogger()
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,1 +1,1 @@
-"""Grids of students trained on one store."""
+"""Sweeps: grids of students trained on one heatmap store."""

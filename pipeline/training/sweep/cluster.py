@@ -1,4 +1,4 @@
-"""A sweep's students on a cluster: a task each, trained from the shared disk and onto it."""
+"""Trains the students of a sweep on a Dask cluster: one task each, files on a shared disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uuid import uuid4
 from ...config.recipe import Recipe, absolute_settings
 from ...config.sections import Sweep
 from ...runtime.dask_cluster import (
-    LOOK_EVERY_S,
+    POLL_INTERVAL_S,
     Workers,
     connected,
     describe_failure,
@@ -21,7 +21,7 @@ from ...runtime.dask_cluster import (
 from ...runtime.interrupt import Interrupted, Stop, stop_requested
 from ...store.manifest import TeacherEntry
 from ...workdir import WorkDir
-from ..distill import start_path
+from ..distill import init_path
 from .variants import Variant, train_and_score
 
 if TYPE_CHECKING:
@@ -29,17 +29,18 @@ if TYPE_CHECKING:
 
 INIT_FROM = "student.init_from"
 
-STOPPED = "the sweep stopped; the same command goes on from the students' last checkpoints"
+STOPPED = "the sweep stopped; the same command continues from the students' last checkpoints"
 
 
 @dataclass(frozen=True)
 class StudentJob:
-    """What every task of a sweep is told; paths are as seen from any working directory.
+    """What all tasks of a sweep share. Paths are absolute.
 
     Attributes:
         recipe, sweep, teacher: JSON; see `train_and_score`.
-        name: the sweep's.
-        device, share_gpus: see `task.worker_device`.
+        name: of the sweep.
+        work: the work directory.
+        device, share_gpus: see `runtime.dask_cluster.worker_device`.
     """
 
     recipe: str
@@ -59,13 +60,13 @@ def make_student_job(
     workers: Workers,
     teacher: TeacherEntry | None,
 ) -> StudentJob:
-    """The job of a command."""
+    """The part of a sweep that all its tasks share; see `train_and_score` for the arguments."""
     settings = absolute_settings(recipe)
-    # A loader's processes, forked in a worker of several threads, were seen to hang.
+    # Loader processes forked from a worker with several threads were seen to hang.
     settings["loader"]["workers"] = 0
-    start = recipe.student.init_from
-    if start is not None:
-        settings["student"]["init_from"] = str(start_path(work, start).absolute())
+    init_from = recipe.student.init_from
+    if init_from is not None:
+        settings["student"]["init_from"] = str(init_path(work, init_from).absolute())
     return StudentJob(
         recipe=json.dumps(settings),
         sweep=sweep.model_dump_json(),
@@ -73,49 +74,54 @@ def make_student_job(
         work=str(work.root.absolute()),
         teacher=json.dumps(teacher),
         device=workers.device,
-        share_gpus=workers.start_here,
+        share_gpus=workers.starts_workers,
     )
 
 
 def train_one(job: StudentJob, variant: Variant) -> dict[str, Any]:
-    """Train and score one student; the task. See `sweeping.train_and_score`."""
-    recipe, sweep = Recipe.model_validate_json(job.recipe), Sweep.model_validate_json(job.sweep)
-    device = worker_device(job.device, share_gpus=job.share_gpus)
-    work, teacher = WorkDir(Path(job.work)), json.loads(job.teacher)
-    return train_and_score(work, recipe, job.name, sweep, variant, device, teacher)
+    """The Dask task: train and score one student. Returns its row; see `train_and_score`."""
+    return train_and_score(
+        work=WorkDir(Path(job.work)),
+        base=Recipe.model_validate_json(job.recipe),
+        name=job.name,
+        sweep=Sweep.model_validate_json(job.sweep),
+        variant=variant,
+        device=worker_device(job.device, share_gpus=job.share_gpus),
+        teacher=json.loads(job.teacher),
+    )
 
 
 def train_on_cluster(
     workers: Workers, job: StudentJob, recipe: Recipe, variants: Sequence[Variant]
 ) -> Iterator[tuple[Variant, dict[str, Any]]]:
-    """Have a cluster train a sweep's students.
+    """Train and score the students of a sweep on a cluster.
 
     Yields:
-        Each with its row, as it becomes ready.
+        Each variant with its row, as soon as it is ready.
 
     Raises:
         Interrupted: after a signal.
-        ValueError: there is no cluster.
+        ValueError: the cluster cannot be reached.
     """
     work = WorkDir(Path(job.work))
     with stop_requested() as stop, connected(workers, recipe.cluster, stop) as client:
-        begun = {
-            future.key: (future, variant)
-            for variant in variants
-            for future in [_submit(client, job, recipe, from_anywhere(work, variant))]
-        }
-        for future in _as_ready(client, [future for future, _ in begun.values()], stop):
-            _, variant = begun.pop(future.key)
+        submitted = {}
+        for variant in variants:
+            future = _submit(client, job, recipe, with_absolute_paths(work, variant))
+            submitted[future.key] = (future, variant)
+        for future in _as_completed(client, [future for future, _ in submitted.values()], stop):
+            # Forgotten once it is done, so that the cluster can release its result.
+            _, variant = submitted.pop(future.key)
             yield variant, _row(future, variant)
 
 
-def from_anywhere(work: WorkDir, variant: Variant) -> Variant:
-    """The same, its path absolute: workers have working directories of their own."""
+def with_absolute_paths(work: WorkDir, variant: Variant) -> Variant:
+    """The variant with `student.init_from` absolute: workers have other working directories."""
     settings = json.loads(variant.settings)
-    start = settings.get(INIT_FROM)
-    if start is None:
+    init_from = settings.get(INIT_FROM)
+    if init_from is None:
         return variant
-    absolute = {INIT_FROM: str(start_path(work, start).absolute())}
+    absolute = {INIT_FROM: str(init_path(work, init_from).absolute())}
     return replace(variant, settings=json.dumps(settings | absolute))
 
 
@@ -124,25 +130,28 @@ def _submit(client: Client, job: StudentJob, recipe: Recipe, variant: Variant) -
         train_one,
         job,
         variant,
-        key=f"student-{uuid4().hex}",  # a command's own: what another one did is no answer
+        # Unique: with a key derived from the arguments, Dask could return an earlier command's row.
+        key=f"student-{uuid4().hex}",
         retries=recipe.cluster.retries,
         resources=recipe.cluster.resources or None,
     )
 
 
-def _as_ready(client: Client, futures: list[Future[Any]], stop: Stop) -> Iterator[Future[Any]]:
+def _as_completed(client: Client, futures: list[Future[Any]], stop: Stop) -> Iterator[Future[Any]]:
+    """Yield futures as they complete, and look for signals in between."""
     from distributed import as_completed
 
-    finished = as_completed(futures, loop=client.loop)
+    completed = as_completed(futures, loop=client.loop)
     for _ in futures:
-        while not finished.has_ready():
-            if stop.wait(LOOK_EVERY_S):
-                # Closing, the client takes back what is not begun.
+        while not completed.has_ready():
+            if stop.wait(POLL_INTERVAL_S):
+                # Closing the client cancels the tasks that have not started.
                 raise Interrupted(STOPPED, stop.signal)
-        yield next(finished)
+        yield next(completed)
 
 
 def _row(future: Future[Any], variant: Variant) -> dict[str, Any]:
+    """The row of a completed task; that of a failed task has the reason in "error"."""
     if future.status == "finished":
         row: dict[str, Any] = future.result()
         return row

@@ -1,4 +1,4 @@
-"""A sweep's students side by side: means and spreads, as a table and as a picture."""
+"""The results of a sweep, point by point: means and standard deviations as tables and a plot."""
 
 from __future__ import annotations
 
@@ -13,43 +13,44 @@ HEADER = ["student", "runs", "PCK", "AUC", "validation", "params", "GMACs", "epo
 
 
 def summarize(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What became of each point, in the runs' order.
+    """Results by point, in the order of the runs.
 
     Args:
-        runs: rows of `sweeping.train_and_score`.
+        runs: rows of `variants.train_and_score`.
 
     Returns:
-        A row a point: "point", "runs" that ended well, "failed" runs, and of the former the lists
-        "pck", "auc", "validation", shares in 0..1 (empty where there is no such score), and
-        "parameters", "gmacs", the most "epochs", the mean "seconds" (None where no run ended well).
+        For each point: "point" (its name), "runs" (how many succeeded), "failed" (how many did
+        not), and of those that succeeded "pck", "auc" and "validation" (lists of shares in 0..1,
+        empty if there are no such scores), "parameters", "gmacs", "epochs" (the most of any run)
+        and "seconds" (the mean); the last four are None if no run succeeded.
     """
-    grouped: dict[str, list[dict[str, Any]]] = {}
+    by_point: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
-        grouped.setdefault(run["point"], []).append(run)
-    return [_summary(point, rows) for point, rows in grouped.items()]
+        by_point.setdefault(run["point"], []).append(run)
+    return [_summary(point, rows) for point, rows in by_point.items()]
 
 
 def _summary(point: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    well = [row for row in rows if "error" not in row]
+    succeeded = [row for row in rows if "error" not in row]
     columns = {"pck": "mean", "auc": "auc", "validation": "validation_pck"}
     scores = {
-        name: [row[key] for row in well if row.get(key) is not None]
+        name: [row[key] for row in succeeded if row.get(key) is not None]
         for name, key in columns.items()
     }
-    first = well[0] if well else {"parameters": None, "gmacs": None}
+    cost = succeeded[0] if succeeded else {"parameters": None, "gmacs": None}
     return {
         "point": point,
-        "runs": len(well),
-        "failed": len(rows) - len(well),
-        "parameters": first["parameters"],
-        "gmacs": first["gmacs"],
-        "epochs": max((row["epochs"] for row in well), default=None),
-        "seconds": statistics.fmean(row["seconds"] for row in well) if well else None,
+        "runs": len(succeeded),
+        "failed": len(rows) - len(succeeded),
+        "parameters": cost["parameters"],
+        "gmacs": cost["gmacs"],
+        "epochs": max((row["epochs"] for row in succeeded), default=None),
+        "seconds": statistics.fmean(row["seconds"] for row in succeeded) if succeeded else None,
     } | scores
 
 
 def spread(shares: list[float]) -> str:
-    """Mean and sample standard deviation, in percent; of a single run no deviation is known."""
+    """Mean and sample standard deviation, in percent; of a single run, the mean only."""
     if not shares:
         return "-"
     mean = f"{100 * statistics.fmean(shares):.1f}"
@@ -57,10 +58,14 @@ def spread(shares: list[float]) -> str:
 
 
 def table(sweep: dict[str, Any]) -> str:
-    """The comparison for a terminal: mean and standard deviation over the runs, in percent."""
+    """The summary for a terminal, followed by a line for each failed run.
+
+    Args:
+        sweep: the content of `sweep.json`.
+    """
     lines = [align([HEADER, *_rows(sweep)])]
     lines += [
-        f"failed: {run['point']}, {_run(run)}: {run['error']}"
+        f"failed: {run['point']}, {_run_name(run)}: {run['error']}"
         for run in sweep["runs"]
         if "error" in run
     ]
@@ -68,13 +73,13 @@ def table(sweep: dict[str, Any]) -> str:
 
 
 def markdown(sweep: dict[str, Any]) -> str:
-    """The same as a page's table."""
+    """The summary as a Markdown table."""
     rows = [HEADER, ["---"] * len(HEADER), *_rows(sweep)]
     return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |\n" for row in rows)
 
 
 def best(sweep: dict[str, Any]) -> str | None:
-    """The point with the highest mean; None where no run ended well."""
+    """The name of the point with the highest mean PCK; None if no run succeeded."""
     scored = [point for point in sweep["points"] if point["pck"]]
     if not scored:
         return None
@@ -103,24 +108,24 @@ def _cost(point: dict[str, Any]) -> list[str]:
     ]
 
 
-def _run(run: dict[str, Any]) -> str:
+def _run_name(run: dict[str, Any]) -> str:
     fold = "" if run["fold"] is None else f"fold {run['fold']}, "
     return f"{fold}seed {run['seed']}"
 
 
 def draw(sweep: dict[str, Any], path: Path) -> None:
-    """Every run as a dot, every point's mean as a bar, its standard deviation beside it, as PNG."""
+    """Plot every run as a dot, with each point's mean and standard deviation, as a PNG file."""
     from matplotlib.figure import Figure
 
     points = [point for point in sweep["points"] if point["pck"]]
     figure = Figure(figsize=(7, 1.2 + 0.4 * max(1, len(points))), dpi=150, layout="constrained")
     axes = figure.subplots()
-    for place, point in enumerate(points):
-        shares = [100 * share for share in point["pck"]]
-        mean = statistics.fmean(shares)
-        deviation = statistics.stdev(shares) if len(shares) > 1 else 0.0
-        axes.errorbar(mean, place, xerr=deviation, fmt="|", color="black", capsize=3, markersize=12)
-        axes.plot(shares, [place] * len(shares), "o", color="tab:blue", alpha=0.6, markersize=5)
+    for y, point in enumerate(points):
+        percents = [100 * share for share in point["pck"]]
+        mean = statistics.fmean(percents)
+        deviation = statistics.stdev(percents) if len(percents) > 1 else 0.0
+        axes.errorbar(mean, y, xerr=deviation, fmt="|", color="black", capsize=3, markersize=12)
+        axes.plot(percents, [y] * len(percents), "o", color="tab:blue", alpha=0.6, markersize=5)
     axes.set_yticks(range(len(points)), [point["point"] for point in points], parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("PCK, %: runs, mean, standard deviation")

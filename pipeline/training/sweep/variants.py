@@ -1,8 +1,8 @@
-"""A grid of students on one store: which there are, where they lie, what became of each.
+"""The students of a sweep: their settings, folders, training and scores.
 
 work/lsp/sweeps/alpha/
-alpha=0.5/seed-0/     weights.safetensors  ...  score.json, or failed.json
-sweep.json  table.md  sweep.png
+  alpha=0.5/seed-0/     weights.safetensors  ...  score.json, or failed.json
+  sweep.json  table.md  sweep.png
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ....data.datasets import load
-from ...config.recipe import Recipe, merge
+from ...config.overrides import merge
+from ...config.recipe import Recipe
 from ...config.sections import Sweep
 from ...evaluation.inference import predict
-from ...evaluation.pck import pck_where_labeled
-from ...evaluation.report.scores import shares
+from ...evaluation.pck import pck_or_nan
+from ...evaluation.report.scores import pck_fields
 from ...models.checkpoint import ModelDir, load_model
 from ...models.complexity import count
 from ...runtime.files import read_json, write_json
@@ -35,9 +35,10 @@ class Variant:
     """One student of a sweep.
 
     Attributes:
-        point: what sets it apart from the sweep's others, seeds aside, as people read it.
-        settings: JSON of the settings by dotted key that it differs in.
-        fold: which part of the training people it is scored on, in cross-validation.
+        point: the name of its settings, shared by all seeds and folds.
+        settings: JSON; the settings, by dotted key, in which it differs from the recipe.
+        seed: its `student.seed`.
+        fold: in cross-validation, the part of the training samples that it is scored on.
     """
 
     point: str
@@ -47,14 +48,19 @@ class Variant:
 
     @property
     def run(self) -> str:
-        """Which of its point's runs it is; its folder's name, too."""
+        """The name of this run among those of its point; also the name of its folder."""
         return f"seed-{self.seed}" if self.fold is None else f"fold-{self.fold}-seed-{self.seed}"
 
     def folder(self, work: WorkDir, sweep: str) -> ModelDir:
+        """Its folder below that of the sweep."""
         return ModelDir(work.sweep(sweep) / _slug(self.point) / self.run)
 
     def recipe(self, base: Recipe, folds: int | None) -> Recipe:
-        """The recipe that its student is trained by.
+        """The recipe to train it with.
+
+        Args:
+            base: the recipe that its settings change.
+            folds: number of folds in cross-validation.
 
         Raises:
             ValueError: a setting does not exist or is out of range.
@@ -71,21 +77,27 @@ class Variant:
 
 
 def variants(sweep: Sweep) -> list[Variant]:
-    """All students of a sweep: every named point at every place of the grid, in every run.
+    """All students of a sweep: each named point with each combination of the grid, in every run.
 
     Raises:
-        ValueError: two of them would lie in one folder.
+        ValueError: two points have the same name, or names that give the same folder.
     """
-    places = [dict(zip(sweep.grid, values, strict=True)) for values in _product(sweep)]
+    combinations = [
+        dict(zip(sweep.grid, values, strict=True))
+        for values in itertools.product(*sweep.grid.values())
+    ]
     points = {
-        _name(name, place): json.dumps(place | changes)
-        for place in places
+        _point_name(name, combination): json.dumps(combination | changes)
+        for combination in combinations
         for name, changes in (sweep.points or {"": {}}).items()
     }
     slugs = {_slug(name) for name in points}
-    expected = len(places) * max(1, len(sweep.points))
+    expected = len(combinations) * max(1, len(sweep.points))
     if len(points) != expected or len(slugs) != expected:
-        raise ValueError("expected different points in a sweep, found some of one name")
+        raise ValueError(
+            f"expected {expected} different points in a sweep, found {len(slugs)} different folder "
+            f"names: {', '.join(sorted(slugs))}"
+        )
     folds = [None] if sweep.folds is None else range(sweep.folds)
     return [
         Variant(point, settings, seed, fold)
@@ -95,21 +107,18 @@ def variants(sweep: Sweep) -> list[Variant]:
     ]
 
 
-def _product(sweep: Sweep) -> Iterator[tuple[Any, ...]]:
-    return itertools.product(*sweep.grid.values())
+def _point_name(name: str, combination: dict[str, Any]) -> str:
+    """The name of a point: the named point's own name, followed by the grid's values."""
+    values = [f"{key.split('.')[-1]}={_as_text(value)}" for key, value in combination.items()]
+    return " ".join([name, *values]).strip() or "as the recipe"
 
 
-def _name(name: str, place: dict[str, Any]) -> str:
-    """A point's name: the named point's own, and what the grid says."""
-    said = [f"{key.split('.')[-1]}={_shown(value)}" for key, value in place.items()]
-    return " ".join([name, *said]).strip() or "as the recipe"
-
-
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _slug(point: str) -> str:
+    """A point's name as a folder's name."""
     return re.sub(r"[^A-Za-z0-9=._-]+", "_", point).strip("._") or "point"
 
 
@@ -122,62 +131,80 @@ def train_and_score(
     device: torch.device,
     teacher: TeacherEntry | None,
 ) -> dict[str, Any]:
-    """Train a variant's student and score it, or take up what is there of both.
+    """Train the student of a variant and score it; what is already there is not repeated.
 
     Args:
-        teacher: what the store's manifest must state of its teacher; see `train_student`.
+        base: the recipe that the sweep changes.
+        name: of the sweep.
+        teacher: what the store's manifest must state about the teacher; see `train_student`.
 
     Returns:
-        Its row; one that failed for a reason of its own has that as "error".
+        Its row of the sweep's "runs". If the student failed with a ValueError, the message is in
+        "error".
 
     Raises:
         Interrupted: after a signal.
     """
     out = variant.folder(work, name)
-    failed = out.path / "failed.json"
+    failure = out.path / "failed.json"
     try:
         recipe = variant.recipe(base, sweep.folds)
-        record = train_student(work, recipe, recipe.student, out, device, teacher)
-        row = _scored(work, recipe, out, record, device)
+        record = train_student(
+            work=work,
+            recipe=recipe,
+            student=recipe.student,
+            out=out,
+            device=device,
+            teacher=teacher,
+        )
+        row = _load_or_score(recipe, out, record, device)
     except ValueError as error:
         row = {"error": str(error)}
         out.path.mkdir(parents=True, exist_ok=True)
-        write_json(failed, row)
+        write_json(failure, row)
     else:
-        failed.unlink(missing_ok=True)
+        failure.unlink(missing_ok=True)
     return {"point": variant.point, "seed": variant.seed, "fold": variant.fold} | row
 
 
-def _scored(
-    work: WorkDir, recipe: Recipe, out: ModelDir, record: dict[str, Any], device: torch.device
+def _load_or_score(
+    recipe: Recipe, out: ModelDir, record: dict[str, Any], device: torch.device
 ) -> dict[str, Any]:
-    """A trained student's scores, kept in `score.json` beside it.
-
-    They are of the test people; in cross-validation of the fold, as training found them.
-    """
+    """A trained student's scores, from `score.json` in its folder if that is up to date."""
     result, path = record["result"], out.path / "score.json"
-    asked = {
+    identity = {
         "weights_sha256": result["weights_sha256"],
         "evaluation": recipe.evaluation.model_dump(mode="json"),
     }
     row = read_json(path) if path.is_file() else {}
-    if any(row.get(key) != value for key, value in asked.items()):
-        row = asked | _measured(recipe, out, result, device)
+    if any(row.get(key) != value for key, value in identity.items()):
+        row = identity | _score(recipe, out, result, device)
         write_json(path, row)
     return row
 
 
-def _measured(
+def _score(
     recipe: Recipe, out: ModelDir, result: dict[str, Any], device: torch.device
 ) -> dict[str, Any]:
-    people = load(recipe.data, "test")
-    joints = people.skeleton.num_joints
-    parameters, gmacs = count(recipe.student.model, joints, recipe.geometry.crop_px)
-    spent = {"parameters": parameters, "gmacs": gmacs, "seconds": result["seconds"]}
-    found = {"epochs": result["epochs"], "validation_pck": result["validation_pck"]}
+    """Cost and scores of a trained student.
+
+    Scores are on the test samples; in cross-validation, the validation PCK on the student's fold.
+    """
+    test_samples = load(recipe.data, "test")
+    skeleton = test_samples.skeleton
+    parameters, gmacs = count(recipe.student.model, skeleton.num_joints, recipe.geometry.crop_px)
+    row = {
+        "parameters": parameters,
+        "gmacs": gmacs,
+        "seconds": result["seconds"],
+        "epochs": result["epochs"],
+        "validation_pck": result["validation_pck"],
+    }
     if recipe.student.fold is not None:
-        return spent | found | {"mean": result["validation_pck"]}
+        return row | {"mean": result["validation_pck"]}
     network = load_model(out, device).network
-    said = predict(network, recipe, people, device, tta=recipe.evaluation).joints_NK2
-    score = pck_where_labeled(said, people.joints_NK2, people.normalizer_N, people.skeleton)
-    return spent | found | shares(score, people.skeleton)
+    predictions = predict(network, recipe, test_samples, device, tta=recipe.evaluation)
+    test_score = pck_or_nan(
+        predictions.joints_NK2, test_samples.joints_NK2, test_samples.normalizer_N, skeleton
+    )
+    return row | pck_fields(test_score, skeleton)

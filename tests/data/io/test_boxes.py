@@ -1,4 +1,4 @@
-"""Files of boxes, in the forms that people have them in."""
+"""Files of boxes: all documented forms are read, others are refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fpd.data.io.boxes import Box, keys_of, read_boxes
+from fpd.data.io.boxes import Box, image_keys, read_boxes
 
 XYWH = [1.5, 2.0, 30.0, 40.25]
 
@@ -44,37 +44,35 @@ def test_every_form_of_json(tmp_path: Path, content: object, expected: Box) -> N
 
 def test_csv(tmp_path: Path) -> None:
     text = "\ufeffimage,x,y,w,h,score\nd/a.jpg,1.5,2,30,40.25,\nb.jpg,0,0,1,1,0.5\n"
-    found = read_boxes(written(tmp_path, text, "boxes.csv"))
-    assert found == [Box("a.jpg", tuple(XYWH)), Box("b.jpg", (0, 0, 1, 1), score=0.5)]
+    boxes = read_boxes(written(tmp_path, text, "boxes.csv"))
+    assert boxes == [Box("a.jpg", tuple(XYWH)), Box("b.jpg", (0, 0, 1, 1), score=0.5)]
 
 
-def test_csv_as_people_type_it(tmp_path: Path) -> None:
+def test_csv_as_typed_by_hand(tmp_path: Path) -> None:
     text = "image, x, y, w, h\r\na.jpg, 1.5, 2, 30, 40.25\r\n"
     assert read_boxes(written(tmp_path, text, "boxes.CSV")) == [Box("a.jpg", tuple(XYWH))]
 
 
 def test_csv_of_another_encoding_is_refused(tmp_path: Path) -> None:
-    """Else its names would be of no image, and nobody would know why."""
+    """Its names would match no image."""
     (tmp_path / "b.csv").write_bytes("image,x,y,w,h\nä.jpg,1,2,3,4\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"b\.csv cannot be read as CSV: 'utf-8' codec"):
         read_boxes(tmp_path / "b.csv")
 
 
 def test_cocos_file_names_are_numbers() -> None:
-    assert keys_of("000000000785.jpg") == ("000000000785.jpg", 785)
-    assert keys_of("photo7.jpg") == ("photo7.jpg",)
-    assert keys_of("٣.jpg") == ("٣.jpg",)
-    assert keys_of("9" * 5000 + ".jpg") == ("9" * 5000 + ".jpg",)
+    assert image_keys("000000000785.jpg") == ("000000000785.jpg", 785)
+    assert image_keys("photo7.jpg") == ("photo7.jpg",)
+    assert image_keys("٣.jpg") == ("٣.jpg",)
+    assert image_keys("9" * 5000 + ".jpg") == ("9" * 5000 + ".jpg",)
 
 
 @pytest.mark.parametrize(
     ("content", "name", "part"),
     [
         ("{", "b.json", "cannot be read as JSON"),
-        ("[" * 100_000, "b.json", "cannot be read as JSON"),
         ("[]", "b.json", "expected 1 to"),
-        ('{"people": []}', "b.json", "found neither"),
-        ("[3]", "b.json", "found neither"),
+        ('{"samples": []}', "b.json", "found neither"),
         ('[{"image": "a.jpg", "bbox": [1, 2, 3]}]', "b.json", "as box 1, found [1, 2, 3]"),
         ('[{"image": "a.jpg", "bbox": [1, 2, 3, NaN]}]', "b.json", "four finite numbers"),
         ('[{"image": "a.jpg", "bbox": [1, 2, 3, "x"]}]', "b.json", "four finite numbers"),
@@ -93,6 +91,6 @@ def test_other_files_are_refused(tmp_path: Path, content: str, name: str, part: 
     assert part in str(refused.value) and name in str(refused.value)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read as boxes"):
         read_boxes(tmp_path / "none.json")

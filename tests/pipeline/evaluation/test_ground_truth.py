@@ -1,4 +1,4 @@
-"""MPII's and LSP's label files: who is scored, in what unit, and what is refused."""
+"""Ground truth from the label files of MPII and LSP: samples, units of length, refusals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fpd.data.readers.mpii import GROUND_TRUTH_JOINTS
 from fpd.data.skeletons import LSP, MPII
 from fpd.pipeline.evaluation.ground_truth import read_ground_truth
 
-PEOPLE = 4
+COUNT = 4
 
 
 def cell(names: tuple[str, ...]) -> NDArray[np.object_]:
@@ -24,16 +24,16 @@ def cell(names: tuple[str, ...]) -> NDArray[np.object_]:
 
 
 def mpii_content() -> dict[str, Any]:
-    """Four people as HRNet and pytorch-pose ship them; the last one has no head box."""
-    missing = np.zeros((16, PEOPLE), np.uint8)
+    """Four samples in the form that HRNet and pytorch-pose ship; the last one has no head box."""
+    missing = np.zeros((16, COUNT), np.uint8)
     missing[0, 1] = missing[15, 2] = 1
-    heads = np.full((2, 2, PEOPLE), 7.0)
+    heads = np.full((2, 2, COUNT), 7.0)
     heads[1] += [[30.0], [40.0]]  # a diagonal of 50
     heads[1, :, 3] = heads[0, :, 3]
     return {
         "dataset_joints": cell(GROUND_TRUTH_JOINTS),
         "jnt_missing": missing,
-        "pos_gt_src": np.arange(16.0 * 2 * PEOPLE).reshape(16, 2, PEOPLE) - 5,
+        "pos_gt_src": np.arange(16.0 * 2 * COUNT).reshape(16, 2, COUNT) - 5,
         "headboxes_src": heads,
     }
 
@@ -43,25 +43,27 @@ def save(path: Path, **changes: Any) -> Path:
     return path
 
 
-def test_mpii_people(tmp_path) -> None:
+def test_mpii_samples(tmp_path) -> None:
     truth = read_ground_truth(save(tmp_path / "gt_valid.mat"))
     assert truth.skeleton is MPII and truth.first_pixel == 1
     np.testing.assert_allclose(truth.normalizer_N, [30, 30, 30, 0])
     missing = np.isnan(truth.joints_NK2).any(-1)
     assert np.argwhere(missing).tolist() == [[1, 0], [2, 15]]
-    # Joint 3 of person 2, x and y, pluralize in the array's own order.
+    # Joint 3 of sample 2, x and y, pluralize in the array's own order.
     assert truth.joints_NK2[2, 3].tolist() == [3 * 8 + 2 - 5, 3 * 8 + 4 + 2 - 5]
-    assert {count: rows.tolist() for count, rows in truth.rows.items()} == {4: [0, 1, 2, 3]}
+    assert {count: rows.tolist() for count, rows in truth.prediction_rows.items()} == {
+        4: [0, 1, 2, 3]
+    }
 
 
-def test_missing_joints_may_hold_anything(tmp_path) -> None:
+def test_missing_joints_may_have_any_value(tmp_path) -> None:
     position = mpii_content()["pos_gt_src"]
     position[0, :, 1] = np.nan
     truth = read_ground_truth(save(tmp_path / "gt.mat", pos_gt_src=position))
     assert np.isnan(truth.joints_NK2[1, 0]).all()
 
 
-def with_nan(name: str) -> NDArray[np.float64]:
+def with_infinity(name: str) -> NDArray[np.float64]:
     array: NDArray[np.float64] = mpii_content()[name]
     array[1, 1, 2] = np.inf
     return array
@@ -76,11 +78,11 @@ def with_nan(name: str) -> NDArray[np.float64]:
         ({"jnt_missing": np.zeros((16, 5))}, "expected jnt_missing 16 x N, .* jnt_missing 16 x 5"),
         ({"pos_gt_src": np.zeros((2, 16, 4))}, "found .* pos_gt_src 2 x 16 x 4"),
         ({"jnt_missing": np.full((16, 4), 2.0)}, "expected jnt_missing 0 or 1"),
-        ({"pos_gt_src": with_nan("pos_gt_src")}, "found NaN or inf at person 3$"),
-        ({"headboxes_src": with_nan("headboxes_src")}, "found NaN or inf at person 3$"),
+        ({"pos_gt_src": with_infinity("pos_gt_src")}, "found NaN or inf at sample 3$"),
+        ({"headboxes_src": with_infinity("headboxes_src")}, "found NaN or inf at sample 3$"),
     ],
 )
-def test_impossible_mpii_files_are_refused(tmp_path, changes, message) -> None:
+def test_malformed_mpii_files_are_refused(tmp_path, changes, message) -> None:
     path = save(tmp_path / "gt_valid.mat", **changes)
     with pytest.raises(ValueError, match=message) as error:
         read_ground_truth(path)
@@ -88,14 +90,14 @@ def test_impossible_mpii_files_are_refused(tmp_path, changes, message) -> None:
 
 
 def lsp_joints(count: int = 2000) -> NDArray[np.float64]:
-    """3 x 14 x N: every x is the image's number, the left shoulder 10 below the rest."""
+    """3 x 14 x N: every x is the image's number, and the left shoulder is 10 below the others."""
     joints = np.zeros((3, 14, count))
     joints[0] = np.arange(1, count + 1)
     joints[1, LSP.normalizer[0]] = 10
     return joints
 
 
-def test_lsp_people_are_the_test_images_not_seen_in_training(tmp_path) -> None:
+def test_lsp_samples_are_the_test_images_that_are_not_in_training(tmp_path) -> None:
     scipy.io.savemat(tmp_path / "joints.mat", {"joints": lsp_joints()})
     truth = read_ground_truth(tmp_path / "joints.mat")
     assert truth.skeleton is LSP and truth.first_pixel == 1
@@ -103,18 +105,18 @@ def test_lsp_people_are_the_test_images_not_seen_in_training(tmp_path) -> None:
     expected = [n for n in range(1001, 2001) if n not in (1211, 1436, 1805)]
     assert numbers.tolist() == expected
     assert (truth.normalizer_N == 10).all()
-    assert "1001 to 2000 without 1211, 1436, 1805" in truth.people
+    assert "1001 to 2000 without 1211, 1436, 1805" in truth.description
 
 
-def test_predictions_of_all_of_the_test_or_of_the_scored_images_fit(tmp_path) -> None:
+def test_predictions_may_cover_all_test_or_scored_images(tmp_path) -> None:
     scipy.io.savemat(tmp_path / "joints.mat", {"joints": lsp_joints()})
     truth = read_ground_truth(tmp_path / "joints.mat")
-    everyone = np.arange(1, 2001)
+    all_numbers = np.arange(1, 2001)
     scored = truth.joints_NK2[:, 0, 0].astype(int)
-    files = {2000: everyone, 1000: everyone[1000:], 997: scored}
-    assert set(truth.rows) == set(files)
+    files = {2000: all_numbers, 1000: all_numbers[1000:], 997: scored}
+    assert set(truth.prediction_rows) == set(files)
     for count, numbers in files.items():
-        np.testing.assert_array_equal(numbers[truth.rows[count]], scored)
+        np.testing.assert_array_equal(numbers[truth.prediction_rows[count]], scored)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_predictions_of_all_of_the_test_or_of_the_scored_images_fit(tmp_path) ->
         ({"text": "none"}, "found no array of numbers"),
     ],
 )
-def test_other_files_are_refused(tmp_path, content, message) -> None:
+def test_files_without_the_arrays_are_refused(tmp_path, content, message) -> None:
     scipy.io.savemat(tmp_path / "joints.mat", content)
     with pytest.raises(ValueError, match=message):
         read_ground_truth(tmp_path / "joints.mat")
@@ -137,20 +139,20 @@ def test_other_formats_are_refused(tmp_path) -> None:
         read_ground_truth(tmp_path / "joints.npz")
 
 
-def test_of_an_lsp_file_with_other_people_all_are_scored(tmp_path) -> None:
+def test_all_samples_of_an_lsp_file_of_another_size_are_scored(tmp_path) -> None:
     labels = lsp_joints(21)
     scipy.io.savemat(tmp_path / "joints.mat", {"joints": labels})
     truth = read_ground_truth(tmp_path / "joints.mat")
     np.testing.assert_array_equal(truth.joints_NK2, labels[:2].transpose(2, 1, 0))
-    assert truth.people == "all 21 of the file"
-    assert [list(rows) for rows in truth.rows.values()] == [list(range(21))]
+    assert truth.description == "all 21 of the file"
+    assert [list(rows) for rows in truth.prediction_rows.values()] == [list(range(21))]
 
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "lsp" / "joints.mat"
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason=f"LSP is not in {REAL}")
-def test_the_published_people() -> None:
+def test_the_published_file() -> None:
     truth = read_ground_truth(REAL)
     assert truth.joints_NK2.shape == (997, 14, 2)
     assert (truth.normalizer_N > 0).all()

@@ -1,8 +1,9 @@
-"""OKS-AP: COCO's evaluator fed rightly, against the formula written anew."""
+"""OKS-AP: what pycocotools computes from our inputs, against the formula of OKS."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from fpd.data.readers import coco
 from fpd.data.readers.coco import Coco
 from fpd.data.skeletons import COCO
 from fpd.pipeline.evaluation import oks
-from fpd.pipeline.evaluation.inference import Predicted
+from fpd.pipeline.evaluation.inference import PredictedJoints
 
 pytest.importorskip("pycocotools")
 
@@ -24,8 +25,8 @@ FILE = Path("labels.json")
 THRESHOLDS = np.arange(0.5, 0.951, 0.05)
 
 
-def person(number: int, image: int, area: float = 12000.0, **changes: Any) -> dict[str, Any]:
-    """Somebody with all joints, twelve of them seen; the joints differ from person to person."""
+def annotation(number: int, image: int, area: float = 12000.0, **changes: Any) -> dict[str, Any]:
+    """An annotation with all joints, twelve of them visible; the joints depend on the number."""
     xy = np.random.default_rng(number).uniform(50, 250, (K, 2)).round()
     keypoints = np.column_stack([xy, np.where(np.arange(K) < 12, 2, 1)])
     return {
@@ -39,16 +40,16 @@ def person(number: int, image: int, area: float = 12000.0, **changes: Any) -> di
     } | changes
 
 
-def dataset(*people: dict[str, Any], images: int = 3) -> dict[str, Any]:
+def dataset(*annotations: dict[str, Any], images: int = 3) -> dict[str, Any]:
     return {
         "images": [{"id": n, "file_name": f"{n}.jpg"} for n in range(images)],
         "categories": [{"id": 1, "name": "person", "keypoints": list(COCO.joints)}],
-        "annotations": list(people),
+        "annotations": list(annotations),
     }
 
 
-def answer(label: dict[str, Any], shift: float, score: float = 1.0) -> dict[str, Any]:
-    """The label's joints, moved to the right."""
+def detection(label: dict[str, Any], shift: float, score: float = 1.0) -> dict[str, Any]:
+    """A prediction with the label's joints, shifted to the right."""
     keypoints = np.array(label["keypoints"], np.float64).reshape(K, 3)
     keypoints[:, 0] += shift
     keypoints[:, 2] = score
@@ -61,82 +62,84 @@ def answer(label: dict[str, Any], shift: float, score: float = 1.0) -> dict[str,
 
 
 def similarity(label: dict[str, Any], shift: float) -> float:
-    """OKS by its formula, of a person all of whose joints are off by `shift` pixels."""
+    """OKS by its formula, if all joints are off by `shift` pixels."""
     labeled = np.array(label["keypoints"]).reshape(K, 3)[:, 2] > 0
     kappa = 2 * np.array(COCO.sigmas)[labeled]
     return float(np.mean(np.exp(-(shift**2) / (2 * label["area"] * kappa**2))))
 
 
-def scores(data: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, Any]:
-    return oks.score(FILE, data, 1, found, COCO.sigmas)
+def scores(data: dict[str, Any], detections: list[dict[str, Any]]) -> dict[str, Any]:
+    return oks.score(FILE, data, 1, detections, COCO.sigmas)
 
 
 @pytest.mark.parametrize("shift", [0.0, 5.0, 8.0, 12.0, 40.0])
-def test_one_person_by_hand(shift) -> None:
-    """Precision and recall are 1 or 0, as the similarity is above or below each threshold."""
-    label = person(1, 0)
+def test_one_annotation_by_hand(shift: float) -> None:
+    """Precision and recall are 1 at thresholds up to the similarity, and 0 above."""
+    label = annotation(1, 0)
     value = similarity(label, shift)
-    assert np.abs(value - THRESHOLDS).min() > 1e-3  # no threshold too near to tell
-    found = scores(dataset(label), [answer(label, shift)])
-    assert found["AP"] == pytest.approx((value >= THRESHOLDS).mean())
-    assert found["AR"] == pytest.approx((value >= THRESHOLDS).mean())
-    assert found["AP50"] == pytest.approx(float(value >= 0.5))
-    assert found["AP75"] == pytest.approx(float(value >= 0.75))
-    assert found["AP(L)"] == found["AP"] and found["AP(M)"] is None  # area above 96 x 96
+    assert np.abs(value - THRESHOLDS).min() > 1e-3  # not at a threshold
+    statistics = scores(dataset(label), [detection(label, shift)])
+    assert statistics["AP"] == pytest.approx((value >= THRESHOLDS).mean())
+    assert statistics["AR"] == pytest.approx((value >= THRESHOLDS).mean())
+    assert statistics["AP50"] == pytest.approx(float(value >= 0.5))
+    assert statistics["AP75"] == pytest.approx(float(value >= 0.75))
+    assert (
+        statistics["AP(L)"] == statistics["AP"] and statistics["AP(M)"] is None
+    )  # area above 96 x 96
 
 
 def test_unlabeled_joints_do_not_count() -> None:
-    label = person(1, 0)
-    found = answer(label, 0.0)
+    label = annotation(1, 0)
+    predicted = detection(label, 0.0)
     label["keypoints"][3 * 4 : 3 * 5] = [0, 0, 0]
-    found["keypoints"][3 * 4] += 1000
-    assert scores(dataset(label), [found])["AP"] == pytest.approx(1)
+    predicted["keypoints"][3 * 4] += 1000
+    assert scores(dataset(label), [predicted])["AP"] == pytest.approx(1)
 
 
-def test_people_nobody_predicted_lower_the_recall() -> None:
-    people = [person(n, n) for n in range(3)]
-    found = scores(dataset(*people), [answer(people[0], 0), answer(people[2], 0)])
-    assert found["AR"] == pytest.approx(2 / 3)
+def test_annotations_without_prediction_lower_the_recall() -> None:
+    labels = [annotation(n, n) for n in range(3)]
+    statistics = scores(dataset(*labels), [detection(labels[0], 0), detection(labels[2], 0)])
+    assert statistics["AR"] == pytest.approx(2 / 3)
     # Precision is 1 up to a recall of 2/3, sampled at 0, 0.01 ... 1: 67 of 101 points.
-    assert found["AP"] == pytest.approx(67 / 101)
+    assert statistics["AP"] == pytest.approx(67 / 101)
 
 
-def test_the_order_of_scores_counts() -> None:
-    people = [person(1, 0), person(2, 1)]
-    good, bad = answer(people[0], 0, score=0.9), answer(people[1], 500, score=0.1)
-    first = scores(dataset(*people), [good, bad])["AP"]
+def test_predictions_are_ranked_by_their_score() -> None:
+    labels = [annotation(1, 0), annotation(2, 1)]
+    good, bad = detection(labels[0], 0, score=0.9), detection(labels[1], 500, score=0.1)
+    first = scores(dataset(*labels), [good, bad])["AP"]
     good["score"], bad["score"] = 0.1, 0.9
-    # Right first: precision 1 up to a recall of 1/2 (51 of 101 points); right second: 1/2 there.
+    # Correct first: precision 1 up to a recall of 1/2 (51 of 101 points); correct second: 1/2.
     assert first == pytest.approx(51 / 101)
-    assert scores(dataset(*people), [good, bad])["AP"] == pytest.approx(0.5 * 51 / 101)
+    assert scores(dataset(*labels), [good, bad])["AP"] == pytest.approx(0.5 * 51 / 101)
 
 
-def test_crowds_and_people_without_joints_are_ignored() -> None:
-    label = person(1, 0)
-    nobody = person(2, 0, keypoints=[0] * 3 * K)
-    crowd = person(3, 0, iscrowd=1)
-    found = scores(dataset(label, nobody, crowd), [answer(label, 0)])
-    assert found["AP"] == pytest.approx(1) and found["AR"] == pytest.approx(1)
+def test_crowds_and_annotations_without_joints_are_ignored() -> None:
+    label = annotation(1, 0)
+    unlabeled = annotation(2, 0, keypoints=[0] * 3 * K)
+    crowd = annotation(3, 0, iscrowd=1)
+    statistics = scores(dataset(label, unlabeled, crowd), [detection(label, 0)])
+    assert statistics["AP"] == pytest.approx(1) and statistics["AR"] == pytest.approx(1)
 
 
-def test_an_annotation_of_id_zero_counts_like_any_other() -> None:
-    label = person(0, 0)
-    assert scores(dataset(label), [answer(label, 0)])["AP"] == pytest.approx(1)
+def test_an_annotation_with_id_zero_counts() -> None:
+    label = annotation(0, 0)
+    assert scores(dataset(label), [detection(label, 0)])["AP"] == pytest.approx(1)
 
 
-def test_without_an_area_part_of_the_box_stands_in() -> None:
-    label = person(1, 0)
-    with_area = person(1, 0, area=0.53 * 200 * 200)
+def test_a_missing_area_is_a_share_of_the_box() -> None:
+    label = annotation(1, 0)
+    with_area = annotation(1, 0, area=0.53 * 200 * 200)
     del label["area"]
     for shift in (6.0, 12.0, 18.0):
-        found = [answer(label, shift)]
-        assert scores(dataset(label), found) == scores(dataset(with_area), found)
+        detections = [detection(label, shift)]
+        assert scores(dataset(label), detections) == scores(dataset(with_area), detections)
 
 
-def test_a_persons_score_is_the_mean_of_its_peaks_above_a_fifth() -> None:
+def test_a_predictions_score_is_the_mean_of_its_peaks_above_a_fifth() -> None:
     peaks = np.array([[0.9, 0.5, 0.2, 0.1], [0.1, 0.1, 0.0, -0.2]])
     joints = np.arange(16.0).reshape(2, 4, 2)
-    rows = oks.results([5, 6], 1, Predicted(joints, peaks))
+    rows = oks.coco_results([5, 6], 1, PredictedJoints(joints, peaks))
     assert [row["score"] for row in rows] == pytest.approx([0.7, 0.0])
     assert rows[1]["image_id"] == 6
     assert rows[0]["keypoints"][:6] == [0, 1, 0.9, 2, 3, 0.5]
@@ -152,38 +155,39 @@ NAMES |= {"train_images": "images", "test_images": "images"}
 
 
 @real
-def test_published_people_score_themselves() -> None:
+def test_published_labels_score_1_against_themselves() -> None:
     settings = Coco(**NAMES)
     data = Data(reader="coco", root=REAL, coco=settings)
-    people = coco.coco(REAL, "test", settings)
-    peaks = RNG.uniform(0.5, 1, people.joints_NK2.shape[:2])
-    joints = np.nan_to_num(people.joints_NK2)
-    perfect = oks.oks_row(data, people, Predicted(joints, peaks))["oks"]
+    samples = coco.coco(REAL, "test", settings)
+    peaks = RNG.uniform(0.5, 1, samples.joints_NK2.shape[:2])
+    joints = np.nan_to_num(samples.joints_NK2)
+    perfect = oks.oks_fields(data, samples, PredictedJoints(joints, peaks))["oks"]
     assert perfect["AP"] == pytest.approx(1) and perfect["AR"] == pytest.approx(1)
-    moved = oks.oks_row(data, people, Predicted(joints + 6.0, peaks))["oks"]
+    moved = oks.oks_fields(data, samples, PredictedJoints(joints + 6.0, peaks))["oks"]
     assert 0.05 < moved["AP"] < 0.95 and moved["AP50"] > moved["AP75"]
 
 
-def test_other_data_has_no_oks() -> None:
-    assert oks.oks_row(Data(), None, None) == {}  # type: ignore[arg-type]
+def test_data_in_other_formats_has_no_oks() -> None:
+    assert oks.oks_fields(Data(), None, None) == {}  # type: ignore[arg-type]
 
 
-def test_why_oks_is_left_out_is_said(tmp_path, monkeypatch) -> None:
-    class People:
-        skeleton = COCO
+def test_the_reason_for_leaving_oks_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Samples:
+        skeleton = replace(COCO, name="fly", sigmas=())
 
     data = Data(reader="coco", root=tmp_path)
+    row = oks.oks_fields(data, Samples(), None)  # type: ignore[arg-type]
+    assert row["oks"] is None and "data.coco.sigmas" in row["oks_left_out"]
+
+    Samples.skeleton = COCO
+    partial = PredictedJoints(np.zeros((1, K, 2)), np.zeros((1, K))).without_joints((0,))
+    row = oks.oks_fields(data, Samples(), partial)  # type: ignore[arg-type]
+    assert row["oks"] is None and COCO.joints[0] in row["oks_left_out"]
+
     monkeypatch.setitem(sys.modules, "pycocotools.cocoeval", None)
-    row = oks.oks_row(data, People(), None)  # type: ignore[arg-type]
-    assert row["oks"] is None and "pip install 'fpd[coco]'" in row["oks_left_out"]
-    with pytest.raises(ValueError, match=r"pip install 'fpd\[coco\]'"):
-        scores(dataset(person(1, 0)), [])
-
-
-def test_lines_of_a_table() -> None:
-    values = dict.fromkeys(oks.STATISTICS, 0.5) | {"AP(M)": None}
-    rows = {"a": {"oks": values}, "b": {"oks": None, "oks_left_out": "no sigmas"}}
-    table = "\n".join(oks.lines(rows))
-    assert "AP50" in table and "50.0" in table and "-" in table
-    assert table.endswith("OKS left out: no sigmas")
-    assert oks.lines({"a": {"mean": 0.3}}) == []
+    row = oks.oks_fields(data, Samples(), None)  # type: ignore[arg-type]
+    assert (
+        row["oks"] is None and "pip install 'fast-pose-distillation[coco]'" in row["oks_left_out"]
+    )
+    with pytest.raises(ValueError, match="pip install"):
+        scores(dataset(annotation(1, 0)), [])

@@ -1,4 +1,4 @@
-"""People drawn over photographs."""
+"""Skeletons drawn over photographs."""
 
 from __future__ import annotations
 
@@ -9,30 +9,29 @@ import numpy as np
 import pytest
 
 from fpd.data.skeletons import LSP, MPII
-from fpd.pipeline.evaluation.overlay import draw_people, drawing_name
+from fpd.pipeline.evaluation.overlay import overlay_name, write_overlay
 from fpd.pipeline.runtime.drawing import joint_color, limb_color
 from fpd.pipeline.runtime.palette import LEFT, MIDDLE, RIGHT
 
 
-def standing() -> np.ndarray:
-    """LSP's joints, far from each other, in order down two columns; all sure."""
+def spread_keypoints() -> np.ndarray:
+    """LSP's joints in two columns, far from each other, all with a peak of 1."""
     xy = np.array([[30 + 100 * (k % 2), 20 + 25 * (k // 2)] for k in range(14)], float)
     return np.column_stack([xy, np.ones(14)])
 
 
-@pytest.mark.parametrize("light", [0, 255])
-def test_strokes_show_on_light_and_dark(tmp_path: Path, light: int) -> None:
-    image = np.full((200, 160, 3), light, np.uint8)
-    draw_people(image, standing()[None], [400.0], LSP, tmp_path / "a.png")
-    drawn = cv2.cvtColor(cv2.imread(str(tmp_path / "a.png")), cv2.COLOR_BGR2RGB)
-    assert (image == light).all()
-    for joint, (x, y, _) in enumerate(standing()):
-        np.testing.assert_array_equal(drawn[int(y), int(x)], joint_color(LSP, joint))
-    # Both a dark and a bright shade, whatever is behind.
-    assert drawn.min() == 0 and drawn.max() == 255
+@pytest.mark.parametrize("gray", [0, 255])
+def test_strokes_are_visible_on_light_and_dark_images(tmp_path: Path, gray: int) -> None:
+    image = np.full((200, 160, 3), gray, np.uint8)
+    write_overlay(image, spread_keypoints()[None], [400.0], LSP, tmp_path / "a.png")
+    overlay = cv2.cvtColor(cv2.imread(str(tmp_path / "a.png")), cv2.COLOR_BGR2RGB)
+    assert (image == gray).all()
+    for joint, (x, y, _) in enumerate(spread_keypoints()):
+        np.testing.assert_array_equal(overlay[int(y), int(x)], joint_color(LSP, joint))
+    assert overlay.min() == 0 and overlay.max() == 255  # strokes with a rim, on either gray
 
 
-def test_sides_are_told_apart() -> None:
+def test_left_right_and_middle_have_their_own_colors() -> None:
     for skeleton in (LSP, MPII):
         for joint, name in enumerate(skeleton.joints):
             side = {"left": LEFT, "right": RIGHT}.get(name.split()[0], MIDDLE)
@@ -41,21 +40,22 @@ def test_sides_are_told_apart() -> None:
     assert limb_color(LSP, 2, 3) == MIDDLE
 
 
-def test_faint_joints_are_left_out(tmp_path: Path) -> None:
+def test_joints_with_a_low_peak_are_not_drawn(tmp_path: Path) -> None:
     image = np.full((200, 160, 3), 120, np.uint8)
-    keypoints = standing()
+    keypoints = spread_keypoints()
     keypoints[:, 2] = 0.05
-    draw_people(image, keypoints[None], [400.0], LSP, tmp_path / "a.png")
+    write_overlay(image, keypoints[None], [400.0], LSP, tmp_path / "a.png")
     assert (cv2.imread(str(tmp_path / "a.png")) == 120).all()
 
 
-def test_joints_far_outside_do_no_harm(tmp_path: Path) -> None:
+def test_joints_far_outside_the_image_are_accepted(tmp_path: Path) -> None:
     image = np.full((200, 160, 3), 120, np.uint8)
-    keypoints = standing()
+    keypoints = spread_keypoints()
     keypoints[0, :2] = 1e12, -1e12
-    draw_people(image, keypoints[None], [400.0], LSP, tmp_path / "a.jpg")
+    write_overlay(image, keypoints[None], [400.0], LSP, tmp_path / "a.jpg")
     assert cv2.imread(str(tmp_path / "a.jpg")).shape == (200, 160, 3)
 
 
-def test_drawings_are_jpeg_or_png() -> None:
-    assert [drawing_name(n) for n in ("a.JPG", "b.png", "c.tif")] == ["a.JPG", "b.png", "c.tif.png"]
+def test_overlays_are_jpeg_or_png() -> None:
+    names = [overlay_name(name) for name in ("a.JPG", "b.png", "c.tif")]
+    assert names == ["a.JPG", "b.png", "c.tif.png"]

@@ -1,46 +1,65 @@
-"""A model's folder states all that users of its weights need."""
+"""A model can be used with its folder alone; damaged folders are refused."""
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from fpd.data.skeletons import LSP
 from fpd.pipeline.config.recipe import Recipe
-from fpd.pipeline.models.checkpoint import load_model
-from fpd.pipeline.runtime.files import write_json
+from fpd.pipeline.models.checkpoint import ModelDir, load_model, load_weights, save_weights
+from fpd.pipeline.models.hourglass import HourglassSettings
+from fpd.pipeline.runtime.files import sha256, write_json
 from fpd.pipeline.workdir import WorkDir
 
 CPU = torch.device("cpu")
 
 
-def test_the_folder_alone_is_enough(toy_work: Path, toy_recipe: Recipe) -> None:
+def test_a_model_loads_from_its_folder_alone(toy_work: Path, toy_recipe: Recipe) -> None:
     model = load_model(WorkDir(toy_work).model("teacher"), CPU)
     assert model.skeleton == LSP
     assert model.geometry == toy_recipe.geometry
     assert model.model == toy_recipe.teacher.model
+    assert model.weights_sha256 == sha256(WorkDir(toy_work).teacher.weights)
     assert not model.network.training
     crop = torch.zeros(1, 3, 64, 64)
     assert model.network(crop)[-1].shape == (1, 14, 16, 16)
 
 
-@pytest.mark.parametrize("key", ["model", "geometry", "skeleton", "log_mass"])
-@pytest.mark.parametrize("value", [None, {"crop_px": "wide"}])
-def test_a_damaged_record_is_named(work: WorkDir, key: str, value: object) -> None:
+@pytest.mark.parametrize(
+    "key", ["model", "geometry", "skeleton", "log_mass", "result", "weights_sha256"]
+)
+def test_a_damaged_record_is_refused(work: WorkDir, key: str) -> None:
+    intact = work.teacher.record()
+    damaged: list[dict[str, Any]] = [copy.deepcopy(intact), copy.deepcopy(intact)]
+    parents = [record["result"] if key == "weights_sha256" else record for record in damaged]
+    del parents[0][key]
+    parents[1][key] = ["not", "valid"]
+    for record in damaged:
+        write_json(work.teacher.record_path, record)
+        with pytest.raises(ValueError, match=rf"record\.json is damaged.*{key}.*train it again"):
+            work.teacher.facts()
+
+
+def test_weights_of_another_network_are_refused(work: WorkDir) -> None:
     record = work.teacher.record()
-    if value is None:
-        del record[key]
-    else:
-        record[key] = value
+    record["model"]["channels"] *= 2
     write_json(work.teacher.record_path, record)
-    with pytest.raises(ValueError, match=rf"record\.json is damaged.*{key}"):
+    with pytest.raises(ValueError, match=r"weights\.safetensors holds weights of another network"):
+        load_model(work.teacher, CPU)
+    work.teacher.weights.write_bytes(b"\0" * 8)
+    with pytest.raises(ValueError, match=r"weights\.safetensors cannot be read"):
         load_model(work.teacher, CPU)
 
 
-def test_a_network_that_cannot_be_built_here_is_no_damage(
+def test_a_network_that_cannot_be_built_here_is_not_called_damaged(
     work: WorkDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = work.teacher.record() | {"model": {"name": "timm", "backbone": "resnet18"}}
@@ -48,3 +67,54 @@ def test_a_network_that_cannot_be_built_here_is_no_damage(
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r"^[^\n]*record\.json: expected timm, [^\n]*$"):
         load_model(work.teacher, CPU)
+
+
+# The weights file
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> ModelDir:
+    folder = ModelDir(tmp_path / "student")
+    folder.path.mkdir()
+    return folder
+
+
+def build(seed: int = 0, joints: int = 3) -> nn.Module:
+    torch.manual_seed(seed)
+    network: nn.Module = HourglassSettings(stages=1, channels=8, depth=1).build(joints)
+    return network
+
+
+def test_weights_are_saved_and_loaded(out: ModelDir, tmp_path: Path) -> None:
+    """The bytes depend on the network only, not on its memory format."""
+    network, other = build(0).to(memory_format=torch.channels_last), build(1)
+    save_weights(network, out)
+    assert [path.name for path in out.path.iterdir()] == ["weights.safetensors"]
+    load_weights(other, out.weights)
+    expected = network.state_dict()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in other.state_dict().items())
+    again = ModelDir(tmp_path / "again")
+    again.path.mkdir()
+    save_weights(build(0), again)
+    assert again.weights.read_bytes() == out.weights.read_bytes()
+
+
+def test_weights_of_other_joints_or_without_a_tensor_are_refused(out: ModelDir) -> None:
+    save_weights(build(joints=4), out)
+    with pytest.raises(ValueError, match="weights of another network: "):
+        load_weights(build(), out.weights)
+    save_weights(build(), out)
+    tensors = load_file(out.weights)
+    del tensors["score.0.bias"]
+    save_file(tensors, out.weights)
+    with pytest.raises(ValueError, match=r"another network: Missing key.*score\.0\.bias"):
+        load_weights(build(), out.weights)
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+def test_missing_and_truncated_weights_are_refused(out: ModelDir, truncated: bool) -> None:
+    if truncated:
+        save_weights(build(), out)
+        out.weights.write_bytes(out.weights.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"weights\.safetensors cannot be read as weights"):
+        load_weights(build(), out.weights)

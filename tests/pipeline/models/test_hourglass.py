@@ -1,8 +1,7 @@
-"""The hourglass: its size against published figures, its names and numbers against the ports'."""
+"""The hourglass: parameter names and heatmaps against an independent forward pass of the ports'."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -11,8 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fpd.pipeline.config.recipe import apply_overrides
-from fpd.pipeline.models.complexity import count, latency_ms
+from fpd.pipeline.models.complexity import count
 from fpd.pipeline.models.hourglass import HourglassSettings
 
 Tensors = dict[str, Tensor]
@@ -75,7 +73,7 @@ def _ports(stacks: int, feats: int, joints: int, blocks: int, depth: int) -> Ite
 
 
 def random_tensors(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> Tensors:
-    """Weights at which every layer's output is about 1, float64."""
+    """Random weights with which every layer's output is about 1, float64."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in shapes.items():
@@ -92,7 +90,7 @@ def random_tensors(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> Tensors
 
 
 class Reference:
-    """The network's forward pass, evaluated on the ports' names with plain functions."""
+    """The forward pass with plain functions, by the ports' parameter names."""
 
     def __init__(self, tensors: Tensors, stacks: int, blocks: int, depth: int) -> None:
         self.t, self.stacks, self.blocks, self.depth = tensors, stacks, blocks, depth
@@ -118,18 +116,18 @@ class Reference:
             x = self.conv(f"{name}.downsample.0", x)
         return x + y
 
-    def many(self, name: str, x: Tensor) -> Tensor:
+    def blocks_of(self, name: str, x: Tensor) -> Tensor:
         for b in range(self.blocks):
             x = self.block(f"{name}.{b}", x)
         return x
 
     def hourglass(self, name: str, level: int, x: Tensor) -> Tensor:
-        """Branch 0 skips; 1 goes down, 3 stays at the bottom, 2 comes up."""
-        low = self.many(f"{name}.{level}.1", halve(x))
-        low = self.hourglass(name, level - 1, low) if level else self.many(f"{name}.0.3", low)
-        low = self.many(f"{name}.{level}.2", low)
+        """Branch 0 is the skip, 1 the way down, 3 the bottom, 2 the way up."""
+        low = self.blocks_of(f"{name}.{level}.1", halve(x))
+        low = self.hourglass(name, level - 1, low) if level else self.blocks_of(f"{name}.0.3", low)
+        low = self.blocks_of(f"{name}.{level}.2", low)
         up = low.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
-        return self.many(f"{name}.{level}.0", x) + up
+        return self.blocks_of(f"{name}.{level}.0", x) + up
 
     def __call__(self, crop: Tensor) -> list[Tensor]:
         x = self.norm_relu("bn1", self.conv("conv1", crop, stride=2))
@@ -137,7 +135,7 @@ class Reference:
         x = self.block("layer3.0", self.block("layer2.0", x))
         scores = []
         for s in range(self.stacks):
-            y = self.many(f"res.{s}", self.hourglass(f"hg.{s}.hg", self.depth - 1, x))
+            y = self.blocks_of(f"res.{s}", self.hourglass(f"hg.{s}.hg", self.depth - 1, x))
             y = self.norm_relu(f"fc.{s}.1", self.conv(f"fc.{s}.0", y))
             scores.append(self.conv(f"score.{s}", y))
             if s < self.stacks - 1:
@@ -160,33 +158,7 @@ def meta(settings: HourglassSettings, joints: int = 16) -> nn.Module:
         return settings.build(joints)
 
 
-# The paper's Table 1: 26 M parameters and 55 GFLOPs, 3 M and 9 GFLOPs (a multiply-add being two).
-@pytest.mark.parametrize(
-    ("stages", "channels", "stem", "parameters", "gmacs"),
-    [
-        (8, 256, "newell", 25_434_112, 27.4),
-        (4, 128, "newell", 3_330_000, 4.67),
-        (8, 256, "ports", 25_590_000, 28.09),
-        (4, 128, "ports", 3_290_000, 3.91),
-    ],
-)
-def test_size_and_cost_are_the_published_ones(
-    stages: int, channels: int, stem: str, parameters: int, gmacs: float
-) -> None:
-    settings = HourglassSettings(stages=stages, channels=channels, stem=stem)
-    found_parameters, found_gmacs = count(settings, num_joints=16, crop_px=256)
-    tolerance = 0 if parameters % 10_000 else 5_000
-    assert found_parameters == pytest.approx(parameters, abs=tolerance, rel=0)
-    assert found_gmacs == pytest.approx(gmacs, abs=0.05 if gmacs == 27.4 else 0.005)
-
-
-def test_defaults_of_the_recipe_are_the_papers_networks() -> None:
-    recipe = apply_overrides({}, [])
-    assert count(recipe.teacher.model, 16, 256)[0] == 25_434_112
-    assert round(count(recipe.student.model, 16, 256)[0] / 1e4) == 333
-
-
-def test_parameters_are_the_sum_of_the_ports_tensors() -> None:
+def test_the_number_of_parameters_is_that_of_the_ports() -> None:
     learned = ("weight", "bias")
     expected = sum(
         torch.Size(shape).numel()
@@ -196,19 +168,11 @@ def test_parameters_are_the_sum_of_the_ports_tensors() -> None:
     assert count(HourglassSettings(stages=2, channels=32, stem="ports"), 5, 64)[0] == expected
 
 
-def test_macs_of_the_first_convolution_by_hand() -> None:
-    """Doubling the crop's side makes everything four times dearer; joints cost a 1 x 1 each."""
-    model = HourglassSettings(stages=1, channels=32, stem="ports")
-    small, large = count(model, 5, 64)[1], count(model, 5, 128)[1]
-    assert large == pytest.approx(4 * small)
-    assert count(model, 6, 64)[1] - small == pytest.approx(32 * 16 * 16 / 1e9)
-
-
 @pytest.mark.parametrize(
     ("stages", "channels", "joints", "blocks", "depth"),
-    [(8, 256, 16, 1, 4), (2, 256, 16, 4, 4), (4, 128, 14, 1, 4), (1, 8, 3, 1, 1), (2, 32, 5, 2, 2)],
+    [(8, 256, 16, 1, 4), (2, 256, 16, 4, 4), (1, 8, 3, 1, 1)],
 )
-def test_names_and_shapes_are_the_ports(
+def test_parameter_names_and_shapes_are_the_ports(
     stages: int, channels: int, joints: int, blocks: int, depth: int
 ) -> None:
     settings = HourglassSettings(
@@ -218,9 +182,7 @@ def test_names_and_shapes_are_the_ports(
     assert shapes_of(meta(settings, joints)) == expected
 
 
-@pytest.mark.parametrize(
-    ("stages", "channels", "blocks", "depth"), [(2, 32, 1, 4), (3, 16, 2, 2), (1, 8, 1, 1)]
-)
+@pytest.mark.parametrize(("stages", "channels", "blocks", "depth"), [(2, 32, 1, 4), (3, 16, 2, 2)])
 def test_the_ports_weights_give_the_ports_heatmaps(
     stages: int, channels: int, blocks: int, depth: int
 ) -> None:
@@ -232,28 +194,27 @@ def test_the_ports_weights_give_the_ports_heatmaps(
     network.load_state_dict(tensors, strict=True)
     crop = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
-        found = network(crop)
+        outputs = network(crop)
     expected = Reference(tensors, stages, blocks, depth)(crop)
-    assert len(found) == stages
-    for ours, theirs in zip(found, expected, strict=True):
-        assert theirs.std() > 0.1  # an answer of zero would agree with anything
+    assert len(outputs) == stages
+    for ours, theirs in zip(outputs, expected, strict=True):
+        assert theirs.std() > 0.1  # heatmaps of zero would agree with anything
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("stem", ["newell", "ports"])
-@pytest.mark.parametrize(("crop_px", "depth"), [(64, 4), (32, 2)])
-def test_heatmaps_one_per_stage(stem: str, crop_px: int, depth: int) -> None:
+@pytest.mark.parametrize(("stem", "crop_px", "depth"), [("newell", 64, 4), ("ports", 32, 2)])
+def test_there_is_one_output_per_stage(stem: str, crop_px: int, depth: int) -> None:
     network = HourglassSettings(stages=3, channels=8, stem=stem, depth=depth).build(7)
     heatmaps = network(torch.rand(2, 3, crop_px, crop_px))
     assert [tuple(h.shape) for h in heatmaps] == [(2, 7, crop_px // 4, crop_px // 4)] * 3
     assert all(h.dtype == torch.float32 and h.requires_grad for h in heatmaps)
 
 
-def test_every_parameter_is_learned() -> None:
+def test_every_parameter_has_a_gradient() -> None:
     network = HourglassSettings(stages=2, channels=8, depth=2).build(3)
     sum(h.square().sum() for h in network(torch.rand(2, 3, 32, 32))).backward()
-    idle = [name for name, p in network.named_parameters() if p.grad is None]
-    assert idle == []
+    without = [name for name, p in network.named_parameters() if p.grad is None]
+    assert without == []
 
 
 @pytest.mark.parametrize(
@@ -261,15 +222,15 @@ def test_every_parameter_is_learned() -> None:
 )
 def test_newells_stem_has_fixed_widths(channels: int, widths: tuple[int, ...]) -> None:
     shapes = shapes_of(meta(HourglassSettings(stages=1, channels=channels)))
-    found = [shapes["conv1.bias"]] + [shapes[f"layer{i}.0.conv3.bias"] for i in (1, 2, 3)]
-    assert [width for (width,) in found] == list(widths)
+    biases = [shapes["conv1.bias"]] + [shapes[f"layer{i}.0.conv3.bias"] for i in (1, 2, 3)]
+    assert [width for (width,) in biases] == list(widths)
     assert ("layer3.0.downsample.0.weight" in shapes) == (channels != 128)
     assert "layer2.0.downsample.0.weight" not in shapes
 
 
 @pytest.mark.parametrize("stem", ["newell", "ports"])
-def test_a_fresh_network_answers_next_to_nothing(stem: str) -> None:
-    """Far below a target's peak of 1, at every stage, and yet not zero, which would not learn."""
+def test_initial_heatmaps_are_near_zero(stem: str) -> None:
+    """Far below a target's peak of 1, but not zero, which would not learn."""
     torch.manual_seed(0)
     network = HourglassSettings(stages=2, channels=64, stem=stem).build(7)
     for heatmaps in network(torch.randn(4, 3, 64, 64)):
@@ -277,7 +238,7 @@ def test_a_fresh_network_answers_next_to_nothing(stem: str) -> None:
         assert heatmaps.abs().max() < 0.2
 
 
-def test_a_seed_decides_the_weights() -> None:
+def test_the_seed_determines_the_weights() -> None:
     def build(seed: int) -> Tensor:
         torch.manual_seed(seed)
         return nn.utils.parameters_to_vector(
@@ -292,10 +253,8 @@ def test_a_seed_decides_the_weights() -> None:
     ("depth", "crop_px", "stride_px", "message"),
     [
         (4, 96, 4, "crop_px a multiple of 64 .*depth 4, got 96"),
-        (4, 32, 4, "crop_px a multiple of 64 .*got 32"),
         (5, 192, 4, "crop_px a multiple of 128 .*depth 5, got 192"),
         (4, 64, 8, "geometry.stride_px = 4"),
-        (4, 64, 2, "geometry.stride_px = 4"),
     ],
 )
 def test_a_geometry_that_does_not_fit_is_refused(
@@ -305,39 +264,20 @@ def test_a_geometry_that_does_not_fit_is_refused(
         HourglassSettings(depth=depth).check_crop(crop_px, stride_px)
 
 
-@pytest.mark.parametrize(("depth", "crop_px"), [(4, 64), (4, 256), (2, 16), (5, 128), (6, 256)])
-def test_a_geometry_that_fits_does(depth: int, crop_px: int) -> None:
+@pytest.mark.parametrize(("depth", "crop_px"), [(4, 64), (2, 16), (6, 256)])
+def test_a_geometry_that_fits_is_accepted(depth: int, crop_px: int) -> None:
     settings = HourglassSettings(depth=depth, stages=1, channels=8)
     settings.check_crop(crop_px, 4)
     assert settings.build(2)(torch.rand(2, 3, crop_px, crop_px))[0].shape[-1] == crop_px // 4
 
 
-@pytest.mark.parametrize(
-    "change", [{"channels": 30}, {"channels": 4}, {"stages": 0}, {"stem": "x"}, {"depth": 0}]
-)
-def test_sizes_that_make_no_network_are_refused(change: dict[str, object]) -> None:
-    with pytest.raises(ValidationError, match=next(iter(change))):
-        HourglassSettings(**change)
+def test_channels_that_do_not_split_are_refused() -> None:
+    with pytest.raises(ValidationError, match="channels a multiple of 4, got 30"):
+        HourglassSettings(channels=30)
 
 
-def test_latency_is_the_median_of_forward_passes() -> None:
-    calls = []
-
-    class Sleeper(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            assert not torch.is_grad_enabled()
-            assert x.shape == (1, 3, 16, 16)
-            calls.append(1)
-            # Warm-up and one outlier are slow; the median is not.
-            time.sleep(0.05 if len(calls) <= 4 else 0.004)
-            return x
-
-    found = latency_ms(Sleeper(), 16, torch.device("cpu"))
-    assert len(calls) == 3 + 10
-    assert 4 <= found < 40
-
-
-def test_a_sigmoid_network_starts_at_a_hundredth_and_feeds_on_its_raw_heatmaps() -> None:
+def test_a_sigmoid_applies_to_the_outputs_only() -> None:
+    """Later stages get the heatmaps before the sigmoid; initial outputs are 0.01."""
     torch.manual_seed(0)
     settings = {"stages": 2, "channels": 8, "stem": "ports"}
     linear = HourglassSettings(**settings).build(3).eval()
@@ -345,7 +285,7 @@ def test_a_sigmoid_network_starts_at_a_hundredth_and_feeds_on_its_raw_heatmaps()
     network.load_state_dict(linear.state_dict())
     crop = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
-        for found, raw in zip(network(crop), linear(crop), strict=True):
-            torch.testing.assert_close(found, raw.sigmoid())
+        for heatmaps, raw in zip(network(crop), linear(crop), strict=True):
+            torch.testing.assert_close(heatmaps, raw.sigmoid())
         fresh = HourglassSettings(**settings, output="sigmoid").build(3).eval()(crop)[-1]
     assert fresh.mean().item() == pytest.approx(0.01, rel=0.1)

@@ -1,4 +1,4 @@
-"""Maps that were learned by their shape alone, as high as a label's when they are asked for."""
+"""Heatmaps trained by their shape alone get the height of a label's when the network is run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ CPU = torch.device("cpu")
 HEATMAP_PX = 16
 
 
-class Says(nn.Module):
-    """A network that has one answer."""
+class Constant(nn.Module):
+    """A network of two stages with fixed heatmaps."""
 
     def __init__(self, heatmaps: Tensor) -> None:
         super().__init__()
@@ -37,35 +37,35 @@ def label(sigma_px: float = 1.5, *, area_normalized: bool = False) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("sigma_px", "area_normalized", "near"),
+    ("sigma_px", "area_normalized", "tolerance"),
     [(1.0, False, 0.05), (2.0, False, 0.01), (1.0, True, 0.001), (2.0, True, 0.001)],
 )
-def test_a_labels_map_keeps_its_height_whatever_was_added(
-    sigma_px: float, area_normalized: bool, near: float
+def test_a_labels_heatmap_is_restored_whatever_the_offset(
+    sigma_px: float, area_normalized: bool, tolerance: float
 ) -> None:
-    """But for what a narrow Gaussian weighs more on a pixel than between two."""
+    """Up to the dependence of a narrow Gaussian's mass on its position within a pixel."""
     log_mass = label_log_mass(HEATMAP_PX, sigma_px, area_normalized=area_normalized)
-    wanted = label(sigma_px, area_normalized=area_normalized)
-    added = torch.tensor([-0.8, 3.0])[:, None, None]
-    found = fix_offset(Says(wanted + added), log_mass)(torch.zeros(1))[0]
-    assert torch.allclose(found, wanted, atol=near)
-    assert torch.allclose(decode(found)[0], decode(wanted)[0], atol=0.02)
+    expected = label(sigma_px, area_normalized=area_normalized)
+    offset = torch.tensor([-0.8, 3.0])[:, None, None]
+    heatmaps = fix_offset(Constant(expected + offset), log_mass)(torch.zeros(1))[0]
+    assert torch.allclose(heatmaps, expected, atol=tolerance)
+    assert torch.allclose(decode(heatmaps)[0], decode(expected)[0], atol=0.02)
 
 
-def test_every_stage_weighs_what_a_label_does() -> None:
+def test_every_stage_has_the_mass_of_a_label() -> None:
     log_mass = label_log_mass(HEATMAP_PX, 1.5, area_normalized=False)
-    stages = fix_offset(Says(torch.randn(2, 3, 16, 16)), log_mass)(torch.zeros(1))
-    wanted = torch.exp(10 * label()).sum((-2, -1)).mean().expand(2, 3)
+    stages = fix_offset(Constant(torch.randn(2, 3, 16, 16)), log_mass)(torch.zeros(1))
+    expected = torch.exp(10 * label()).sum((-2, -1)).mean().expand(2, 3)
     for heatmaps in stages:
-        assert torch.allclose(torch.exp(10 * heatmaps).sum((-2, -1)), wanted, rtol=0.1)
+        assert torch.allclose(torch.exp(10 * heatmaps).sum((-2, -1)), expected, rtol=0.1)
 
 
-def test_a_hesitant_map_peaks_lower() -> None:
-    """Two places that are equally likely: each has half of the mass, log(2) / 10 lower."""
-    sure = label()[:, :1]
-    either = torch.maximum(sure, sure.roll(5, dims=-1))
+def test_an_ambiguous_heatmap_has_lower_peaks() -> None:
+    """Two equally likely positions have half of the mass each: peaks are log(2) / 10 lower."""
+    single = label()[:, :1]
+    double = torch.maximum(single, single.roll(5, dims=-1))
     log_mass = label_log_mass(HEATMAP_PX, 1.5, area_normalized=False)
-    network = fix_offset(Says(torch.cat([sure, either], 1)), log_mass)
+    network = fix_offset(Constant(torch.cat([single, double], 1)), log_mass)
     one, half = network(torch.zeros(1))[0].amax((-2, -1))[0].tolist()
     assert one - half == pytest.approx(0.0693, abs=0.003)
 
@@ -75,27 +75,25 @@ def test_a_hesitant_map_peaks_lower() -> None:
     [
         ({"loss": "mse"}, False),
         ({"loss": "kl"}, True),
-        ({"loss": "kl", "alpha": 0.5}, True),
         ({"loss": "kl", "alpha": 0.5, "kd_loss": "mse"}, False),
         ({"loss": "kl", "alpha": 0.0, "kd_loss": "mse"}, True),
         ({"loss": "mse", "alpha": 0.5, "kd_loss": "kl"}, False),
         ({"loss": "mse", "alpha": 1.0, "kd_loss": "kl"}, True),
     ],
 )
-def test_any_other_term_holds_the_level(settings: dict[str, Any], free: bool) -> None:
+def test_any_other_loss_term_determines_the_offset(settings: dict[str, Any], free: bool) -> None:
     kind = Student if "alpha" in settings else Training
     training = kind.model_validate(settings)
     assert training.offset_is_free is free
     assert parse_training(training.model_dump(mode="json")) == training
 
 
-def test_no_offset_leaves_the_network_as_it_is() -> None:
-    network = Says(label())
+def test_without_a_mass_the_network_is_unchanged() -> None:
+    network = Constant(label())
     assert fix_offset(network, None) is network
 
 
 def test_a_finished_model_has_its_offset_fixed(work: WorkDir, toy_recipe: Recipe) -> None:
-    """As are its validation scores: training and loading ask the same network."""
     shape = ("student.alpha=0", "student.loss=kl", "student.epochs=1")
     recipe = apply_overrides(toy_recipe.model_dump(mode="json"), shape)
     student.run(work, recipe, CPU, name="by-shape")

@@ -1,7 +1,7 @@
-"""A small store to write, read and damage: 2 views of 10 people in shards of 4.
+"""A small store to write, read and damage: 2 views of 10 samples in shards of 4.
 
-So there are 3 shards a view, the last one with two people and two rows of padding. Maps of 12 x 12
-pixels end within a block.
+It has 3 shards per view, the last one with 2 samples and 2 rows of padding. Heatmaps of 12 x 12
+pixels end in the middle of a block.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fpd.data.readers.synthetic.people import synthetic_people
+from fpd.data.readers.synthetic.people import synthetic_samples
 from fpd.data.samples import SampleSet
-from fpd.pipeline.store import CachedHeatmaps, Layout, Shard, StoreWriter, compress, files_at
-from fpd.pipeline.store.schema import ARRAYS
+from fpd.pipeline.store import CachedHeatmaps, Layout, Shard, StoreWriter, compress, open_storage
+from fpd.pipeline.store.schema import ARRAYS, SCHEMA_VERSION
 
 JOINTS, SIZE_PX, SHARD_SAMPLES, MAX_ERROR = 3, 12, 4, 0.02
-ZERO = (1, 6)  # (view, sample) of a view that is zero everywhere
+ZERO = (1, 6)  # (view, sample) whose heatmaps are zero everywhere
 LAYOUT = Layout(2, (10,), JOINTS, SIZE_PX, SHARD_SAMPLES)
-PEOPLE = synthetic_people("train", 20)
+SAMPLES = synthetic_samples("train", 20)
 
 
 @cache
-def said(view: int, index: int) -> NDArray[np.float32]:
-    """What the teacher says, (K, H, W): two smooth maps, and one that only pixels can hold."""
+def teacher_output(view: int, index: int) -> NDArray[np.float32]:
+    """Heatmaps (K, H, W): two smooth ones, and one that can only be stored as pixels."""
     if (view, index) == ZERO:
         return np.zeros((JOINTS, SIZE_PX, SIZE_PX), np.float32)
     rng = np.random.default_rng([view, index])
@@ -46,14 +46,14 @@ def said(view: int, index: int) -> NDArray[np.float32]:
 
 @cache
 def stored(view: int, index: int) -> CachedHeatmaps:
-    coded = compress(torch.from_numpy(said(view, index))[None], MAX_ERROR)
+    compressed = compress(torch.from_numpy(teacher_output(view, index))[None], MAX_ERROR)
     parameters = np.random.default_rng([7, view, index]).normal(size=3)
-    return CachedHeatmaps(*(part[0].numpy() for part in coded), parameters)
+    return CachedHeatmaps(*(part[0].numpy() for part in compressed), parameters)
 
 
 @dataclass(frozen=True)
 class Small:
-    """How the small store is made, and what it should hold."""
+    """How the small store is made, and what it should contain."""
 
     layout: Layout = LAYOUT
     shards: tuple[tuple[int, int], ...] = tuple((v, s) for v in range(2) for s in range(3))
@@ -62,12 +62,13 @@ class Small:
     zero: tuple[int, int] = ZERO
     max_error: float = MAX_ERROR
 
-    def people(self, samples: int = 10) -> SampleSet:
-        return PEOPLE.take(range(samples))
+    def samples(self, count: int = 10) -> SampleSet:
+        return SAMPLES.take(range(count))
 
-    def manifest(self, people: SampleSet | None = None) -> dict[str, Any]:
+    def manifest(self, samples: SampleSet | None = None) -> dict[str, Any]:
         return {
-            "datasets": [(people or self.people()).fingerprint()],
+            "schema": SCHEMA_VERSION,
+            "datasets": [(samples or self.samples()).fingerprint()],
             "joints": ["head", "hand", "foot"],
             "geometry": {"heatmap_px": SIZE_PX},
             "shard_samples": SHARD_SAMPLES,
@@ -75,8 +76,8 @@ class Small:
             "teacher": {"sha256": "0" * 64},
         }
 
-    def said(self, view: int, index: int) -> NDArray[np.float32]:
-        return said(view, index)
+    def teacher_output(self, view: int, index: int) -> NDArray[np.float32]:
+        return teacher_output(view, index)
 
     def stored(self, view: int, index: int) -> CachedHeatmaps:
         return stored(view, index)
@@ -87,14 +88,16 @@ class Small:
             [[stored(view, index)[number] for index in range(samples)] for view in range(views)]
         )
 
-    def shard(self, view: int, rows: Iterable[int], shard: int, **measured: float) -> Shard:
+    def shard(self, view: int, rows: Iterable[int], shard: int, **encoding_error: float) -> Shard:
         columns = map(np.stack, zip(*(stored(view, index) for index in rows), strict=True))
-        return Shard(view, shard, *columns, measured=measured or {"max_error": 0.0})
+        return Shard(view, shard, *columns, encoding_error=encoding_error or {"max_error": 0.0})
 
-    def open(self, path: Path, views: int = 2, people: SampleSet | None = None) -> StoreWriter:
-        people = people or self.people()
-        manifest = self.manifest(people)
-        return StoreWriter(files_at(path), manifest, views, path.parent, samples=people)
+    def open(
+        self, location: Path | str, views: int = 2, samples: SampleSet | None = None
+    ) -> StoreWriter:
+        samples = samples or self.samples()
+        manifest = self.manifest(samples)
+        return StoreWriter(open_storage(location), manifest, views, "some/where", samples=samples)
 
     def write(
         self, writer: StoreWriter, tasks: Iterable[tuple[int, int]] | None = None
@@ -104,8 +107,8 @@ class Small:
             writer.write(self.shard(view, writer.layout.rows(shard), shard))
         return writer
 
-    def check(self, found: CachedHeatmaps, view: int, index: int) -> None:
-        for value, expected in zip(found, stored(view, index), strict=True):
+    def check(self, cached: CachedHeatmaps, view: int, index: int) -> None:
+        for value, expected in zip(cached, stored(view, index), strict=True):
             assert value.dtype == expected.dtype
             np.testing.assert_array_equal(value, expected)
 
@@ -114,10 +117,10 @@ class Small:
         files = (file for file in path.rglob("*") if file.is_file())
         return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
 
-    def edit_manifest(self, path: Path, change: Any) -> None:
-        """Put something else in the place of a store's manifest."""
+    def edit_manifest(self, path: Path, manifest: Any) -> None:
+        """Replace the manifest of a store."""
         metadata = json.loads((path / "zarr.json").read_text())
-        metadata["attributes"]["fpd"] = change
+        metadata["attributes"]["fpd"] = manifest
         (path / "zarr.json").write_text(json.dumps(metadata))
 
 
@@ -136,5 +139,5 @@ def whole(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(whole: Path, tmp_path: Path) -> Path:
-    """A copy of it, to damage."""
+    """A copy of the small store, to damage."""
     return Path(shutil.copytree(whole, tmp_path / "heatmaps.zarr"))

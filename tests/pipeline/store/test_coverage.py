@@ -1,4 +1,4 @@
-"""What counts as there: a shard whose receipt matches its files, and nothing else."""
+"""A shard is complete if its receipt matches its files, and not otherwise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from typing import Any
 
 import pytest
 
-from fpd.pipeline.store import StoreReader, check_complete, coverage, files_at, read_manifest
+from fpd.pipeline.store import (
+    StoreReader,
+    check_complete,
+    coverage,
+    open_storage,
+    read_manifest,
+    shard_bytes,
+)
 from fpd.pipeline.store.coverage import sealed
 
 # The package has a function of this name.
@@ -23,23 +30,23 @@ RECEIPT = "heatmaps/receipts/1/2.json"
 HEATMAPS = "heatmaps/c/1/2/0/0/0/0"
 
 
-def test_a_whole_store_has_no_gaps(small: Any, whole: Path) -> None:
-    files = files_at(whole)
-    found = coverage(files, small.layout)
-    assert (found.missing, found.total, len(found.receipts)) == ([], 6, 6)
-    assert (found.whole_views, found.samples()) == (2, 20)
-    check_complete(files, small.layout, Path("w"))
-    shards = [
-        data
-        for name, data in small.content(whole).items()
+def test_a_complete_store_lacks_nothing(small: Any, whole: Path) -> None:
+    storage = open_storage(whole)
+    present = coverage(storage, small.layout)
+    assert (present.missing, present.total, len(present.receipts)) == ([], 6, 6)
+    assert (present.complete_views, present.samples()) == (2, 20)
+    check_complete(storage, small.layout, "w")
+    files = [
+        content
+        for name, content in small.content(whole).items()
         if "/c/" in name and not name.startswith("basis/")
     ]
-    assert len(shards) == 24
-    assert found.bytes() == sum(map(len, shards))
+    assert len(files) == 24
+    assert present.bytes() == shard_bytes(storage, small.layout) == sum(map(len, files))
 
 
 def edit_receipt(store: Path, change: Callable[[Any], Any], *, seal: bool = True) -> None:
-    """Put another receipt in place, sealed as if it had been written so."""
+    """Replace a receipt by another one, with a correct seal."""
     receipt = change(json.loads((store / RECEIPT).read_text()))
     if seal and isinstance(receipt, dict):
         (store / RECEIPT).write_bytes(sealed(receipt))
@@ -47,132 +54,118 @@ def edit_receipt(store: Path, change: Callable[[Any], Any], *, seal: bool = True
         (store / RECEIPT).write_text(json.dumps(receipt))
 
 
-def grow(receipt: dict[str, Any], name: str) -> dict[str, Any]:
+def with_larger_file(receipt: dict[str, Any], name: str) -> dict[str, Any]:
     receipt["arrays"][name]["bytes"] += 1
     return receipt
 
 
 def without(receipt: dict[str, Any], *keys: str) -> dict[str, Any]:
-    at = receipt
+    parent = receipt
     for key in keys[:-1]:
-        at = at[key]
-    del at[keys[-1]]
+        parent = parent[key]
+    del parent[keys[-1]]
     return receipt
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "no receipt": lambda s: (s / RECEIPT).unlink(),
-    "a receipt of another size": lambda s: edit_receipt(s, lambda r: grow(r, "heatmaps")),
-    "a receipt of another size of peaks": lambda s: edit_receipt(s, lambda r: grow(r, "peaks")),
-    "a receipt without an array": lambda s: edit_receipt(
-        s, lambda r: without(r, "arrays", "steps")
-    ),
-    "a receipt without arrays": lambda s: edit_receipt(s, lambda r: without(r, "arrays")),
-    "a receipt without its count": lambda s: edit_receipt(s, lambda r: without(r, "samples")),
-    "a receipt of another count": lambda s: edit_receipt(s, lambda r: r | {"samples": 4}),
-    "a receipt without its errors": lambda s: edit_receipt(
-        s, lambda r: without(r, "encoding_error")
-    ),
-    "a receipt changed by hand": lambda s: edit_receipt(
+    "another file size": lambda s: edit_receipt(s, lambda r: with_larger_file(r, "peaks")),
+    "no entry of an array": lambda s: edit_receipt(s, lambda r: without(r, "arrays", "steps")),
+    "no number of samples": lambda s: edit_receipt(s, lambda r: without(r, "samples")),
+    "another number of samples": lambda s: edit_receipt(s, lambda r: r | {"samples": 4}),
+    "no errors": lambda s: edit_receipt(s, lambda r: without(r, "encoding_error")),
+    "a wrong seal": lambda s: edit_receipt(
         s, lambda r: r | {"encoding_error": {"max_error": 0.01}}, seal=False
     ),
-    "a receipt that is a list": lambda s: edit_receipt(s, lambda r: [r]),
-    "a receipt of nothing": lambda s: edit_receipt(s, lambda _: None),
-    "an empty receipt": lambda s: (s / RECEIPT).write_bytes(b""),
+    "a list": lambda s: edit_receipt(s, lambda r: [r]),
     "half a receipt": lambda s: (s / RECEIPT).write_bytes((s / RECEIPT).read_bytes()[:100]),
-    "a receipt of zeros": lambda s: (s / RECEIPT).write_bytes(b"\0" * 300),
-    "a receipt of noise": lambda s: (s / RECEIPT).write_bytes(bytes(range(128, 256)) * 4),
+    "not text": lambda s: (s / RECEIPT).write_bytes(bytes(range(128, 256)) * 4),
     "a huge receipt": lambda s: (s / RECEIPT).write_bytes(
         (s / RECEIPT).read_bytes() + b" " * (1 << 16)
     ),
-    "an endlessly nested receipt": lambda s: (s / RECEIPT).write_bytes(b"[" * 60_000),
-    "a folder for a receipt": lambda s: ((s / RECEIPT).unlink(), (s / RECEIPT).mkdir()),
+    "deep nesting": lambda s: (s / RECEIPT).write_bytes(b"[" * 60_000),
+    "a folder": lambda s: ((s / RECEIPT).unlink(), (s / RECEIPT).mkdir()),
     "no heatmaps": lambda s: (s / HEATMAPS).unlink(),
-    "no steps": lambda s: (s / "steps/c/1/2/0").unlink(),
-    "no peaks": lambda s: (s / "peaks/c/1/2/0").unlink(),
     "no parameters": lambda s: (s / "parameters/c/1/2/0").unlink(),
     "truncated heatmaps": lambda s: os.truncate(s / HEATMAPS, 30),
-    "empty heatmaps": lambda s: os.truncate(s / HEATMAPS, 0),
-    "truncated parameters": lambda s: os.truncate(s / "parameters/c/1/2/0", 10),
+    "empty steps": lambda s: os.truncate(s / "steps/c/1/2/0", 0),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_missing_is_found_named_and_made_again(
+def test_a_damaged_shard_is_reported_missing_and_written_again(
     small: Any, store: Path, damage: str
 ) -> None:
-    before, files = small.content(store), files_at(store)
+    before, storage = small.content(store), open_storage(store)
     DAMAGES[damage](store)
-    assert coverage(files, small.layout).missing == [(1, 2)]
+    assert coverage(storage, small.layout).missing == [(1, 2)]
     with pytest.raises(
         ValueError,
-        match=r"is incomplete: 5 of 6 shards are there, the first 1 of 2 views are whole; .*"
-        r"`fpd cache-heatmaps -w some/where`, or train on the whole ones with "
+        match=r"5 of 6 shards .* 1 of 2 views .*`fpd cache-heatmaps -w some/where`.*"
         r"`--set store\.views=1`",
     ):
-        check_complete(files, small.layout, Path("some/where"))
-    if damage == "a folder for a receipt":
+        check_complete(storage, small.layout, "some/where")
+    if damage == "a folder":
         (store / RECEIPT).rmdir()
     small.write(small.open(store)).finish()
     assert small.content(store) == before
 
 
-def test_a_receipt_of_another_shard_does_not_vouch(small: Any, store: Path) -> None:
+def test_a_receipt_of_another_shard_does_not_count(small: Any, store: Path) -> None:
     """Copied over a shard whose files have the same sizes."""
     for name in (*(f"{array}/c/1/{{}}" for array in small.arrays[1:]), "heatmaps/c/1/{}"):
         shutil.rmtree(store / name.format(1))
         shutil.copytree(store / name.format(0), store / name.format(1))
-    first, second = (store / f"heatmaps/receipts/1/{shard}.json" for shard in (0, 1))
-    shutil.copy(first, second)
-    assert coverage(files_at(store), small.layout).missing == [(1, 1)]
+    receipts = (store / f"heatmaps/receipts/1/{shard}.json" for shard in (0, 1))
+    shutil.copy(*receipts)
+    assert coverage(open_storage(store), small.layout).missing == [(1, 1)]
 
 
-def test_gaps_are_counted_by_shard_and_by_view(small: Any, store: Path) -> None:
-    files = files_at(store)
+def test_missing_shards_are_counted_by_shard_and_by_view(small: Any, store: Path) -> None:
+    storage = open_storage(store)
     for name in ("0/0", "1/2", "1/1"):
         (store / f"heatmaps/receipts/{name}.json").unlink()
-    found = coverage(files, small.layout)
-    assert (found.missing, found.whole_views) == ([(0, 0), (1, 1), (1, 2)], 0)
-    with pytest.raises(ValueError, match="3 of 6 shards are there, the first 0 of 2") as caught:
-        check_complete(files, small.layout, Path("w"))
-    assert "store.views" not in str(caught.value)  # there is no whole view to train on
-    assert coverage(files, small.layout, views=[1]).missing == [(1, 1), (1, 2)]
-    assert not coverage(files, small.layout, views=[]).missing
+    present = coverage(storage, small.layout)
+    assert (present.missing, present.complete_views) == ([(0, 0), (1, 1), (1, 2)], 0)
+    with pytest.raises(ValueError, match=r"3 of 6 shards .* 0 of 2") as caught:
+        check_complete(storage, small.layout, "w")
+    assert "store.views" not in str(caught.value)  # there is no complete view to train on
+    assert coverage(storage, small.layout, views=[1]).missing == [(1, 1), (1, 2)]
+    assert not coverage(storage, small.layout, views=[]).missing
 
 
-def test_a_student_of_fewer_views_is_served_while_later_ones_are_written(
-    small: Any, store: Path
-) -> None:
+def test_fewer_views_are_complete_while_later_ones_are_written(small: Any, store: Path) -> None:
     writer = small.open(store, views=4)
     small.write(writer, [(2, 1), (3, 0)])
-    found = coverage(writer.files, writer.layout)
-    assert found.whole_views == 2
-    check_complete(writer.files, small.layout, Path("w"))
+    assert coverage(writer.storage, writer.layout).complete_views == 2
+    check_complete(writer.storage, small.layout, "w")
 
 
-def test_damage_that_sizes_do_not_show_is_refused_by_the_reader(small: Any, store: Path) -> None:
+def test_damage_within_a_file_of_the_right_size_is_refused_by_the_reader(
+    small: Any, store: Path
+) -> None:
     before = small.content(store)
     encoded = bytearray(before[HEATMAPS])
     encoded[-1] ^= 1
     (store / HEATMAPS).write_bytes(encoded)
-    assert coverage(files_at(store), small.layout).missing == []
+    assert coverage(open_storage(store), small.layout).missing == []
     with pytest.raises(ValueError, match="view 1 of sample 8"):
-        StoreReader(files_at(store), small.layout).read(1, 8)
+        StoreReader(open_storage(store), small.layout).read(1, 8)
     small.write(small.open(store), [(1, 2)]).finish()
     assert small.content(store) == before
 
 
-def test_measured_errors_are_maxima_and_means_over_samples(small: Any, tmp_path: Path) -> None:
+def test_errors_are_summed_up_as_maxima_and_means_over_samples(small: Any, tmp_path: Path) -> None:
     writer = small.open(tmp_path / "heatmaps.zarr", views=1)
-    assert writer.coverage().measured() == {}
+    assert writer.coverage().encoding_error() == {}
     for shard, (largest, mean) in enumerate([(0.02, 1.0), (0.04, 2.0), (0.01, 6.0)]):
         rows = writer.layout.rows(shard)
         writer.write(small.shard(0, rows, shard, max_error=largest, mean_peak=mean))
-    # 4, 4 and 2 people.
+    # 4, 4 and 2 samples.
     expected = pytest.approx({"max_error": 0.04, "mean_peak": (4 * 1 + 4 * 2 + 2 * 6) / 10})
-    assert writer.coverage().measured() == expected
+    assert writer.coverage().encoding_error() == expected
     writer.finish()
-    manifest = read_manifest(writer.files)
+    manifest = read_manifest(writer.storage)
     assert manifest.pop("encoding_error") == expected
     assert manifest.pop("audit") == {
         "views": 1,
@@ -183,47 +176,49 @@ def test_measured_errors_are_maxima_and_means_over_samples(small: Any, tmp_path:
     assert manifest == small.manifest()
 
 
-def test_a_layout_of_more_samples_misses_the_added_shards(small: Any, whole: Path) -> None:
+def test_a_layout_of_more_samples_lacks_the_added_shards(small: Any, whole: Path) -> None:
     layout = replace(small.layout, segments=(10, 1))
-    assert coverage(files_at(whole), layout).missing == [(0, 3), (1, 3)]
+    assert coverage(open_storage(whole), layout).missing == [(0, 3), (1, 3)]
 
 
-# The audit: what `finish` saw saves readers from looking at every shard again
+# The audit: readers need not check every shard again
 
 
-def test_of_an_audited_store_some_shards_are_looked_at(
+def test_only_some_shards_of_an_audited_store_are_checked(
     small: Any, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coverage_module, "SHARDS_LOOKED_AT", 2)  # (0, 0) and (1, 0)
+    monkeypatch.setattr(coverage_module, "SHARDS_CHECKED", 2)  # (0, 0) and (1, 0)
     (store / RECEIPT).unlink()
-    check_complete(files_at(store), small.layout, "w")
+    check_complete(open_storage(store), small.layout, "w")
     (store / "heatmaps/receipts/1/0.json").unlink()
     with pytest.raises(ValueError, match="4 of 6 shards"):
-        check_complete(files_at(store), small.layout, "w")
+        check_complete(open_storage(store), small.layout, "w")
 
 
-def test_an_audit_ends_when_a_shard_is_written_again(
+def test_an_audit_ends_when_a_shard_is_written(
     small: Any, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coverage_module, "SHARDS_LOOKED_AT", 2)
+    monkeypatch.setattr(coverage_module, "SHARDS_CHECKED", 2)
     before = small.content(store)
     writer = small.open(store)
     small.write(writer, [(0, 1)])
-    assert "audit" not in read_manifest(writer.files)
+    assert "audit" not in read_manifest(writer.storage)
     (store / RECEIPT).unlink()
     with pytest.raises(ValueError, match="5 of 6 shards"):
-        check_complete(writer.files, small.layout, "w")
-    assert "audit" not in read_manifest(writer.files)
+        check_complete(writer.storage, small.layout, "w")
+    assert "audit" not in read_manifest(writer.storage)
     small.write(writer).finish()
     assert small.content(store) == before
 
 
-def test_an_audit_of_fewer_views_or_samples_is_none_of_more(
+def test_an_audit_does_not_cover_more_views_or_samples(
     small: Any, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coverage_module, "SHARDS_LOOKED_AT", 0)
-    small.open(store, views=3, people=small.people(11))
-    check_complete(files_at(store), small.layout, "w")
-    for more in ({"views": 3}, {"segments": (10, 1)}):
+    monkeypatch.setattr(coverage_module, "SHARDS_CHECKED", 0)
+    small.open(store, views=3, samples=small.samples(11))
+    check_complete(open_storage(store), small.layout, "w")
+    for larger in ({"views": 3}, {"segments": (10, 1)}):
         with pytest.raises(ValueError, match="is incomplete"):
-            check_complete(files_at(store), replace(small.layout, **more), "w")
+            check_complete(open_storage(store), replace(small.layout, **larger), "w")
+    fewer = replace(small.layout, views=1)
+    assert shard_bytes(open_storage(store), fewer) == coverage(open_storage(store), fewer).bytes()

@@ -1,4 +1,4 @@
-"""Single views: bit for bit those of Zarr, in any process; damage is named, never passed on."""
+"""Single views equal those of Zarr bit for bit, in any process; damaged ones are refused."""
 
 from __future__ import annotations
 
@@ -20,12 +20,18 @@ from zstandard import ZstdCompressor
 
 import fpd.pipeline.store.reader as reader_module
 from fpd.data.samples import SampleSet
-from fpd.pipeline.store import Layout, StoreReader, files_at, stored_layout
+from fpd.pipeline.store import (
+    Layout,
+    StoreReader,
+    open_storage,
+    read_heatmaps,
+    stored_layout,
+)
 from fpd.pipeline.store.reader import has_own_layout
-from fpd.pipeline.store.storage import LocalFiles
+from fpd.pipeline.store.storage import LocalStorage
 from fpd.pipeline.workdir import WorkDir
 
-# Files of view 1, shard 2: people 8 and 9.
+# Files of view 1, shard 2: samples 8 and 9.
 HEATMAPS, STEPS, PEAKS, PARAMETERS = (
     "heatmaps/c/1/2/0/0/0/0",
     "steps/c/1/2/0",
@@ -40,27 +46,27 @@ def read(small: Any) -> Any:
     """A reader of the small store at a path."""
 
     def make(path: Path) -> StoreReader:
-        return StoreReader(files_at(path), small.layout, "some/where")
+        return StoreReader(open_storage(path), small.layout, "some/where")
 
     return make
 
 
-def test_every_view_is_bit_for_bit_that_of_zarr(small: Any, whole: Path, read: Any) -> None:
+def test_every_view_equals_zarrs_bit_for_bit(small: Any, whole: Path, read: Any) -> None:
     reader, group = read(whole), zarr.open(whole, mode="r")
     for view, index in random.Random(0).sample(VIEWS, len(VIEWS)):
-        found = reader.read(view, index)
-        small.check(found, view, index)
-        for name, value in zip(small.arrays, found, strict=True):
+        cached = reader.read(view, index)
+        small.check(cached, view, index)
+        for name, value in zip(small.arrays, cached, strict=True):
             assert value.tobytes() == np.asarray(group[name][view, index]).tobytes()
 
 
-def test_the_toy_stores_every_view_is_that_of_zarr(
+def test_every_view_of_the_toy_store_equals_zarrs(
     small: Any, toy_work: Path, toy_samples: SampleSet
 ) -> None:
     path = WorkDir(toy_work).store
-    layout = stored_layout(files_at(path))
+    layout = stored_layout(open_storage(path))
     assert layout == Layout(2, (len(toy_samples),), joints=14, heatmap_px=16, shard_samples=8)
-    reader, group = StoreReader(files_at(path), layout), zarr.open(path, mode="r")
+    reader, group = StoreReader(open_storage(path), layout), zarr.open(path, mode="r")
     arrays = {name: group[name][:] for name in small.arrays}
     assert arrays["heatmaps"].any()
     for view in range(2):
@@ -70,15 +76,14 @@ def test_the_toy_stores_every_view_is_that_of_zarr(
 
 
 @pytest.mark.parametrize(("view", "index"), [(-1, 0), (2, 0), (0, -1), (0, 10)])
-def test_a_view_or_sample_that_is_not_there_is_an_index_error(
+def test_a_view_or_sample_out_of_range_is_an_index_error(
     whole: Path, read: Any, view: int, index: int
 ) -> None:
     with pytest.raises(IndexError, match=r"expected a (view|sample) in 0\.\."):
         read(whole).read(view, index)
 
 
-def test_what_is_read_is_ones_own(small: Any, whole: Path, read: Any) -> None:
-    """No window onto the file that would change, or vanish, with it."""
+def test_what_is_read_is_a_copy(small: Any, whole: Path, read: Any) -> None:
     reader = read(whole)
     reader.read(0, 0).coefficients[:] = 99
     small.check(reader.read(0, 0), 0, 0)
@@ -102,7 +107,7 @@ def test_no_more_shards_are_held_open_than_allowed(
     monkeypatch.setattr(reader_module, "OPEN_SHARDS", 2)
     reader = read(store)
     assert mapped_files(store) == open_files(store) == 0
-    for view, index in random.Random(1).choices(VIEWS, k=300):
+    for view, index in random.Random(1).choices(VIEWS, k=60):
         small.check(reader.read(view, index), view, index)
         assert open_files(store) <= 2
         assert mapped_files(store) <= 2
@@ -115,25 +120,25 @@ def test_no_more_shards_are_held_open_than_allowed(
 def test_no_more_memory_is_held_than_allowed(
     small: Any, store: Path, read: Any, monkeypatch: pytest.MonkeyPatch, local: bool
 ) -> None:
-    """Of mapped shards what was decoded counts, of others all of it."""
-    monkeypatch.setattr(LocalFiles, "is_local", local)
+    """Mapped files do not count as memory; fetched ones do."""
+    monkeypatch.setattr(LocalStorage, "is_local", local)
     unbounded, one = read(store), read(store)
     for view, index in VIEWS:
         unbounded.read(view, index)
     assert len(unbounded._shards) == 6
-    monkeypatch.setattr(reader_module, "FETCHED_BYTES", unbounded._memory // 2)
+    monkeypatch.setattr(reader_module, "CACHE_BYTES", unbounded._memory // 2)
     half = read(store)
-    for view, index in random.Random(1).choices(VIEWS, k=200):
+    for view, index in random.Random(1).choices(VIEWS, k=80):
         small.check(half.read(view, index), view, index)
         assert 0 < half._memory <= unbounded._memory // 2
     assert 2 <= len(half._shards) <= 4
-    monkeypatch.setattr(reader_module, "FETCHED_BYTES", 1)
+    monkeypatch.setattr(reader_module, "CACHE_BYTES", 1)
     for view, index in ((0, 0), (1, 9)):
         small.check(one.read(view, index), view, index)
-    assert len(one._shards) == 1  # the one in use stays, whatever its size
+    assert len(one._shards) == 1  # the shard in use is kept, whatever its size
 
 
-def test_the_least_recently_used_shard_is_let_go(
+def test_the_least_recently_used_shard_is_closed(
     whole: Path, read: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader_module, "OPEN_SHARDS", 2)
@@ -143,19 +148,19 @@ def test_the_least_recently_used_shard_is_let_go(
     assert list(reader._shards) == [(0, 0), (0, 2)]
 
 
-def test_a_shard_is_opened_once(whole: Path, read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    viewed = []
-    view_as_usual = LocalFiles.view
+def test_a_shard_is_mapped_once(whole: Path, read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped = []
+    original = LocalStorage.read_array
 
-    def watched(self: LocalFiles, name: str) -> NDArray[np.uint8]:
-        viewed.append(name)
-        return view_as_usual(self, name)
+    def watched(self: LocalStorage, name: str) -> NDArray[np.uint8]:
+        mapped.append(name)
+        return original(self, name)
 
-    monkeypatch.setattr(LocalFiles, "view", watched)
+    monkeypatch.setattr(LocalStorage, "read_array", watched)
     reader = read(whole)
     for index in (0, 3, 1, 0):
         reader.read(0, index)
-    assert viewed == ["heatmaps/c/0/0/0/0/0/0"]
+    assert mapped == ["heatmaps/c/0/0/0/0/0/0"]
 
 
 # Processes
@@ -163,13 +168,14 @@ def test_a_shard_is_opened_once(whole: Path, read: Any, monkeypatch: pytest.Monk
 
 def test_a_pickled_reader_reads(small: Any, whole: Path, read: Any) -> None:
     reader = read(whole)
-    reader.read(0, 0)  # a map of the file does not travel
-    again = pickle.loads(pickle.dumps(reader))
+    reader.read(0, 0)  # the mapped file is not pickled
+    unpickled = pickle.loads(pickle.dumps(reader))
     for view, index in VIEWS:
-        small.check(again.read(view, index), view, index)
+        small.check(unpickled.read(view, index), view, index)
     assert len(pickle.dumps(reader)) < 2000
 
 
+@pytest.mark.slow
 def test_a_spawned_process_reads(small: Any, whole: Path, read: Any) -> None:
     reader = read(whole)
     reader.read(1, 9)
@@ -177,14 +183,14 @@ def test_a_spawned_process_reads(small: Any, whole: Path, read: Any) -> None:
         "import pickle, sys; reader = pickle.load(sys.stdin.buffer);"
         "sys.stdout.buffer.write(b''.join(part.tobytes() for part in reader.read(1, 9)))"
     )
-    found = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", script], input=pickle.dumps(reader), check=True, capture_output=True
     ).stdout
-    assert found == b"".join(part.tobytes() for part in small.stored(1, 9))
+    assert output == b"".join(part.tobytes() for part in small.stored(1, 9))
 
 
 class ByNumber(torch.utils.data.Dataset[Any]):
-    """A data set of stored views by number."""
+    """Stored views by number, for a data loader."""
 
     def __init__(self, reader: StoreReader) -> None:
         self.reader = reader
@@ -205,28 +211,26 @@ def test_forked_workers_read_what_their_parent_has_open(small: Any, whole: Path,
     )
     batches = list(loader)
     assert len({int(pid) for pids, _ in batches for pid in pids} - {os.getpid()}) == 2
-    found = np.concatenate([coefficients.numpy() for _, coefficients in batches])
-    np.testing.assert_array_equal(found, small.column(0).reshape(found.shape))
+    coefficients = np.concatenate([batch.numpy() for _, batch in batches])
+    np.testing.assert_array_equal(coefficients, small.column(0).reshape(coefficients.shape))
     small.check(reader.read(0, 5), 0, 5)
 
 
-# What was never written, and what was damaged
+# Missing and damaged shards
 
 
-def test_an_all_zero_view_is_told_from_one_never_written(
-    small: Any, tmp_path: Path, read: Any
-) -> None:
+def test_an_all_zero_view_is_told_from_a_missing_one(small: Any, tmp_path: Path, read: Any) -> None:
     path = tmp_path / "heatmaps.zarr"
     small.write(small.open(path), [(1, 1)])
-    found = read(path).read(*small.zero)
-    assert not found.coefficients.any() and not found.peaks.any()
-    assert zarr.open(path, mode="r")["heatmaps"][0, 6].sum() == 0  # all the same to Zarr
+    cached = read(path).read(*small.zero)
+    assert not cached.coefficients.any() and not cached.peaks.any()
+    assert zarr.open(path, mode="r")["heatmaps"][0, 6].sum() == 0  # Zarr gives the same for both
     with pytest.raises(ValueError, match=r"view 0 of sample 6 .* cannot be read"):
         read(path).read(0, 6)
 
 
-def test_an_unwritten_chunk_in_a_shard_is_refused(small: Any, store: Path, read: Any) -> None:
-    """A shard another tool wrote, without its empty chunks."""
+def test_a_missing_chunk_of_a_shard_is_refused(small: Any, store: Path, read: Any) -> None:
+    """In a shard that another tool wrote without empty chunks."""
     with zarr.config.set({"array.write_empty_chunks": False}):
         zarr.open_group(store, mode="r+")["heatmaps"][1, 4:8] = small.column(0)[1, 4:8]
     reader = read(store)
@@ -235,7 +239,7 @@ def test_an_unwritten_chunk_in_a_shard_is_refused(small: Any, store: Path, read:
         reader.read(*small.zero)
 
 
-def test_a_view_that_cannot_be_read_is_named_with_what_mends_it(
+def test_a_view_that_cannot_be_read_is_named_with_the_command_that_repairs_it(
     small: Any, store: Path, read: Any
 ) -> None:
     (store / HEATMAPS).unlink()
@@ -252,16 +256,19 @@ def assert_refused(reader: StoreReader, view: int, index: int) -> None:
         reader.read(view, index)
 
 
-@pytest.mark.parametrize("kept", [0, 1, 3, 4, 20, 67, 68, -1])
+@pytest.mark.parametrize("kept", [0, 3, 20, 68, -1])
 def test_a_truncated_shard_is_refused(store: Path, read: Any, kept: int) -> None:
     encoded = (store / HEATMAPS).read_bytes()
     (store / HEATMAPS).write_bytes(encoded[:kept])
     assert_refused(read(store), 1, 8)
 
 
-@pytest.mark.parametrize("name", [STEPS, PEAKS, PARAMETERS])
-@pytest.mark.parametrize("kept", [None, 0, 5, -1])
-def test_a_damaged_column_is_refused(store: Path, read: Any, name: str, kept: int | None) -> None:
+@pytest.mark.parametrize(
+    ("name", "kept"), [(STEPS, None), (PEAKS, 0), (PARAMETERS, 5), (STEPS, -1)]
+)
+def test_a_damaged_small_array_is_refused(
+    store: Path, read: Any, name: str, kept: int | None
+) -> None:
     encoded = (store / name).read_bytes()
     (store / name).unlink()
     if kept is not None:
@@ -269,26 +276,25 @@ def test_a_damaged_column_is_refused(store: Path, read: Any, name: str, kept: in
     assert_refused(read(store), 1, 8)
 
 
-@pytest.mark.parametrize(("name", "dtype"), [(STEPS, "<f2"), (PEAKS, "<f2"), (PARAMETERS, "<f8")])
-@pytest.mark.parametrize("rows", [3, 5])
-def test_a_column_of_another_length_is_refused(
+@pytest.mark.parametrize(
+    ("name", "dtype", "rows"), [(STEPS, "<f2", 3), (PEAKS, "<f2", 5), (PARAMETERS, "<f8", 3)]
+)
+def test_a_small_array_of_another_length_is_refused(
     store: Path, read: Any, name: str, dtype: str, rows: int
 ) -> None:
-    """Intact by its checksum, but with fewer or more numbers than the shard has samples."""
+    """With a correct checksum, but fewer or more values than the shard has samples."""
     values = np.ones((rows, 3), dtype)
     (store / name).write_bytes(ZstdCompressor(write_checksum=True).compress(values))
     assert_refused(read(store), 1, 8)
 
 
-@pytest.mark.parametrize("kind", ["no size", "a huge size", "more behind"])
-def test_a_frame_that_is_not_of_the_right_size_is_refused(
-    store: Path, read: Any, kind: str
-) -> None:
+@pytest.mark.parametrize("kind", ["no size", "a huge size", "trailing bytes"])
+def test_a_zstd_frame_of_another_size_is_refused(store: Path, read: Any, kind: str) -> None:
     values = np.ones((4, 3), "<f2")
     frame = ZstdCompressor(write_content_size=kind != "no size").compress(values)
-    if kind == "a huge size":  # 2**62 bytes, in 8 of a frame's header
+    if kind == "a huge size":  # 2**62 bytes, in a header field of 8
         frame = b"\x28\xb5\x2f\xfd\xe0" + (1 << 62).to_bytes(8, "little") + frame[6:]
-    (store / PEAKS).write_bytes(frame + b"more" * (kind == "more behind"))
+    (store / PEAKS).write_bytes(frame + b"more" * (kind == "trailing bytes"))
     assert_refused(read(store), 1, 8)
 
 
@@ -296,26 +302,26 @@ def test_a_frame_that_is_not_of_the_right_size_is_refused(
 def test_no_flipped_bit_ever_gives_wrong_numbers(
     small: Any, store: Path, read: Any, name: str
 ) -> None:
-    """A damaged shard may be refused, or give the very bytes that were written; nothing else."""
+    """Reading a damaged shard raises, or returns exactly what was written."""
     encoded = (store / name).read_bytes()
     reader = read(store)
     reader.read(0, 0)
     refused = 0
-    for position in range(len(encoded)):
+    for position in range(0, len(encoded), -(-len(encoded) // 200)):
         damaged = bytearray(encoded)
         damaged[position] ^= 1 << position % 8
         (store / name).write_bytes(damaged)
-        anew = pickle.loads(pickle.dumps(reader))  # with nothing held open
+        fresh = pickle.loads(pickle.dumps(reader))  # without open shards
         for index in (8, 9):
             try:
-                found = anew.read(1, index)
+                cached = fresh.read(1, index)
             except ValueError as error:
                 if f"view 1 of sample {index}" not in str(error):
                     raise
                 refused += 1
             else:
-                small.check(found, 1, index)
-    assert refused > len(encoded) / 4
+                small.check(cached, 1, index)
+    assert refused > 20
 
 
 def test_a_flipped_byte_in_a_chunk_is_refused(small: Any, store: Path, read: Any) -> None:
@@ -324,11 +330,11 @@ def test_a_flipped_byte_in_a_chunk_is_refused(small: Any, store: Path, read: Any
     encoded[offset + size // 2] ^= 0xFF
     (store / HEATMAPS).write_bytes(encoded)
     reader = read(store)
-    small.check(reader.read(1, 8), 1, 8)  # the neighbor is whole
+    small.check(reader.read(1, 8), 1, 8)  # the other chunk is intact
     assert_refused(reader, 1, 9)
 
 
-@pytest.mark.parametrize("from_end", [1, 4, 5, 12, 30, 68])
+@pytest.mark.parametrize("from_end", [1, 5, 68])
 def test_a_flipped_byte_in_the_index_is_refused(store: Path, read: Any, from_end: int) -> None:
     encoded = bytearray((store / HEATMAPS).read_bytes())
     encoded[-from_end] ^= 0x10
@@ -337,11 +343,11 @@ def test_a_flipped_byte_in_the_index_is_refused(store: Path, read: Any, from_end
         assert_refused(read(store), 1, index)
 
 
-# Other layouts, through zarr-python
+# Other layouts, read through zarr-python
 
 
 def rewrite(source: Path, target: Path, **changes: Any) -> Path:
-    """The same arrays, written by zarr-python with other chunks and codecs."""
+    """Write the same arrays with other chunks and codecs."""
     group = zarr.open_group(source, mode="r")
     copy = zarr.create_group(target, zarr_format=3, attributes=dict(group.attrs))
     for name, array in group.arrays():
@@ -361,7 +367,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "other chunks": {"chunks": (2, 5), "shards": None},
     "no compression": {"chunks": (1, 4), "shards": None, "compressors": None},
     "gzip": {"compressors": GzipCodec(level=1)},
-    "blosc, a chunk a sample": {"chunks": (1, 1), "shards": None, "compressors": BloscCodec()},
+    "blosc, one chunk per sample": {"chunks": (1, 1), "shards": None, "compressors": BloscCodec()},
 }
 
 
@@ -370,7 +376,7 @@ def test_another_layout_is_read_through_zarr(
     small: Any, whole: Path, tmp_path: Path, read: Any, other: str
 ) -> None:
     path = rewrite(whole, tmp_path / "other.zarr", **OTHERS[other])
-    assert not has_own_layout(files_at(path), small.layout)
+    assert not has_own_layout(open_storage(path), small.layout)
     reader = read(path)
     for view, index in random.Random(0).sample(VIEWS, len(VIEWS)):
         small.check(reader.read(view, index), view, index)
@@ -379,23 +385,84 @@ def test_another_layout_is_read_through_zarr(
 def test_a_damaged_chunk_of_another_layout_is_refused(
     small: Any, whole: Path, tmp_path: Path, read: Any
 ) -> None:
-    path = rewrite(whole, tmp_path / "other.zarr", **OTHERS["blosc, a chunk a sample"])
+    path = rewrite(whole, tmp_path / "other.zarr", **OTHERS["blosc, one chunk per sample"])
     (path / "heatmaps/c/1/9/0/0/0/0").write_bytes(b"noise")
     assert_refused(read(path), 1, 9)
     small.check(read(path).read(1, 7), 1, 7)
 
 
-def test_what_another_layout_never_had_written_is_refused(
+def test_a_missing_chunk_of_another_layout_is_refused(
     small: Any, whole: Path, tmp_path: Path, read: Any
 ) -> None:
-    """zarr-python gives zeros for a missing chunk; a step of 0 is none."""
-    path = rewrite(whole, tmp_path / "other.zarr", **OTHERS["blosc, a chunk a sample"])
+    """zarr-python returns zeros for a missing chunk, but a step is never 0."""
+    path = rewrite(whole, tmp_path / "other.zarr", **OTHERS["blosc, one chunk per sample"])
     (path / "steps/c/1/9/0").unlink()
     assert_refused(read(path), 1, 9)
     small.check(read(path).read(1, 8), 1, 8)
 
 
-def test_its_own_layout_is_recognised_before_and_after_it_grew(small: Any, store: Path) -> None:
-    assert has_own_layout(files_at(store), small.layout)
-    small.open(store, views=5, people=small.people(13))
-    assert has_own_layout(files_at(store), small.layout)
+def test_the_own_layout_is_recognized_before_and_after_an_extension(
+    small: Any, store: Path
+) -> None:
+    assert has_own_layout(open_storage(store), small.layout)
+    small.open(store, views=5, samples=small.samples(13))
+    assert has_own_layout(open_storage(store), small.layout)
+
+
+# Decoded heatmaps
+
+
+def test_decoded_heatmaps_equal_the_teachers_output_within_the_bound(
+    small: Any, whole: Path
+) -> None:
+    for view in range(2):
+        heatmaps = read_heatmaps(whole, view, range(10))
+        assert (heatmaps.dtype, heatmaps.shape) == (np.float32, (10, 3, 12, 12))
+        output = np.stack([small.teacher_output(view, index) for index in range(10)])
+        bound = small.max_error * output.max((-2, -1), keepdims=True).clip(min=0.1)
+        assert (np.abs(heatmaps - output) <= bound).all()
+
+
+def decode_with_numpy(path: Path, view: int, index: int) -> NDArray[np.float64]:
+    """As docs/store.md shows it for readers without this package."""
+    group: Any = zarr.open(path, mode="r")
+    coefficients = group["heatmaps"][view, index].astype(float)
+    steps = group["steps"][view, index].astype(float)[:, None, None, None]
+    cosines, pixels = group["basis"][:].astype(float)
+    blocks = np.where(steps < 0, coefficients @ pixels, coefficients @ cosines)
+    blocks = blocks.clip(min=0) * np.abs(steps)
+    joints, rows, columns, _ = blocks.shape
+    heatmaps = blocks.reshape(joints, rows, columns, 8, 8).swapaxes(2, 3)
+    size = group["heatmaps"].attrs["heatmap_px"]
+    return np.asarray(heatmaps.reshape(joints, 8 * rows, 8 * columns)[:, :size, :size])
+
+
+def test_zarr_and_numpy_alone_decode_to_the_same_values(small: Any, whole: Path) -> None:
+    steps = small.column(1)
+    assert (steps < 0).any() and (steps > 0).any()
+    for view in range(2):
+        heatmaps = read_heatmaps(whole, view, range(10))
+        expected = np.stack([decode_with_numpy(whole, view, index) for index in range(10)])
+        np.testing.assert_allclose(heatmaps, expected, atol=1e-5)
+
+
+def test_samples_may_be_in_any_order(whole: Path) -> None:
+    heatmaps = read_heatmaps(str(whole), 1, range(10))
+    np.testing.assert_array_equal(read_heatmaps(whole, 1, [7, 2, 7]), heatmaps[[7, 2, 7]])
+
+
+def test_no_samples_give_an_empty_array(whole: Path) -> None:
+    assert read_heatmaps(whole, 0, []).shape == (0, 3, 12, 12)
+
+
+@pytest.mark.parametrize(("view", "samples"), [(2, [0]), (0, [10]), (0, [-1])])
+def test_decoding_a_view_or_sample_out_of_range_is_an_index_error(
+    whole: Path, view: int, samples: list[int]
+) -> None:
+    with pytest.raises(IndexError, match=r"expected a (view|sample) in 0\.\."):
+        read_heatmaps(whole, view, samples)
+
+
+def test_decoding_without_a_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a heatmap store"):
+        read_heatmaps(tmp_path / "nothing.zarr", 0, [0])

@@ -1,69 +1,65 @@
-"""Objects on a local disk: put in place whole or not at all, and by one process at a time."""
+"""Objects on a local disk, each written whole or not at all; locations of stores."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
-import signal
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
-from fpd.pipeline.store import files_at, store_files
-from fpd.pipeline.store.storage import Files, LocalFiles
+from fpd.pipeline.store import Storage, open_storage
 from fpd.pipeline.workdir import WorkDir
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Files:
-    return files_at(tmp_path / "store.zarr")
+def storage(tmp_path: Path) -> Storage:
+    return open_storage(tmp_path / "store.zarr")
 
 
-def everything(folder: Path) -> list[str]:
+def files_below(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def test_what_is_written_is_read(files: Files, tmp_path: Path) -> None:
-    files.write("a/b/c", b"some bytes")
-    assert files.read("a/b/c") == b"some bytes"
-    assert files.view("a/b/c").tobytes() == b"some bytes"
+def test_what_is_written_is_read(storage: Storage, tmp_path: Path) -> None:
+    storage.write("a/b/c", b"some bytes")
+    assert storage.read("a/b/c") == b"some bytes"
+    assert storage.read_array("a/b/c").tobytes() == b"some bytes"
     assert (tmp_path / "store.zarr/a/b/c").read_bytes() == b"some bytes"
-    files.write("a/b/c", b"others")
-    assert files.read("a/b/c") == b"others"
-    assert everything(tmp_path) == ["store.zarr/a/b/c"]
+    storage.write("a/b/c", b"others")
+    assert storage.read("a/b/c") == b"others"
+    assert files_below(tmp_path) == ["store.zarr/a/b/c"]
 
 
-def test_what_is_not_there_is_not_found(files: Files) -> None:
-    for look in (files.read, files.view):
+def test_a_missing_object_is_not_found(storage: Storage) -> None:
+    for read in (storage.read, storage.read_array):
         with pytest.raises(FileNotFoundError):
-            look("nothing")
-    files.delete("nothing")
-    assert files.sizes("nowhere") == files.sizes("") == {}
-    assert not files.exists()
+            read("nothing")
+    storage.delete("nothing")
+    assert storage.sizes("nowhere") == storage.sizes("") == {}
+    assert not storage.exists()
 
 
-def test_an_object_larger_than_asked_for_is_refused(files: Files) -> None:
-    files.write("a", b"12345")
-    assert files.read("a", limit=5) == b"12345"
-    with pytest.raises(ValueError, match="a has 5 bytes, more than 4: not a file of this store"):
-        files.read("a", limit=4)
+def test_an_object_larger_than_the_limit_is_refused(storage: Storage) -> None:
+    storage.write("a", b"12345")
+    assert storage.read("a", limit=5) == b"12345"
+    with pytest.raises(ValueError, match="a has 5 bytes, more than 4"):
+        storage.read("a", limit=4)
 
 
-def test_a_view_stays_what_it_was_when_its_file_is_replaced(files: Files) -> None:
-    files.write("a", b"before")
-    view = files.view("a")
-    files.write("a", b"behind")
-    assert view.tobytes() == b"before"
+def test_a_mapped_array_is_unchanged_when_its_file_is_replaced(storage: Storage) -> None:
+    storage.write("a", b"before")
+    content = storage.read_array("a")
+    storage.write("a", b"behind")
+    assert content.tobytes() == b"before"
 
 
 @pytest.mark.parametrize("step", ["write_bytes", "replace"])
-def test_a_write_that_fails_leaves_what_was_there(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+def test_a_failed_write_leaves_the_previous_content(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    files.write("a", b"before")
+    storage.write("a", b"before")
 
     def fail(path: Path, content: object) -> None:
         if isinstance(content, bytes):
@@ -75,130 +71,94 @@ def test_a_write_that_fails_leaves_what_was_there(
         patched.setattr(Path, step, fail)
         for name in ("a", "b"):
             with pytest.raises(OSError, match="No space left on device") as caught:
-                files.write(name, b"after")
+                storage.write(name, b"after")
             assert caught.value.filename == str(tmp_path / "store.zarr" / name)
-    assert files.read("a") == b"before"
-    assert everything(tmp_path) == ["store.zarr/a"]
+    assert storage.read("a") == b"before"
+    assert files_below(tmp_path) == ["store.zarr/a"]
 
 
-def test_a_write_has_reached_the_disk_before_it_shows(
-    files: Files, monkeypatch: pytest.MonkeyPatch
+def test_a_write_is_synced_before_it_is_visible(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[str] = []
+    steps: list[str] = []
     fsync, replace = os.fsync, Path.replace
 
     def watched_fsync(descriptor: int) -> None:
-        done.append("folder" if Path(f"/proc/self/fd/{descriptor}").is_dir() else "file")
+        steps.append("folder" if Path(f"/proc/self/fd/{descriptor}").is_dir() else "file")
         fsync(descriptor)
 
     def watched_replace(path: Path, target: Path) -> Path:
-        done.append("rename")
+        steps.append("rename")
         return replace(path, target)
 
     monkeypatch.setattr(os, "fsync", watched_fsync)
     monkeypatch.setattr(Path, "replace", watched_replace)
-    files.write("a", b"bytes")
-    assert done == ["file", "rename", "folder"]
+    storage.write("a", b"bytes")
+    assert steps == ["file", "rename", "folder"]
 
 
-def test_sizes_are_by_name_relative_to_the_folder(files: Files) -> None:
+def test_sizes_are_by_name_relative_to_the_folder(storage: Storage) -> None:
     for name, size in {"x/1/a": 3, "x/1/b/c": 0, "x/2/a": 7, "xy/1/a": 1}.items():
-        files.write(name, bytes(size))
-    assert files.sizes("x/1") == {"a": 3, "b/c": 0}
-    assert files.sizes("x") == {"1/a": 3, "1/b/c": 0, "2/a": 7}
-    assert set(files.sizes("")) == {"x/1/a", "x/1/b/c", "x/2/a", "xy/1/a"}
+        storage.write(name, bytes(size))
+    assert storage.sizes("x/1") == {"a": 3, "b/c": 0}
+    assert storage.sizes("x") == {"1/a": 3, "1/b/c": 0, "2/a": 7}
+    assert set(storage.sizes("")) == {"x/1/a", "x/1/b/c", "x/2/a", "xy/1/a"}
 
 
-def test_what_is_deleted_is_gone(files: Files) -> None:
-    files.write("x/a", b"1")
-    files.write("x/b", b"1")
-    files.delete("x/a")
-    files.delete("x/a")
-    assert files.sizes("x") == {"b": 1}
+def test_deleting_is_idempotent(storage: Storage) -> None:
+    storage.write("x/a", b"1")
+    storage.write("x/b", b"1")
+    storage.delete("x/a")
+    storage.delete("x/a")
+    assert storage.sizes("x") == {"b": 1}
 
 
-def test_a_removed_store_leaves_nothing(files: Files, tmp_path: Path) -> None:
-    files.write("zarr.json", b"{}")
-    files.write("x/a", b"1")
-    assert files.exists()
-    files.remove()
-    assert not files.exists()
+def test_removing_a_store_leaves_nothing(storage: Storage, tmp_path: Path) -> None:
+    storage.write("zarr.json", b"{}")
+    storage.write("x/a", b"1")
+    assert storage.exists()
+    storage.remove()
+    assert not storage.exists()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_are_cheap_to_pickle(files: Files) -> None:
-    again = pickle.loads(pickle.dumps(files))
-    files.write("a", b"bytes")
-    assert again.read("a") == b"bytes"
-    assert str(again) == str(files)
+def test_the_next_writer_removes_what_a_killed_one_left(storage: Storage, tmp_path: Path) -> None:
+    storage.write("a", b"1")
+    (tmp_path / "store.zarr/.b.0123.tmp").write_bytes(b"half")
+    (tmp_path / ".store.zarr.removed/c").mkdir(parents=True)
+    with storage.locked():
+        assert files_below(tmp_path) == [".store.zarr.lock", "store.zarr/a"]
+        assert not (tmp_path / ".store.zarr.removed").exists()
+        (tmp_path / "store.zarr/.d.4567.tmp").write_bytes(b"of a killed worker")
+    assert files_below(tmp_path / "store.zarr") == ["a"]
 
 
-# One writer at a time
+def test_storage_is_pickled_by_location(storage: Storage) -> None:
+    unpickled = pickle.loads(pickle.dumps(storage))
+    storage.write("a", b"bytes")
+    assert unpickled.read("a") == b"bytes"
+    assert str(unpickled) == str(storage)
 
 
-def hold(root: Path, connection: Connection) -> None:
-    """Take the lock, and keep it until killed."""
-    with files_at(root).locked():
-        connection.send("held")
-        signal.pause()
+# Locations
 
 
-def test_a_second_writer_is_refused_until_the_first_is_gone_however_it_ended(
-    files: LocalFiles, tmp_path: Path
-) -> None:
-    here, there = multiprocessing.Pipe()
-    context = multiprocessing.get_context("fork")
-    process = context.Process(target=hold, args=(files.root, there), daemon=True)
-    process.start()
-    assert here.poll(30) and here.recv() == "held"
-    with (
-        pytest.raises(ValueError, match=rf"store\.zarr is being written by process {process.pid} "),
-        files.locked(),
-    ):
-        raise AssertionError("two writers at a time")
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.join(30)
-    with files.locked():
-        files.write("a", b"bytes")
-    assert everything(tmp_path / "store.zarr") == ["a"]  # the lock is not part of the store
-
-
-def test_two_writers_in_one_process_are_two_as_well(files: Files) -> None:
-    with (
-        files.locked(),
-        pytest.raises(ValueError, match=f"being written by process {os.getpid()}"),
-        files.locked(),
-    ):
-        raise AssertionError("two writers at a time")
-    with files.locked():
-        pass
-
-
-def test_another_store_in_the_same_folder_is_not_locked(tmp_path: Path) -> None:
-    with files_at(tmp_path / "a.zarr").locked(), files_at(tmp_path / "b.zarr").locked():
-        pass
-
-
-# Places
-
-
-@pytest.mark.parametrize("location", ["x/y.zarr", "/x/y.zarr", Path("x/y.zarr")])
+@pytest.mark.parametrize("location", ["x/y.zarr", Path("x/y.zarr")])
 def test_paths_are_local(location: str | Path) -> None:
-    files = files_at(location)
-    assert files.is_local
-    assert str(files) == str(location)
+    storage = open_storage(location)
+    assert storage.is_local
+    assert str(storage) == str(location)
 
 
 def test_an_unknown_protocol_is_refused() -> None:
     with pytest.raises(ValueError, match=r"nosuch://bucket/run\.zarr cannot be opened"):
-        files_at("nosuch://bucket/run.zarr")
+        open_storage("nosuch://bucket/run.zarr")
 
 
-def test_a_store_lies_in_the_work_directory_unless_its_recipe_says_otherwise(
+def test_a_store_is_in_the_work_directory_unless_its_recipe_names_a_location(
     toy_recipe: Recipe, tmp_path: Path
 ) -> None:
-    assert str(store_files(WorkDir(tmp_path), toy_recipe)) == str(tmp_path / "heatmaps.zarr")
+    assert WorkDir(tmp_path).store_location(toy_recipe) == tmp_path / "heatmaps.zarr"
     changes = ["store.location='/scratch/run.zarr'"]
     recipe = apply_overrides(toy_recipe.model_dump(mode="json"), changes)
-    assert str(store_files(WorkDir(tmp_path), recipe)) == "/scratch/run.zarr"
+    assert WorkDir(tmp_path).store_location(recipe) == "/scratch/run.zarr"

@@ -1,4 +1,4 @@
-"""Small teachers from elsewhere."""
+"""A small teacher for these tests."""
 
 from __future__ import annotations
 
@@ -7,15 +7,9 @@ from torch import Tensor, nn
 
 from fpd.pipeline.teachers import TeacherSpec
 
-COCO_12 = tuple(
-    f"{side} {joint}"
-    for joint in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-    for side in ("left", "right")
-)
-
 
 class ConvTeacher(nn.Module):
-    """Random maps of a crop, of any spec."""
+    """A random convolution, for any spec."""
 
     def __init__(self, spec: TeacherSpec, seed: int = 0) -> None:
         super().__init__()
@@ -27,5 +21,5 @@ class ConvTeacher(nn.Module):
         self.digest = f"seed {seed}"
 
     def forward(self, crops_B3HW: Tensor) -> Tensor:
-        maps: Tensor = self.conv(crops_B3HW)
-        return maps
+        heatmaps: Tensor = self.conv(crops_B3HW)
+        return heatmaps

@@ -1,4 +1,4 @@
-"""Exported programs: the same answers, and whatever could run code refused before it is loaded."""
+"""Exported programs: the same heatmaps, and files that could run code are refused unloaded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rewritten(saved: Path, folder: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
-    """A copy of the archive, its files changed."""
+    """A copy of the archive with changed files."""
     path = folder / "model.pt2"
     with zipfile.ZipFile(saved) as archive:
         root = archive.namelist()[0].split("/")[0]
@@ -45,25 +45,25 @@ def rewritten(saved: Path, folder: Path, change: Callable[[dict[str, bytes]], No
     return path
 
 
-@pytest.mark.parametrize("people", [1, 2, 5])
-def test_a_program_answers_as_its_network_does(saved: Path, people: int) -> None:
+def test_a_program_computes_its_networks_heatmaps_for_any_batch_size(saved: Path) -> None:
     teacher = load(saved)
-    crops = torch.rand(people, 3, *SPEC.input)
     assert teacher.spec == SPEC
-    with torch.inference_mode():
-        torch.testing.assert_close(teacher(crops), ConvTeacher(SPEC)(crops))
+    for batch_size in (1, 5):
+        crops = torch.rand(batch_size, 3, *SPEC.input)
+        with torch.inference_mode():
+            torch.testing.assert_close(teacher(crops), ConvTeacher(SPEC)(crops))
 
 
-def test_an_archive_written_anew_is_as_good(saved: Path, tmp_path: Path) -> None:
-    """What the refusals below change is all that is wrong with their archives."""
+def test_a_rewritten_archive_is_accepted(saved: Path, tmp_path: Path) -> None:
+    """So the refusals below are due to their changes alone."""
     teacher = load(rewritten(saved, tmp_path, lambda files: None))
     assert teacher(torch.rand(3, 3, *SPEC.input)).shape == (3, 2, 16, 12)
 
 
-def test_without_a_spec_it_says_where_one_goes(saved: Path, tmp_path: Path) -> None:
+def test_a_missing_spec_is_named(saved: Path, tmp_path: Path) -> None:
     path = rewritten(saved, tmp_path, lambda files: None)
     path.with_name("model.pt2.json").unlink()
-    with pytest.raises(ValueError, match=r"spec in .*model\.pt2\.json, found none: write"):
+    with pytest.raises(ValueError, match=r"spec in .*model\.pt2\.json, found none"):
         load(path)
 
 
@@ -95,14 +95,12 @@ EVIL = "__import__('os').system('touch {}')"
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (edited("data/weights/model_weights_config.json", pickled), "pickled weights"),
         (lambda f: f.update({"data/sample_inputs/model.pt": b"cos\nsystem\n."}), "example inputs"),
         (lambda f: f.update({"data/constants/custom_obj_0": b""}), "custom_obj_0"),
-        (lambda f: f.update({"data/weights/model.pt": b""}), r"data/weights/model\.pt"),
         (lambda f: f.update({"data/aotinductor/model/x.so": b""}), "aotinductor"),
-        (lambda f: f.update({"models/other.json": b"{}"}), r"models/other\.json"),
         (
             edited("models/model.json", lambda p: first_node(p).update(target="torch.load")),
             r"calls torch\.load",
@@ -120,24 +118,24 @@ EVIL = "__import__('os').system('touch {}')"
         ),
         (
             edited("models/model.json", lambda p: first_size(p).update(expr_str=EVIL)),
-            "no plain formulas",
+            "not simple formulas",
         ),
         (
             edited("models/model.json", lambda p: p["range_constraints"].update({EVIL: {}})),
-            "no plain formulas",
+            "not simple formulas",
         ),
         (lambda f: f.pop("models/model.json"), "cannot be read as an exported program"),
         (lambda f: f.update({"models/model.json": b"[1]"}), "cannot be read as an exported"),
     ],
 )
-def test_what_could_run_code_is_refused(
-    saved: Path, tmp_path: Path, change: Callable[[dict[str, bytes]], None], said: str
+def test_a_program_that_could_run_code_is_refused(
+    saved: Path, tmp_path: Path, change: Callable[[dict[str, bytes]], None], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         load(rewritten(saved, tmp_path, change))
 
 
-def test_guards_of_a_file_are_not_run(saved: Path, tmp_path: Path) -> None:
+def test_guards_in_a_file_are_not_run(saved: Path, tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     guard = EVIL.format(touched)
     change = edited("models/model.json", lambda p: p.update(guards_code=[guard]))
@@ -146,7 +144,7 @@ def test_guards_of_a_file_are_not_run(saved: Path, tmp_path: Path) -> None:
     assert not touched.exists()
 
 
-def test_a_larger_archive_than_allowed_is_refused(
+def test_an_archive_above_the_size_limit_is_refused(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fpd.pipeline.teachers.exported.MAX_FILE_BYTES", 1000)

@@ -1,13 +1,14 @@
-"""Published hourglasses: files as three projects write them, against the network written anew.
+"""Published hourglasses: files as three projects write them, against an independent forward pass.
 
-The network is bearpaw's HourglassNet, from its description: pre-activated bottlenecks, a stem of
-7 x 7, residuals to a quarter, a half and all of the channels with a pooling between, nearest
-upsampling, and a list of stages.
+The network is bearpaw's HourglassNet, from its description: pre-activated bottlenecks, a stem with
+a 7 x 7 convolution, residual blocks up to a quarter, a half and all of the channels with a pooling
+in between, nearest upsampling, and a list of stages.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -25,15 +26,15 @@ from fpd.pipeline.models.hourglass import Hourglass, HourglassSettings
 from fpd.pipeline.teachers.hourglass import LAYOUTS, load
 
 State = dict[str, Tensor]
-JOINTS = 16
+JOINTS, DEPTH = 16, 2
 
 
 @pytest.fixture(scope="module")
 def state() -> State:
-    """A tiny network's tensors: two stages, two blocks, depth 4; statistics as if trained."""
+    """A tiny network's tensors: two stages, two blocks, depth 2; statistics as if trained."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        settings = HourglassSettings(stages=2, channels=16, stem="ports", blocks=2)
+        settings = HourglassSettings(stages=2, channels=16, stem="ports", blocks=2, depth=DEPTH)
         network = Hourglass(settings, JOINTS)
         for name, value in network.state_dict().items():
             if value.is_floating_point():
@@ -42,8 +43,8 @@ def state() -> State:
     return network.state_dict()
 
 
-class Written:
-    """The forward pass by the names in a state, layer by layer."""
+class Reference:
+    """The forward pass with plain functions, by the names in a state dict."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -90,7 +91,7 @@ class Written:
         x = self.residual("layer3", self.residual("layer2", x))
         stage = 0
         while True:
-            y = self.residual(f"res.{stage}", self.hourglass(f"hg.{stage}.hg", 4, x))
+            y = self.residual(f"res.{stage}", self.hourglass(f"hg.{stage}.hg", DEPTH, x))
             y = self.norm(f"fc.{stage}.1", self.conv(f"fc.{stage}.0", y)).relu()
             score = self.conv(f"score.{stage}", y)
             if f"fc_.{stage}.weight" not in self.state:
@@ -99,23 +100,25 @@ class Written:
             stage += 1
 
 
-def on_many(state: State) -> OrderedDict[str, Tensor]:
-    """As torch.nn.DataParallel names tensors."""
+def data_parallel(state: State) -> OrderedDict[str, Tensor]:
+    """With the names that torch.nn.DataParallel gives tensors."""
     return OrderedDict((f"module.{name}", value) for name, value in state.items())
 
 
 def without_counters(state: State) -> State:
-    """As PyTorch 0.3 wrote it."""
+    """As PyTorch 0.3 saved it."""
     return {name: v for name, v in state.items() if not name.endswith("num_batches_tracked")}
 
 
-def files(state: State, folder: Path) -> dict[str, Path]:
-    """Each project's files."""
+@pytest.fixture(scope="module")
+def files(state: State, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files as each project writes them, by name. Not to be written to."""
+    folder = tmp_path_factory.mktemp("files")
     contents: dict[str, Any] = {
         "ilovepose.pth": {  # tools/fpd_train.py
             "epoch": 140,
             "model": "hourglass",
-            "state_dict": on_many(state),
+            "state_dict": data_parallel(state),
             "best_state_dict": OrderedDict(state),
             "perf": 90.5,
             "optimizer": {"state": {}, "param_groups": [{"lr": 2.5e-4, "params": [0, 1]}]},
@@ -124,7 +127,7 @@ def files(state: State, folder: Path) -> dict[str, Path]:
         "pytorch-pose.pth.tar": {  # example/main.py
             "epoch": 186,
             "arch": "hg",
-            "state_dict": on_many(without_counters(state)),
+            "state_dict": data_parallel(without_counters(state)),
             "best_acc": torch.tensor(0.88),
             "optimizer": {"state": {}, "param_groups": []},
         },
@@ -149,19 +152,21 @@ def files(state: State, folder: Path) -> dict[str, Path]:
         ("converted.safetensors", "pytorch-pose", "pytorch-pose"),
     ],
 )
-def test_each_projects_files_answer_as_their_network_does(
-    state: State, tmp_path: Path, file: str, layout: str | None, project: str
+def test_each_projects_files_give_their_networks_heatmaps(
+    state: State, files: dict[str, Path], file: str, layout: str | None, project: str
 ) -> None:
-    teacher = load(files(state, tmp_path)[file], layout)
+    teacher = load(files[file], layout)
     crops = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        found, expected = teacher(crops), Written(state)(crops)
+        heatmaps, expected = teacher(crops), Reference(state)(crops)
     assert expected.std() > 0.1
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+    torch.testing.assert_close(
+        heatmaps, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item()
+    )
     assert teacher.spec == LAYOUTS[project]
 
 
-def test_the_authors_read_blue_first_and_normalize_it_with_reds_numbers() -> None:
+def test_the_authors_layout_is_bgr_with_statistics_in_rgb_order() -> None:
     spec = LAYOUTS["ilovepose"]
     assert spec.channels == "bgr"
     assert spec.mean_rgb[::-1] == (0.485, 0.456, 0.406)
@@ -169,29 +174,29 @@ def test_the_authors_read_blue_first_and_normalize_it_with_reds_numbers() -> Non
     assert spec.joints == MPII.joints
 
 
-def test_a_file_that_does_not_say_whose_it_is_is_refused(state: State, tmp_path: Path) -> None:
-    path = files(state, tmp_path)["anibali.pth"]
+def test_a_file_of_unknown_layout_is_refused(files: dict[str, Path]) -> None:
+    path = files["anibali.pth"]
     with pytest.raises(ValueError, match=f"one of ilovepose:{path}, pytorch-pose:{path}"):
         load(path, None)
 
 
-def test_a_spec_beside_the_file_goes_before_everything(state: State, tmp_path: Path) -> None:
-    path = files(state, tmp_path)["ilovepose.pth"]
+def test_a_spec_beside_the_file_takes_precedence(files: dict[str, Path], tmp_path: Path) -> None:
+    path = Path(shutil.copy(files["ilovepose.pth"], tmp_path))
     joints = [f"joint {k}" for k in range(JOINTS)]
-    beside = path.with_name("ilovepose.pth.json")
-    beside.write_text(json.dumps({"input": [384, 288], "joints": joints, "sigma_px": 3}))
+    spec_path = path.with_name("ilovepose.pth.json")
+    spec_path.write_text(json.dumps({"input": [384, 288], "joints": joints, "sigma_px": 3}))
     spec = load(path, None).spec
     assert (spec.input, spec.joints, spec.channels) == ((384, 288), tuple(joints), "rgb")
-    beside.write_text(json.dumps({"input": [384, 288], "joints": joints[:-1]}))
+    spec_path.write_text(json.dumps({"input": [384, 288], "joints": joints[:-1]}))
     with pytest.raises(ValueError, match="names of 16 joints, found 15"):
         load(path, None)
-    beside.write_text('{"input": [384, 288], "joints": ["a"], "color": 1}')
+    spec_path.write_text('{"input": [384, 288], "joints": ["a"], "color": 1}')
     with pytest.raises(ValueError, match="color: Extra inputs"):
         load(path, None)
 
 
 class Payload:
-    """What a pickle could do: here, touch a file."""
+    """Touches a file when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -200,15 +205,15 @@ class Payload:
         return Path.touch, (self.target,)
 
 
-def test_what_needs_unpickling_is_refused_and_not_run(state: State, tmp_path: Path) -> None:
+def test_a_file_that_needs_unpickling_is_refused_and_not_run(state: State, tmp_path: Path) -> None:
     path, touched = tmp_path / "evil.pth", tmp_path / "touched"
     torch.save({"state_dict": state, "extra": Payload(touched)}, path)
-    with pytest.raises(ValueError, match=r"plain tensors .* make a \.safetensors file of it"):
+    with pytest.raises(ValueError, match=r"plain tensors .*\.safetensors .*docs/teachers\.md"):
         load(path, "ilovepose")
     assert not touched.exists()
 
 
-def test_a_number_of_numpys_needs_unpickling_too(state: State, tmp_path: Path) -> None:
+def test_numpy_scalars_need_unpickling_too(state: State, tmp_path: Path) -> None:
     path = tmp_path / "numpy.pth"
     torch.save({"state_dict": state, "perf": np.float64(90.5)}, path)
     with pytest.raises(ValueError, match="cannot be read as plain tensors"):
@@ -216,16 +221,16 @@ def test_a_number_of_numpys_needs_unpickling_too(state: State, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        (lambda s: {"conv1.weight": s["conv1.weight"]}, "1 tensors of something else"),
-        (lambda s: s | {"extra": torch.zeros(1)}, r"extra of the shape none, found \(1,\)"),
-        (lambda s: {k: v for k, v in s.items() if k != "fc_.0.bias"}, r"fc_\.0\.bias of the shape"),
-        (lambda s: s | {"layer2.0.bn1.bias": torch.zeros(7)}, r"layer2\.0\.bn1\.bias of the shape"),
-        # Far more than the file has: refused by shape, with nothing allocated.
+        (lambda s: {"conv1.weight": s["conv1.weight"]}, "1 tensors of another network"),
+        (lambda s: s | {"extra": torch.zeros(1)}, r"extra of shape none .*found \(1,\)"),
+        (lambda s: {k: v for k, v in s.items() if k != "fc_.0.bias"}, r"fc_\.0\.bias of shape"),
+        (lambda s: s | {"layer2.0.bn1.bias": torch.zeros(7)}, r"layer2\.0\.bn1\.bias of shape"),
+        # Many more stages than the file has tensors for: refused by shape, nothing is allocated.
         (
             lambda s: s | {f"score.{i}.weight": torch.zeros(16, 16, 1, 1) for i in range(16)},
-            "of the shape",
+            "of shape",
         ),
         (
             lambda s: s | {f"score.{i}.weight": torch.zeros(16, 16, 1, 1) for i in range(400)},
@@ -233,16 +238,16 @@ def test_a_number_of_numpys_needs_unpickling_too(state: State, tmp_path: Path) -
         ),
     ],
 )
-def test_other_networks_are_refused(state: State, tmp_path: Path, change: Any, said: str) -> None:
+def test_other_networks_are_refused(
+    state: State, tmp_path: Path, change: Any, message: str
+) -> None:
     path = tmp_path / "other.safetensors"
     save_file(change(state), path)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         load(path, "anibali")
 
 
-def test_a_file_that_unpacks_to_too_much_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_zip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fpd.pipeline.teachers.hourglass.MAX_FILE_BYTES", 1 << 20)
     path = tmp_path / "bomb.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -1,4 +1,4 @@
-"""Contact sheets: what is drawn where, in which color."""
+"""Contact sheets: what is drawn where, and in which color."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GRAY = 100
 def column(heatmap: float = 0.0, **changes: Any) -> Column:
     maps = np.zeros((2, 14, 16, 16), np.float32)
     maps[0, 3, 8, 4] = heatmap
-    settings = {"joints_BK2": np.stack([NOWHERE] * 2), "sure_BK": np.ones((2, 14), bool)}
+    settings = {"joints_BK2": np.stack([NOWHERE] * 2), "confident_BK": np.ones((2, 14), bool)}
     return Column("target", **{"heatmaps_BKHW": maps, **settings, **changes})
 
 
@@ -38,13 +38,13 @@ def sheet(*columns: Column, **changes: Any) -> Sheet:
         "labels_BK2": np.stack([NOWHERE] * 2),
         "columns": columns,
         "skeleton": LSP,
-        "top": 0.5,
+        "label_peak": 0.5,
     }
     return Sheet(**settings | changes)
 
 
 def pixels(drawn: Sheet) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """RGB of the picture, by a decoder that did not write it."""
+    """The decoded PNG, RGB."""
     image = cv2.imdecode(np.frombuffer(draw(drawn), np.uint8), cv2.IMREAD_COLOR_RGB)
     return np.asarray(image, np.uint8)
 
@@ -54,14 +54,14 @@ def tile(picture: Any, row: int, number: int) -> Any:
     return picture[y : y + TILE_PX, x : x + TILE_PX]
 
 
-def joints(**placed: tuple[float, float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    found = NOWHERE.copy()
-    for name, place in placed.items():
-        found[LSP.joints.index(name.replace("_", " "))] = place
-    return np.stack([found, NOWHERE])
+def joints(**positions: tuple[float, float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    joints_K2 = NOWHERE.copy()
+    for name, position in positions.items():
+        joints_K2[LSP.joints.index(name.replace("_", " "))] = position
+    return np.stack([joints_K2, NOWHERE])
 
 
-def test_a_row_each_and_a_column_each() -> None:
+def test_a_row_per_sample_and_a_column_per_kind() -> None:
     for columns in (1, 2, 3):
         picture = pixels(sheet(*[column()] * columns))
         assert picture.shape == (82 + 2 * 196, 4 + (1 + columns) * 196, 3)
@@ -78,18 +78,18 @@ def test_heat_is_brightest_at_a_labels_peak() -> None:
         assert (shown[96:108, 30:47] == 70).all()
     half = tile(pixels(sheet(column(0.25))), 0, 1)[100, 50].astype(int)
     assert expected[0] > half[0] > 70 > half[2]
-    for nothing in (-1.0, np.nan):
-        assert (tile(pixels(sheet(column(nothing))), 0, 1)[96:108, 48:60] == 70).all()
+    for value in (-1.0, np.nan):
+        assert (tile(pixels(sheet(column(value))), 0, 1)[96:108, 48:60] == 70).all()
 
 
-def test_the_highest_joint_shows() -> None:
+def test_the_maximum_over_joints_is_shown() -> None:
     maps = np.zeros((2, 14, 16, 16), np.float32)
     maps[1, 2, 5, 5], maps[1, 9, 5, 5] = 0.1, 0.5
     shown = tile(pixels(sheet(column(heatmaps_BKHW=maps))), 1, 1)
     assert shown[66, 66].tolist() == tile(pixels(sheet(column(0.5))), 0, 1)[100, 50].tolist()
 
 
-def test_joints_lie_where_they_are_in_the_color_of_their_side() -> None:
+def test_joints_are_drawn_in_place_in_the_color_of_their_side() -> None:
     """Crop pixel 10 is at (10 + 0.5) x 3 - 0.5 = 31 of a tile three times as large."""
     placed = joints(left_wrist=(10, 20), right_knee=(40, 50), neck=(30, 10))
     for shown in (
@@ -101,25 +101,25 @@ def test_joints_lie_where_they_are_in_the_color_of_their_side() -> None:
         assert shown[31, 91].tolist() == list(MIDDLE)
 
 
-def test_limbs_join_joints_that_are_sure() -> None:
+def test_limbs_connect_confident_joints() -> None:
     placed = joints(left_wrist=(10, 20), left_elbow=(40, 20))
     shown = tile(pixels(sheet(column(joints_BK2=placed))), 0, 1)
     assert shown[61, 76].tolist() == list(LEFT)
-    unsure = np.ones((2, 14), bool)
-    unsure[0, LSP.joints.index("left wrist")] = False
-    shown = tile(pixels(sheet(column(joints_BK2=placed, sure_BK=unsure))), 0, 1)
+    uncertain = np.ones((2, 14), bool)
+    uncertain[0, LSP.joints.index("left wrist")] = False
+    shown = tile(pixels(sheet(column(joints_BK2=placed, confident_BK=uncertain))), 0, 1)
     assert shown[61, 76].tolist() == [70] * 3
-    assert shown[61, 31].tolist() == list(LEFT)  # a dot all the same
+    assert shown[61, 31].tolist() == list(LEFT)  # still a dot
 
 
-@pytest.mark.parametrize("far", [1e3, -1e9, 1e300, np.inf, -np.inf])
+@pytest.mark.parametrize("far", [1e3, 1e300, -np.inf])
 def test_joints_far_outside_draw_nothing(far: float) -> None:
     placed = joints(neck=(far, 20.0), head_top=(far, far))
     shown = tile(pixels(sheet(column(joints_BK2=placed))), 0, 1)
     assert (shown == 70).all()
 
 
-@pytest.mark.parametrize(("crop_px", "heatmap_px"), [(16, 4), (192, 48), (256, 64), (1024, 64)])
+@pytest.mark.parametrize(("crop_px", "heatmap_px"), [(16, 4), (1024, 64)])
 def test_any_geometry_fits_its_tile(crop_px: int, heatmap_px: int) -> None:
     maps = np.full((2, 16, heatmap_px, heatmap_px), 0.5, np.float32)
     middle = np.full((2, 16, 2), (crop_px - 1) / 2)
@@ -135,8 +135,8 @@ def test_any_geometry_fits_its_tile(crop_px: int, heatmap_px: int) -> None:
     assert not (shown[96, 96] == shown[0, 0]).all()
 
 
-@pytest.mark.parametrize("caption", ["", "x" * 300, "W" * 40, "пример/人/🙂.jpg", "two\nlines"])
-def test_any_id_is_a_caption(caption: str) -> None:
+@pytest.mark.parametrize("caption", ["", "W" * 300, "пример/人/🙂.jpg", "two\nlines"])
+def test_any_sample_id_fits_its_tile(caption: str) -> None:
     picture = pixels(sheet(column(), captions=[caption, "b"]))
     assert (tile(picture, 0, 1) == 70).all()  # it stays within its tile
     assert (tile(picture, 1, 0)[:100] == GRAY).all()

@@ -1,4 +1,4 @@
-"""The paper's eq. 3 to 5 against loops over single pixels in float64."""
+"""Eq. 3 to 5 of the paper against loops over single pixels in float64."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def mse(m: Array, target: Array, weights: Array | None = None) -> float:
 
 
 class Case:
-    """Random heatmaps of two stages, labels, weights, and a teacher's maps."""
+    """Random heatmaps of some stages, label heatmaps and weights, and teacher heatmaps."""
 
     def __init__(self, seed: int, batch: int = 2, joints: int = 3, stages: int = 2) -> None:
         rng = np.random.default_rng(seed)
@@ -83,10 +83,9 @@ def test_distillation_is_eq_5_at_every_stage(case: Case, alpha: float) -> None:
     stages, labels, weights, teacher = case.tensors()
     expected = alpha * case.distilled() + (1 - alpha) * case.supervised()
     terms = distillation_loss(stages, labels, weights, teacher, alpha)
-    assert terms.labels.item() == pytest.approx(case.supervised(), rel=1e-5, abs=1e-9)
-    assert terms.teacher.item() == pytest.approx(case.distilled(), rel=1e-5, abs=1e-9)
-    found = distillation_loss(stages, labels, weights, teacher, alpha).loss
-    assert found.item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    assert terms.pose_loss.item() == pytest.approx(case.supervised(), rel=1e-5, abs=1e-9)
+    assert terms.kd_pose_loss.item() == pytest.approx(case.distilled(), rel=1e-5, abs=1e-9)
+    assert terms.loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
 def test_stages_add_up() -> None:
@@ -98,7 +97,7 @@ def test_stages_add_up() -> None:
     assert whole == pytest.approx(sum(parts), rel=1e-6)
 
 
-def test_alpha_0_is_labels_alone_and_alpha_1_the_teacher_alone() -> None:
+def test_alpha_0_is_labels_only_and_alpha_1_is_the_teacher_only() -> None:
     case = Case(2)
     stages, labels, weights, teacher = case.tensors()
     none = distillation_loss(stages, labels, weights, teacher, 0.0).loss.item()
@@ -109,12 +108,12 @@ def test_alpha_0_is_labels_alone_and_alpha_1_the_teacher_alone() -> None:
 
 def test_weights_mask_the_labels_and_not_the_teacher() -> None:
     stages, labels, _, teacher = Case(3).tensors()
-    nothing = torch.zeros(labels.shape[:2])
+    zeros = torch.zeros(labels.shape[:2])
     stages[0].requires_grad_()
-    assert supervised_loss(stages, labels, nothing).item() == 0
-    distillation_loss(stages, labels, nothing, teacher, 0.5).loss.backward()
+    assert supervised_loss(stages, labels, zeros).item() == 0
+    distillation_loss(stages, labels, zeros, teacher, 0.5).loss.backward()
     # The gradient of 0.5 * mean over B * K joints of squared error: (m - t) / (B * K).
-    expected = (stages[0].detach() - teacher) / nothing.numel()
+    expected = (stages[0].detach() - teacher) / zeros.numel()
     torch.testing.assert_close(stages[0].grad, expected)
 
 
@@ -124,8 +123,10 @@ def test_a_masked_joint_counts_in_the_mean() -> None:
     assert heatmap_loss(heatmaps, target, torch.tensor([[1.0, 0.0]])).item() == 0.5
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("target_dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "target_dtype"),
+    [(torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)],
+)
 def test_half_precision_heatmaps_are_compared_in_float32(
     dtype: torch.dtype, target_dtype: torch.dtype
 ) -> None:
@@ -141,7 +142,7 @@ def test_half_precision_heatmaps_are_compared_in_float32(
     assert found.item() == pytest.approx(32 * (299.5**2 + 299.75**2), rel=1e-6)
 
 
-# Other ways to compare
+# Other losses
 
 
 def test_binary_cross_entropy_by_hand() -> None:
@@ -155,28 +156,29 @@ def test_binary_cross_entropy_by_hand() -> None:
     )
 
 
-def test_divergence_of_distributions_by_hand() -> None:
+def test_kl_divergence_by_hand() -> None:
     heatmaps, target = [[0.1, 0.0], [0.3, 0.2]], [[1.0, 0.2], [0.0, 0.1]]
     p = np.exp(10 * np.array(target)) / np.exp(10 * np.array(target)).sum()
     q = np.exp(10 * np.array(heatmaps)) / np.exp(10 * np.array(heatmaps)).sum()
     maps = torch.tensor([[heatmaps]]), torch.tensor([[target]])
-    found = heatmap_loss(*maps, None, "kl")
+    found = heatmap_loss(maps[0], maps[1], None, "kl")
     assert found.item() == pytest.approx(float((p * np.log(p / q)).sum()), rel=1e-5)
-    same = heatmap_loss(maps[1] + 0.7, maps[1], None, "kl")  # its level says nothing
+    same = heatmap_loss(maps[1] + 0.7, maps[1], None, "kl")  # its offset does not matter
     assert same.item() == pytest.approx(0, abs=1e-6)
 
 
 @settings(deadline=None, max_examples=10)
 @given(cases)
-def test_each_term_has_its_kind_and_weights(case: Case) -> None:
+def test_each_term_has_its_own_loss_and_weights(case: Case) -> None:
     stages, labels, weights, teacher = case.tensors()
     stages = [stage.sigmoid() for stage in stages]
-    sure = torch.rand(weights.shape)
+    confidence = torch.rand(weights.shape)
     expected = sum(
-        0.3 * heatmap_loss(m, teacher, sure, "kl") + 0.7 * heatmap_loss(m, labels, weights, "bce")
+        0.3 * heatmap_loss(m, teacher, confidence, "kl")
+        + 0.7 * heatmap_loss(m, labels, weights, "bce")
         for m in stages
     )
     found = distillation_loss(
-        stages, labels, weights, teacher, 0.3, sure, kind="bce", teacher_kind="kl"
+        stages, labels, weights, teacher, 0.3, confidence, loss="bce", kd_loss="kl"
     ).loss
     assert found.item() == pytest.approx(float(expected), rel=1e-5)

@@ -1,16 +1,17 @@
 (() => {
   "use strict";
-  const FIRST = 24;  // cards before "Show all"
+  const INITIAL_CARDS = 24;  // before "Show all"
 
-  // Tables: a click on a heading sorts by it, numbers from the largest; what has no value is last.
+  // Tables: clicking a heading sorts by its column, numbers in descending order first. Rows without
+  // a value come last.
   const sortBy = (table, heading) => {
     const column = heading.cellIndex;
     const body = table.tBodies[0];
     const key = row => row.cells[column].dataset.value;
     const numeric = column > 0;
-    const first = numeric ? "descending" : "ascending";
-    const other = numeric ? "ascending" : "descending";
-    const order = heading.getAttribute("aria-sort") === first ? other : first;
+    const initial = numeric ? "descending" : "ascending";
+    const opposite = numeric ? "ascending" : "descending";
+    const order = heading.getAttribute("aria-sort") === initial ? opposite : initial;
     const sign = order === "ascending" ? 1 : -1;
     const compare = (a, b) => numeric ? Number(a) - Number(b) : a.localeCompare(b);
     const rows = [...body.rows].sort((a, b) => {
@@ -27,8 +28,8 @@
     }
   }
 
-  // People.
-  const section = document.getElementById("people");
+  // The gallery of samples.
+  const section = document.getElementById("samples");
   const list = section.querySelector(".cards");
   const models = JSON.parse(section.dataset.models);
   const joints = JSON.parse(section.dataset.joints);
@@ -38,142 +39,153 @@
   const pick = Object.fromEntries(["model", "joint", "order"].map(
     name => [name, document.getElementById(`pick-${name}`)]));
   const more = document.getElementById("more");
-  const people = [...list.children].map(item => ({
+  const samples = [...list.children].map(item => ({
     item,
     button: item.querySelector("button"),
     id: item.querySelector(".id").textContent,
     errors: JSON.parse(item.dataset.errors),
     means: JSON.parse(item.dataset.means),
-    against: JSON.parse(item.dataset.against),
+    disagreements: JSON.parse(item.dataset.disagreements),
   }));
-  let ranked = [];
-  let all = false;
-  let open = -1;
+  let sorted = [];
+  let showAll = false;
+  let openIndex = -1;
 
-  const model = () => pick.model ? Number(pick.model.value) : 0;
-  const joint = () => pick.joint.value === "" ? null : Number(pick.joint.value);
-  const text = error => error === null ? "-" : error >= 1e5 ? "\u221e" : error.toFixed(2);
-  const errorOf = person =>
-    joint() === null ? person.means[model()] : person.errors[model()][joint()];
-  const largest = values => values.reduce(
-    (best, value, at) => value !== null && (best < 0 || value > values[best]) ? at : best, -1);
+  const pickedModel = () => pick.model ? Number(pick.model.value) : 0;
+  const pickedJoint = () => pick.joint.value === "" ? null : Number(pick.joint.value);
+  const format = error => error === null ? "-" : error >= 1e5 ? "\u221e" : error.toFixed(2);
+  const errorOf = sample => pickedJoint() === null
+    ? sample.means[pickedModel()] : sample.errors[pickedModel()][pickedJoint()];
+  const indexOfLargest = values => values.reduce(
+    (best, value, index) =>
+      value !== null && (best < 0 || value > values[best]) ? index : best, -1);
+  const disagreeingJoint = sample =>
+    pickedJoint() === null ? indexOfLargest(sample.disagreements) : pickedJoint();
 
-  // What people are ranked by, ascending; null leaves them out.
-  const rank = {
-    worst: person => errorOf(person) === null ? null : -errorOf(person),
+  // What samples are sorted by, ascending; samples with null are not shown.
+  const sortKeys = {
+    worst: sample => errorOf(sample) === null ? null : -errorOf(sample),
     best: errorOf,
-    median: person => {
-      const middle = medians[model()][joint() === null ? joints.length : joint()];
-      return errorOf(person) === null || middle === null ? null : Math.abs(errorOf(person) - middle);
+    median: sample => {
+      const column = pickedJoint() === null ? joints.length : pickedJoint();
+      const median = medians[pickedModel()][column];
+      return errorOf(sample) === null || median === null
+        ? null : Math.abs(errorOf(sample) - median);
     },
-    against: person => {
-      const at = joint() === null ? largest(person.against) : joint();
-      return at < 0 || person.against[at] === null ? null : -person.against[at];
+    disagreement: sample => {
+      const joint = disagreeingJoint(sample);
+      return joint < 0 || sample.disagreements[joint] === null
+        ? null : -sample.disagreements[joint];
     },
   };
 
-  const describe = person => {
-    const errors = person.errors[model()];
-    const worst = largest(errors);
-    if (pick.order.value === "against") {
-      const at = joint() === null ? largest(person.against) : joint();
-      return `teacher's ${joints[at]} ${text(person.errors[teacher][at])}`;
+  const describe = sample => {
+    const errors = sample.errors[pickedModel()];
+    const worst = indexOfLargest(errors);
+    if (pick.order.value === "disagreement") {
+      const joint = disagreeingJoint(sample);
+      return `${joints[joint]} (teacher) ${format(sample.errors[teacher][joint])}`;
     }
-    if (joint() !== null) return `${joints[joint()]} ${text(errors[joint()])}`;
-    return `mean ${text(person.means[model()])}` +
-      (worst < 0 ? "" : `, worst ${joints[worst]} ${text(errors[worst])}`);
+    if (pickedJoint() !== null) return `${joints[pickedJoint()]} ${format(errors[pickedJoint()])}`;
+    return `mean ${format(sample.means[pickedModel()])}` +
+      (worst < 0 ? "" : `, worst ${joints[worst]} ${format(errors[worst])}`);
   };
 
-  const sayRanking = shown => {
-    const chosen = pick.order.selectedOptions[0].textContent;
-    const who = pick.order.value === "against" ? "" : `${models[model()]}, `;
-    const where = joint() === null ? "" : `${joints[joint()]}, `;
-    document.getElementById("ranked").textContent =
-      `${shown} of ${ranked.length} people: ${who}${where}${chosen}.`;
+  const showStatus = shown => {
+    const order = pick.order.selectedOptions[0].textContent;
+    const model = pick.order.value === "disagreement" ? "" : `${models[pickedModel()]}, `;
+    const joint = pickedJoint() === null ? "" : `${joints[pickedJoint()]}, `;
+    document.getElementById("sort-status").textContent =
+      `${shown} of ${sorted.length} samples: ${model}${joint}${order}.`;
   };
 
   const update = () => {
-    ranked = people.map(person => [rank[pick.order.value](person), person])
+    sorted = samples.map(sample => [sortKeys[pick.order.value](sample), sample])
       .filter(([key]) => key !== null)
       .sort(([a], [b]) => a - b)
-      .map(([, person]) => person);
-    if (ranked.length === 0) ranked = [...people];  // nobody is labeled
-    const shown = all ? ranked.length : Math.min(FIRST, ranked.length);
-    for (const person of people) {
-      person.item.hidden = true;
-      person.item.querySelectorAll(".layer.prediction").forEach(
-        (drawing, at) => drawing.classList.toggle("other", at !== model()));
+      .map(([, sample]) => sample);
+    if (sorted.length === 0) sorted = [...samples];  // no sample is labeled
+    const shown = showAll ? sorted.length : Math.min(INITIAL_CARDS, sorted.length);
+    for (const sample of samples) {
+      sample.item.hidden = true;
+      sample.item.querySelectorAll(".layer.prediction").forEach(
+        (drawing, index) => drawing.classList.toggle("other", index !== pickedModel()));
     }
-    ranked.forEach((person, place) => {
-      person.item.hidden = place >= shown;
-      person.item.querySelector(".score").textContent = describe(person);
-      list.append(person.item);
+    sorted.forEach((sample, position) => {
+      sample.item.hidden = position >= shown;
+      sample.item.querySelector(".score").textContent = describe(sample);
+      list.append(sample.item);
     });
-    more.hidden = shown === ranked.length;
-    more.textContent = `Show all ${ranked.length}`;
-    sayRanking(shown);
+    more.hidden = shown === sorted.length;
+    more.textContent = `Show all ${sorted.length}`;
+    showStatus(shown);
   };
 
-  // The person enlarged.
+  // The dialog with one sample.
   const dialog = section.querySelector("dialog");
-  const cell = (name, content) => {
-    const made = document.createElement(name);
-    made.textContent = content;
-    return made;
+  const makeCell = (tag, content) => {
+    const cell = document.createElement(tag);
+    cell.textContent = content;
+    return cell;
   };
-  const row = (name, errors, limit) => {
-    const made = document.createElement("tr");
-    const heading = cell("th", name);
+  const makeRow = (name, errors, limit) => {
+    const row = document.createElement("tr");
+    const heading = makeCell("th", name);
     heading.scope = "row";
-    made.append(heading, ...errors.map(error => {
-      const beyond = error !== null && error > limit;
-      const found = cell("td", text(error) + (beyond ? " *" : ""));
-      found.classList.toggle("beyond", beyond);
-      return found;
+    row.append(heading, ...errors.map(error => {
+      const above = error !== null && error > limit;
+      const cell = makeCell("td", format(error) + (above ? " *" : ""));
+      cell.classList.toggle("above", above);
+      return cell;
     }));
-    return made;
+    return row;
   };
-  const show = place => {
-    open = (place + ranked.length) % ranked.length;
-    const person = ranked[open];
-    document.getElementById("person-title").textContent = person.id;
-    const holder = document.getElementById("person-picture");
-    const drawing = person.item.querySelector("svg").cloneNode(true);
+  const openSample = index => {
+    openIndex = (index + sorted.length) % sorted.length;
+    const sample = sorted[openIndex];
+    document.getElementById("sample-title").textContent = sample.id;
+    const holder = document.getElementById("sample-picture");
+    const drawing = sample.item.querySelector("svg").cloneNode(true);
     drawing.removeAttribute("aria-hidden");
     drawing.setAttribute("role", "img");
-    drawing.setAttribute("aria-label", `${person.id}: ${describe(person)}`);
+    drawing.setAttribute("aria-label", `${sample.id}: ${describe(sample)}`);
     holder.replaceChildren(drawing);
     holder.className = list.className.replace("cards", "");
     dialog.querySelector("tbody").replaceChildren(
-      row("mean", person.means, Infinity),
-      ...joints.map((name, at) => row(name, person.errors.map(errors => errors[at]), threshold)));
-    document.getElementById("person-reasons").textContent =
-      `Chosen as: ${person.item.dataset.reasons}.`;
+      makeRow("mean", sample.means, Infinity),
+      ...joints.map((name, joint) =>
+        makeRow(name, sample.errors.map(errors => errors[joint]), threshold)));
+    document.getElementById("sample-reasons").textContent =
+      `Selected by: ${sample.item.dataset.reasons}.`;
     if (!dialog.open) dialog.showModal();
   };
   dialog.addEventListener("click", event => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener("keydown", event => {
-    if (event.key === "ArrowLeft") show(open - 1);
-    if (event.key === "ArrowRight") show(open + 1);
+    if (event.key === "ArrowLeft") openSample(openIndex - 1);
+    if (event.key === "ArrowRight") openSample(openIndex + 1);
   });
-  document.getElementById("previous").addEventListener("click", () => show(open - 1));
-  document.getElementById("next").addEventListener("click", () => show(open + 1));
+  document.getElementById("previous").addEventListener("click", () => openSample(openIndex - 1));
+  document.getElementById("next").addEventListener("click", () => openSample(openIndex + 1));
 
-  for (const person of people) {
-    person.button.addEventListener("click", () => show(ranked.indexOf(person)));
+  for (const sample of samples) {
+    sample.button.addEventListener("click", () => openSample(sorted.indexOf(sample)));
   }
-  for (const choice of Object.values(pick)) choice?.addEventListener("change", update);
+  for (const control of Object.values(pick)) control?.addEventListener("change", update);
   const layers = section.querySelectorAll("[data-layer]");
   const setLayers = () => layers.forEach(
     box => list.classList.toggle(`without-${box.dataset.layer}`, !box.checked));
   layers.forEach(box => box.addEventListener("change", setLayers));
   pick.order.addEventListener("change", () => {
-    if (pick.order.value !== "against") return;
-    section.querySelector("[data-layer=teacher]").checked = true;  // what it is about
+    if (pick.order.value !== "disagreement") return;
+    section.querySelector("[data-layer=teacher]").checked = true;  // needed to see the disagreement
     setLayers();
   });
   section.querySelector(".controls").addEventListener("submit", event => event.preventDefault());
-  more.addEventListener("click", () => { all = true; update(); ranked[FIRST].button.focus(); });
-  setLayers();  // a browser may have kept them over a reload
+  more.addEventListener("click", () => {
+    showAll = true;
+    update();
+    sorted[INITIAL_CARDS].button.focus();
+  });
+  setLayers();  // browsers may restore checkboxes when the page is reloaded
   update();
 })();

@@ -1,4 +1,4 @@
-"""An evaluation that nobody had to train for: drawn people, and models that are off by design."""
+"""An evaluation without training: synthetic samples, and predictions with a known error."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ import pytest
 from fpd.data.datasets import load
 from fpd.data.samples import SampleSet
 from fpd.pipeline.config.recipe import apply_overrides
-from fpd.pipeline.evaluation.inference import Predicted
+from fpd.pipeline.evaluation.inference import PredictedJoints
 from fpd.pipeline.evaluation.pck import pck
 from fpd.pipeline.evaluation.report.page import render
-from fpd.pipeline.evaluation.report.scores import shares
+from fpd.pipeline.evaluation.report.scores import pck_fields
 
 NOISE = {"teacher": 0.1, "labels-only": 0.3, "student": 0.2}
-"""By how many units a joint is off, about."""
+"""Standard deviation of each model's errors, in units of length."""
 
 
-def make_samples(people: int = 40) -> SampleSet:
-    changes = ["data.reader=synthetic", f"data.synthetic.test={people}"]
-    return load(apply_overrides({}, changes).data, "test")
+def make_samples(count: int = 40) -> SampleSet:
+    overrides = ["data.reader=synthetic", f"data.synthetic.test={count}"]
+    return load(apply_overrides({}, overrides).data, "test")
 
 
-def make_predicted(samples: SampleSet, models: dict[str, float] = NOISE) -> dict[str, Predicted]:
+def make_predicted(
+    samples: SampleSet, noise: dict[str, float] = NOISE
+) -> dict[str, PredictedJoints]:
     random = np.random.default_rng(0)
     shape = samples.joints_NK2.shape
     return {
-        name: Predicted(
+        name: PredictedJoints(
             samples.joints_NK2
-            + noise * samples.normalizer_N[:, None, None] * random.standard_normal(shape),
+            + deviation * samples.normalizer_N[:, None, None] * random.standard_normal(shape),
             random.random(shape[:2]),
         )
-        for name, noise in models.items()
+        for name, deviation in noise.items()
     }
 
 
@@ -46,24 +48,25 @@ def make_record(name: str, alpha: float | None) -> dict[str, Any]:
         training["alpha"] = alpha
     if alpha:
         inputs |= {"teacher": {"sha256": "sha-of-teacher"}, "store": {"views": 3}}
-    settings = {"training": training, "geometry": {"crop_px": 64, "stride_px": 4}}
     return {
-        "identity": {"settings": settings, "inputs": inputs},
+        "model": training["model"],
+        "geometry": {"crop_px": 64, "stride_px": 4},
+        "identity": {"settings": {"training": training}, "inputs": inputs},
         "result": {"weights_sha256": f"sha-of-{name}", "seconds": 83.4, "epochs": 3},
         "device": "cpu",
     }
 
 
-def make_report(samples: SampleSet, predicted: dict[str, Predicted]) -> dict[str, Any]:
+def make_report(samples: SampleSet, predicted: dict[str, PredictedJoints]) -> dict[str, Any]:
     rows = {}
     alphas = {"teacher": None, "labels-only": 0.0}
-    for place, (name, found) in enumerate(predicted.items()):
-        score = pck(found.joints_NK2, samples.joints_NK2, samples.normalizer_N, samples.skeleton)
-        rows[name] = shares(score, samples.skeleton) | {
-            "people": len(samples),
-            "parameters": 60_000 * (place + 1),
-            "gmacs": 0.1 / (place + 1),
-            "ms_per_image": 3.0 + place,
+    for number, (name, model) in enumerate(predicted.items()):
+        score = pck(model.joints_NK2, samples.joints_NK2, samples.normalizer_N, samples.skeleton)
+        rows[name] = pck_fields(score, samples.skeleton) | {
+            "samples": len(samples),
+            "parameters": 60_000 * (number + 1),
+            "gmacs": 0.1 / (number + 1),
+            "ms_per_image": 3.0 + number,
             "record": make_record(name, alphas.get(name, 0.5)),
         }
     store = {
@@ -79,7 +82,7 @@ def make_report(samples: SampleSet, predicted: dict[str, Predicted]) -> dict[str
     return {
         "dataset": samples.fingerprint(),
         "models": rows,
-        "evaluation": {"flip": False, "scales": [1.0]},
+        "evaluation": {"flip_test": False, "scales": [1.0]},
         "store": store,
         "device": "cpu",
         "versions": {"fpd": "0"},
@@ -99,34 +102,34 @@ def samples() -> SampleSet:
 
 
 @pytest.fixture(scope="session")
-def predicted(samples: SampleSet) -> dict[str, Predicted]:
+def predicted(samples: SampleSet) -> dict[str, PredictedJoints]:
     return make_predicted(samples)
 
 
 @pytest.fixture(scope="session")
-def report(samples: SampleSet, predicted: dict[str, Predicted]) -> dict[str, Any]:
+def report(samples: SampleSet, predicted: dict[str, PredictedJoints]) -> dict[str, Any]:
     return make_report(samples, predicted)
 
 
 @pytest.fixture(scope="session")
-def page(report: dict[str, Any], samples: SampleSet, predicted: dict[str, Predicted]) -> str:
+def page(report: dict[str, Any], samples: SampleSet, predicted: dict[str, PredictedJoints]) -> str:
     return render(report, samples, predicted, {name: make_history() for name in predicted})
 
 
 @pytest.fixture(scope="session")
 def build() -> Callable[..., str]:
-    """Renders a page of drawn people: what to change of it by keyword."""
+    """Render a page of synthetic samples, with changes by keyword."""
 
     def render_page(
-        people: int = 40,
-        models: dict[str, float] = NOISE,
-        ids: Callable[[str], str] = str,
+        count: int = 40,
+        noise: dict[str, float] = NOISE,
+        rename_id: Callable[[str], str] = str,
         change: Callable[[dict[str, Any]], None] = lambda report: None,
         labeled: bool = True,
     ) -> str:
-        samples = make_samples(people)
-        samples = replace(samples, ids=tuple(map(ids, samples.ids)))
-        predicted = make_predicted(samples, models)
+        samples = make_samples(count)
+        samples = replace(samples, ids=tuple(map(rename_id, samples.ids)))
+        predicted = make_predicted(samples, noise)
         report = make_report(samples, predicted)
         change(report)
         if not labeled:

@@ -1,4 +1,4 @@
-"""The page in a real browser: by mouse, by keyboard, on a phone, in the dark, in silence."""
+"""The page in Chromium: mouse, keyboard, phone screens, dark mode, print, accessibility."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from fpd.data.samples import SampleSet
-from fpd.pipeline.evaluation.inference import Predicted
-from fpd.pipeline.evaluation.report.gallery import disagreements, measure
+from fpd.pipeline.evaluation.inference import PredictedJoints
+from fpd.pipeline.evaluation.report.gallery import disagreements, sample_errors
+
+pytestmark = pytest.mark.slow
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if CHROMIUM is None or DRIVER is None:
@@ -27,9 +29,16 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select  # noqa: E402
 
 FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--disable-dev-shm-usage", "--window-size=1280,900"),
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--window-size=1280,900",
 )
 PHONE, DESKTOP = (360, 740), (1280, 900)
 
@@ -63,7 +72,7 @@ def view(driver: webdriver.Chrome, size: tuple[int, int], scheme: str = "light")
 
 @pytest.fixture
 def opened(browser: webdriver.Chrome, url: str) -> Iterator[webdriver.Chrome]:
-    """The page, fresh; after the test nothing has been logged and nothing asked for."""
+    """The page, newly loaded; after the test, the console log is empty and no request was made."""
     for kind in ("browser", "performance"):
         browser.get_log(kind)
     view(browser, DESKTOP)
@@ -74,11 +83,11 @@ def opened(browser: webdriver.Chrome, url: str) -> Iterator[webdriver.Chrome]:
 
 
 def requests(driver: webdriver.Chrome, page: str) -> list[str]:
-    """What the page asked for; the browser's own start page may be busy still."""
+    """URLs that the page requested; requests of the browser's own start page are left out."""
     messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     urls = [params["request"]["url"] for params in sent if params["documentURL"].startswith(page)]
-    return [found.partition("#")[0] for found in urls if not found.startswith("data:")]
+    return [url.partition("#")[0] for url in urls if not url.startswith("data:")]
 
 
 def find(driver: webdriver.Chrome, selector: str) -> Any:
@@ -90,11 +99,11 @@ def texts(driver: webdriver.Chrome, selector: str) -> list[str]:
         "return [...document.querySelectorAll(arguments[0])]"
         ".filter(e => e.checkVisibility()).map(e => e.textContent.trim())"
     )
-    found: list[str] = driver.execute_script(script, selector)
-    return found
+    visible: list[str] = driver.execute_script(script, selector)
+    return visible
 
 
-def order(driver: webdriver.Chrome) -> list[str]:
+def shown_ids(driver: webdriver.Chrome) -> list[str]:
     return texts(driver, ".cards .id")
 
 
@@ -122,12 +131,12 @@ def test_columns_sort_by_mouse_and_by_keyboard(
     assert heading.get_attribute("aria-sort") is None
 
 
-def test_people_are_ordered_by_model_joint_and_rule(
-    opened: webdriver.Chrome, samples: SampleSet, predicted: dict[str, Predicted]
+def test_samples_are_sorted_by_model_joint_and_order(
+    opened: webdriver.Chrome, samples: SampleSet, predicted: dict[str, PredictedJoints]
 ) -> None:
-    measured = measure(samples, predicted)
+    measured = sample_errors(samples, predicted)
     find(opened, "#more").click()
-    shown = order(opened)
+    shown = shown_ids(opened)
     assert set(shown) <= set(samples.ids) and len(shown) > 24
 
     def expected(key_N: Any) -> list[str]:
@@ -136,10 +145,10 @@ def test_people_are_ordered_by_model_joint_and_rule(
 
     def assert_ordered(key_N: Any) -> None:
         keys = dict(zip(samples.ids, key_N, strict=True))
-        found = [keys[name] for name in order(opened)]
-        assert len(found) == len(shown)
-        assert (np.diff(found) >= -1.5e-3).all()  # the page knows three decimals
-        assert expected(key_N)[0] == order(opened)[0]
+        sorted_keys = [keys[name] for name in shown_ids(opened)]
+        assert len(sorted_keys) == len(shown)
+        assert (np.diff(sorted_keys) >= -1.5e-3).all()  # the page has three decimals
+        assert expected(key_N)[0] == shown_ids(opened)[0]
 
     assert_ordered(-measured.means["student"])
     choose(opened, "joint", "left wrist")
@@ -148,19 +157,19 @@ def test_people_are_ordered_by_model_joint_and_rule(
     worst = find(opened, ".cards li:not([hidden]) .score").text
     assert worst == f"left wrist {measured.errors['student'][:, wrist].max():.2f}"
     choose(opened, "model", "labels-only")
-    choose(opened, "order", "smallest error first")
+    choose(opened, "order", "smallest error")
     assert_ordered(measured.errors["labels-only"][:, wrist])
-    choose(opened, "order", "nearest the median first")
+    choose(opened, "order", "nearest to median")
     errors_N = measured.errors["labels-only"][:, wrist]
     assert_ordered(abs(errors_N - np.median(errors_N)))
-    choose(opened, "joint", "all: the mean")
+    choose(opened, "joint", "all (mean)")
     assert not find(opened, ".layer.teacher").is_displayed()
-    choose(opened, "order", "teacher against label")
+    choose(opened, "order", "disagreement of teacher and label")
     assert find(opened, ".cards li:first-child .layer.teacher").is_displayed()
     against = disagreements(measured.errors["teacher"], predicted["teacher"].peaks_NK)
     assert_ordered(-against.max(axis=1))
     assert texts(opened, "[role=status]") == [
-        f"{len(shown)} of {len(shown)} people: teacher against label."
+        f"{len(shown)} of {len(shown)} samples: disagreement of teacher and label."
     ]
 
 
@@ -172,17 +181,17 @@ def test_the_chosen_models_prediction_is_drawn(opened: webdriver.Chrome) -> None
     )
     assert len(set(paths)) == 3
     assert find(opened, drawn).get_attribute("d") == paths[2]  # the student, after labels-only
-    choose(opened, "order", "smallest error first")
+    choose(opened, "order", "smallest error")
     choose(opened, "model", "teacher")
     find(opened, "#more").click()
-    assert len(texts(opened, ".layer.prediction:not(.other)")) == len(order(opened))
+    assert len(texts(opened, ".layer.prediction:not(.other)")) == len(shown_ids(opened))
 
 
 @pytest.mark.parametrize("layer", ["prediction", "label", "teacher"])
 def test_layers_are_switched_by_mouse_and_by_keyboard(opened: webdriver.Chrome, layer: str) -> None:
     drawing = find(opened, f".cards li:first-child .layer.{layer}:not(.other)")
     box = find(opened, f"[data-layer={layer}]")
-    before = layer != "teacher"  # it is asked for
+    before = layer != "teacher"  # hidden at first
     assert drawing.is_displayed() == box.is_selected() == before
     box.click()
     assert drawing.is_displayed() is not before
@@ -191,34 +200,34 @@ def test_layers_are_switched_by_mouse_and_by_keyboard(opened: webdriver.Chrome, 
 
 
 def test_a_card_opens_by_enter_shows_its_errors_and_closes(
-    opened: webdriver.Chrome, samples: SampleSet, predicted: dict[str, Predicted]
+    opened: webdriver.Chrome, samples: SampleSet, predicted: dict[str, PredictedJoints]
 ) -> None:
-    names = order(opened)
+    names = shown_ids(opened)
     card = find(opened, ".cards li:first-child button")
     card.send_keys(Keys.ENTER)
     dialog = find(opened, "dialog")
     assert dialog.is_displayed()
-    assert find(opened, "#person-title").text == names[0]
-    errors_NK = measure(samples, predicted).errors["student"]
+    assert find(opened, "#sample-title").text == names[0]
+    errors_NK = sample_errors(samples, predicted).errors["student"]
     index = samples.ids.index(names[0])
     cells = texts(opened, "dialog tbody td:nth-child(4)")[1:]
     assert [float(cell.split()[0]) for cell in cells] == pytest.approx(
         errors_NK[index].tolist(), abs=0.006
     )
     assert [cell.endswith("*") for cell in cells] == (errors_NK[index] > 0.2).tolist()
-    image = find(opened, "#person-picture svg")
+    image = find(opened, "#sample-picture svg")
     assert image.size["width"] > 300 and image.accessible_name.startswith(names[0])
     find(opened, "#next").click()
-    assert find(opened, "#person-title").text == names[1]
+    assert find(opened, "#sample-title").text == names[1]
     dialog.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
-    assert find(opened, "#person-title").text not in names[:24]
+    assert find(opened, "#sample-title").text not in names[:24]
     dialog.send_keys(Keys.ESCAPE)
     assert not dialog.is_displayed()
     assert opened.switch_to.active_element == card
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_scrolls_down_only(opened: webdriver.Chrome, scheme: str) -> None:
+def test_a_phone_scrolls_vertically_only(opened: webdriver.Chrome, scheme: str) -> None:
     view(opened, PHONE, scheme)
     opened.execute_script("document.querySelectorAll('details').forEach(e => e.open = true)")
     assert opened.execute_script("return document.documentElement.scrollWidth") == 360
@@ -233,7 +242,7 @@ def test_a_phone_scrolls_down_only(opened: webdriver.Chrome, scheme: str) -> Non
 
 
 def luminance(color: str) -> float:
-    """WCAG 2.2's relative luminance of `rgb(r, g, b)`."""
+    """Relative luminance of `rgb(r, g, b)`, as WCAG 2.2 defines it."""
     shares = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
     linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
     return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
@@ -245,7 +254,7 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize(("scheme", "media"), [("light", ""), ("dark", ""), ("dark", "print")])
-def test_contrast_is_enough_in_both_schemes_and_in_print(
+def test_contrast_is_sufficient_in_both_schemes_and_in_print(
     opened: webdriver.Chrome, scheme: str, media: str
 ) -> None:
     features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -272,7 +281,7 @@ def test_contrast_is_enough_in_both_schemes_and_in_print(
 NAMED = {"button", "combobox", "checkbox", "image", "link", "table", "region", "dialog", "group"}
 
 
-def test_everything_to_use_or_to_look_at_has_a_name(opened: webdriver.Chrome) -> None:
+def test_controls_and_images_have_accessible_names(opened: webdriver.Chrome) -> None:
     opened.execute_script("document.querySelectorAll('details').forEach(e => e.open = true)")
     nodes = opened.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     roles: dict[str, list[str]] = {}
@@ -291,7 +300,7 @@ def test_everything_to_use_or_to_look_at_has_a_name(opened: webdriver.Chrome) ->
     assert find(opened, "html").get_attribute("lang") == "en"
 
 
-def test_the_keyboard_reaches_everything_and_shows_where_it_is(
+def test_the_keyboard_reaches_all_controls_with_a_visible_focus(
     opened: webdriver.Chrome,
 ) -> None:
     script = (
@@ -310,7 +319,7 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(
     assert at_cards
 
 
-def test_names_of_users_run_nothing(
+def test_names_of_users_run_no_script(
     browser: webdriver.Chrome, build: Callable[..., str], tmp_path: Path
 ) -> None:
     evil = "</script><script>hacked=1</script><img src=x onerror=hacked=1>"
@@ -318,9 +327,9 @@ def test_names_of_users_run_nothing(
     path.write_text(build(6, {"teacher": 0.1, evil: 0.2}, lambda name: name + evil), "utf-8")
     browser.get(path.as_uri())
     find(browser, ".cards button").send_keys(Keys.ENTER)
-    assert find(browser, "#person-title").text.endswith(evil)
+    assert find(browser, "#sample-title").text.endswith(evil)
     assert browser.execute_script("return typeof hacked") == "undefined"
-    # And were something to come through, the policy would stop it.
+    # The content security policy also blocks markup that is inserted later.
     browser.execute_script(
         "document.body.append(document.createRange().createContextualFragment(arguments[0]))", evil
     )
@@ -328,7 +337,7 @@ def test_names_of_users_run_nothing(
     assert "Content Security Policy" in browser.get_log("browser")[0]["message"]
 
 
-def test_without_scripts_everyone_is_there(browser: webdriver.Chrome, url: str) -> None:
+def test_without_scripts_all_samples_are_shown(browser: webdriver.Chrome, url: str) -> None:
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         browser.get(url)

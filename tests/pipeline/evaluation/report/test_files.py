@@ -1,4 +1,4 @@
-"""Predictions that others can read, histories that may be damaged."""
+"""Prediction files are written and read back; damaged histories are read in part."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ from typing import Any
 import numpy as np
 
 from fpd.data.samples import SampleSet
-from fpd.pipeline.evaluation.inference import Predicted
+from fpd.pipeline.evaluation.inference import PredictedJoints
 from fpd.pipeline.evaluation.predictions import read_predictions
 from fpd.pipeline.evaluation.report.files import read_history, write_predictions
 
 
-def test_predictions_come_back_as_they_were(
-    tmp_path: Path, report: dict[str, Any], samples: SampleSet, predicted: dict[str, Predicted]
+def test_predictions_read_back_equal(
+    tmp_path: Path,
+    report: dict[str, Any],
+    samples: SampleSet,
+    predicted: dict[str, PredictedJoints],
 ) -> None:
     joints = predicted["student"].joints_NK2.copy()
     joints[1, 3] = [np.inf, 4.0]
-    found = {**predicted, "student": replace(predicted["student"], joints_NK2=joints)}
+    changed = {**predicted, "student": replace(predicted["student"], joints_NK2=joints)}
     paths = {name: tmp_path / f"{name}.json" for name in predicted}
-    write_predictions(paths, report, samples, found)
-    back = read_predictions(tmp_path / "student.json", {len(samples)}, 14)
+    write_predictions(paths, report, samples, changed)
+    file = read_predictions(tmp_path / "student.json", {len(samples)}, 14)
     joints[1, 3, 0] = np.nan
-    np.testing.assert_array_equal(back.joints_NK2, joints)
+    np.testing.assert_array_equal(file.joints_NK2, joints)
     content = json.loads((tmp_path / "student.json").read_text())
     assert content["ids"] == list(samples.ids)
     assert content["weights_sha256"] == "sha-of-student"
     np.testing.assert_array_equal(content["peaks"], predicted["student"].peaks_NK)
 
 
-def test_damaged_lines_of_a_history_are_left_out(tmp_path: Path) -> None:
+def test_damaged_lines_of_a_history_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"epoch": 1}\n{"epoch": \n[3]\n\xff\n{"epoch": 2, "loss": 1.5}\n')
     assert read_history(path) == [{"epoch": 1}, {"epoch": 2, "loss": 1.5}]

@@ -1,4 +1,4 @@
-"""Sweeps side by side: the right means and spreads, and failures that do not hide."""
+"""Summaries of sweeps: means, standard deviations, and failures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RUNS = [
 SWEEP = {"runs": RUNS, "points": summarize(RUNS)}
 
 
-def test_means_and_sample_deviations() -> None:
+def test_spreads_are_means_and_sample_deviations() -> None:
     # 40 and 42: a mean of 41, and a deviation of sqrt(2) with n - 1 = 1.
     assert spread([0.40, 0.42]) == "41.0 ± 1.4"
     assert spread([0.5]) == "50.0"
@@ -51,7 +51,7 @@ def test_each_point_has_its_runs_and_its_failures() -> None:
     assert (wrong["pck"], wrong["runs"], wrong["parameters"]) == ([], 0, None)
 
 
-def test_the_table_has_a_line_a_point_and_a_line_a_failure() -> None:
+def test_the_table_has_a_line_for_each_point_and_each_failure() -> None:
     header, plain, half, wrong, *failures = table(SWEEP).splitlines()
     assert header.split()[:3] == ["student", "runs", "PCK"]
     assert plain.split()[:5] == ["alpha=0", "2", "41.0", "±", "1.4"]
@@ -65,22 +65,22 @@ def test_the_table_has_a_line_a_point_and_a_line_a_failure() -> None:
     ]
 
 
-def test_the_pages_table_is_markdown() -> None:
+def test_the_markdown_table_has_a_row_for_each_point() -> None:
     lines = markdown({"points": summarize([run("a|b", 0, 0.4)])}).splitlines()
     assert lines[2].startswith("| a/b | 1 | 40.0 | 20.0 |")
     assert len({line.count("|") for line in lines}) == 1
 
 
-def test_the_best_has_the_highest_mean() -> None:
+def test_the_best_point_has_the_highest_mean() -> None:
     assert best(SWEEP) == "alpha=0.5"
     assert best({"points": summarize(RUNS[-1:])}) is None
 
 
-ODD = {"points": summarize([run("costs $5 or $", 0, 0.4), run(r"$\frac$", 0, 0.4)])}
+ODD_NAMES = {"points": summarize([run("costs $5 or $", 0, 0.4), run(r"$\frac$", 0, 0.4)])}
 
 
-@pytest.mark.parametrize("sweep", [SWEEP, {"points": summarize(RUNS[-1:])}, ODD])
-def test_the_picture_is_a_picture(tmp_path: Path, sweep: dict[str, Any]) -> None:
+@pytest.mark.parametrize("sweep", [SWEEP, {"points": summarize(RUNS[-1:])}, ODD_NAMES])
+def test_the_plot_is_a_png(tmp_path: Path, sweep: dict[str, Any]) -> None:
     draw(sweep, tmp_path / "sweep.png")
     image = cv2.imread(str(tmp_path / "sweep.png"))
     assert image.std() > 10

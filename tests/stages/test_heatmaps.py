@@ -1,6 +1,6 @@
-"""Killed at any moment, out of disk, locked out: what was complete stays, and the rest is made.
+"""`fpd cache-heatmaps` after kills, full disks and signals: finished shards stay, the rest is made.
 
-Every store that was disturbed must end byte for byte as the one that never was.
+Every disturbed store must end byte for byte as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -25,15 +25,22 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-import fpd.pipeline.caching.fill as caching
 from fpd.cli import main
 from fpd.data.samples import SampleSet
+from fpd.pipeline.caching import fill
 from fpd.pipeline.config.recipe import Recipe
 from fpd.pipeline.runtime.interrupt import Interrupted
-from fpd.pipeline.store import Shard, StoreReader, StoreWriter, coverage, files_at, read_manifest
+from fpd.pipeline.store import (
+    Shard,
+    StoreReader,
+    StoreWriter,
+    coverage,
+    open_storage,
+    read_manifest,
+)
 from fpd.pipeline.store.coverage import read_receipt
 from fpd.pipeline.store.manifest import stored_layout
-from fpd.pipeline.store.storage import LocalFiles
+from fpd.pipeline.store.storage import LocalStorage
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import heatmaps
 
@@ -42,7 +49,7 @@ KILLED = -signal.SIGKILL
 
 
 def content(path: Path) -> dict[str, bytes]:
-    """Every file below a folder, half-written ones too."""
+    """Every file below a folder, partly written ones too."""
     return {str(f.relative_to(path)): f.read_bytes() for f in path.rglob("*") if f.is_file()}
 
 
@@ -51,7 +58,7 @@ def fpd(*arguments: str | Path) -> Result:
 
 
 def in_child(job: Callable[[], object], kill_after_s: float | None = None) -> int:
-    """Run a job in a forked process; its exit status, negative for the signal that ended it."""
+    """Run a job in a forked process; its exit code, negative for the signal that ended it."""
     child = os.fork()
     if child == 0:
         try:
@@ -69,29 +76,29 @@ def in_child(job: Callable[[], object], kill_after_s: float | None = None) -> in
 
 @pytest.fixture(scope="module")
 def shards(toy_work: Path) -> list[Shard]:
-    """The shards of the toy store, as they were given to the writer that made it."""
-    files = files_at(toy_work / "heatmaps.zarr")
+    """The shards of the toy store, as its writer was given them."""
+    files = open_storage(toy_work / "heatmaps.zarr")
     layout = stored_layout(files)
-    reader, found = StoreReader(files, layout), []
+    reader, shards = StoreReader(files, layout), []
     for view, shard in layout.tasks():
         receipt = read_receipt(files, view, shard)
         assert receipt is not None
-        cells = [reader.read(view, index) for index in layout.rows(shard)]
-        columns = [np.stack([cell[i] for cell in cells]) for i in range(4)]
-        found.append(Shard(view, shard, *columns, receipt["encoding_error"], receipt["canaries"]))
-    return found
+        views = [reader.read(view, index) for index in layout.rows(shard)]
+        columns = [np.stack([cached[i] for cached in views]) for i in range(4)]
+        shards.append(Shard(view, shard, *columns, receipt["encoding_error"], receipt["canaries"]))
+    return shards
 
 
 @pytest.fixture
 def write_all(
     toy_work: Path, shards: list[Shard], toy_samples: SampleSet
 ) -> Callable[[Path], None]:
-    """What `fpd cache-heatmaps` does, with a teacher that answers at once."""
-    manifest = read_manifest(files_at(toy_work / "heatmaps.zarr"))
+    """Writes a store as `fpd cache-heatmaps` does, with heatmaps that are known already."""
+    manifest = read_manifest(open_storage(toy_work / "heatmaps.zarr"))
     fresh = {key: value for key, value in manifest.items() if key != "encoding_error"}
 
     def write(path: Path) -> None:
-        files = files_at(path)
+        files = open_storage(path)
         with files.locked():
             writer = StoreWriter(files, fresh, 2, path.parent, samples=toy_samples)
             missing = writer.coverage().missing
@@ -103,20 +110,20 @@ def write_all(
     return write
 
 
-def check_nothing_torn(store: Path, whole: dict[str, bytes]) -> None:
-    """Whatever bears its final name is all there; the manifest's last entry comes last."""
-    for name, found in content(store).items():
-        half_written = name.endswith((".tmp", ".partial"))
-        assert half_written or found == whole[name] or name == "zarr.json", name
+def check_files_are_complete(store: Path, undisturbed: dict[str, bytes]) -> None:
+    """Every file under its final name is complete."""
+    for name, written in content(store).items():
+        temporary = name.endswith((".tmp", ".partial"))
+        assert temporary or written == undisturbed[name] or name == "zarr.json", name
         if name == "zarr.json":
-            json.loads(found)
+            json.loads(written)  # its totals change
 
 
 CHANGES = {"open", "os.rename", "os.remove", "os.mkdir"}
 
 
 def die_at(change: int, store: Path) -> None:
-    """SIGKILL this process when it is about to change or open the store's files for that time."""
+    """SIGKILL this process at its change number `change` of the store's files."""
     count = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -129,13 +136,14 @@ def die_at(change: int, store: Path) -> None:
     sys.addaudithook(hook)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [1, 4, 8])
-def test_killed_between_any_two_changes_and_taken_up_again(
+def test_resumes_after_a_kill_between_any_two_changes(
     write_all: Callable[[Path], None], toy_work: Path, tmp_path: Path, first: int
 ) -> None:
-    """Killed at change `first`, the next one 11 changes further on, and so on to the end."""
-    whole, store = content(toy_work / "heatmaps.zarr"), tmp_path / "heatmaps.zarr"
-    layout = stored_layout(files_at(toy_work / "heatmaps.zarr"))
+    """The first process is killed at change `first`, the next one 11 changes later, and so on."""
+    undisturbed, store = content(toy_work / "heatmaps.zarr"), tmp_path / "heatmaps.zarr"
+    layout = stored_layout(open_storage(toy_work / "heatmaps.zarr"))
     change, complete = first, 0
 
     def job() -> None:
@@ -143,34 +151,36 @@ def test_killed_between_any_two_changes_and_taken_up_again(
         write_all(store)
 
     while in_child(job) == KILLED:
-        check_nothing_torn(store, whole)
-        now = len(coverage(files_at(store), layout).receipts)
+        check_files_are_complete(store, undisturbed)
+        now = len(coverage(open_storage(store), layout).receipts)
         assert now >= complete
         complete = now
         change += 11
     assert complete > 0
-    assert content(store) == whole
+    assert content(store) == undisturbed
 
 
-def test_killed_at_random_moments_and_taken_up_again(
+@pytest.mark.slow
+def test_resumes_after_kills_at_random_moments(
     write_all: Callable[[Path], None], toy_work: Path, tmp_path: Path
 ) -> None:
-    """By the clock, so in the middle of changes too; where exactly does not matter."""
-    whole, store = content(toy_work / "heatmaps.zarr"), tmp_path / "heatmaps.zarr"
+    """By the clock: in the middle of changes too."""
+    undisturbed, store = content(toy_work / "heatmaps.zarr"), tmp_path / "heatmaps.zarr"
     start = time.perf_counter()
     write_all(tmp_path / "other.zarr")
     took, moments = time.perf_counter() - start, random.Random(0)
     for _ in range(6):
         in_child(lambda: write_all(store), kill_after_s=moments.random() * took / 2)
         if store.exists():
-            check_nothing_torn(store, whole)
+            check_files_are_complete(store, undisturbed)
     assert in_child(lambda: write_all(store)) == 0
-    assert content(store) == whole
+    assert content(store) == undisturbed
 
 
-def test_the_command_killed_and_given_again(toy_work: Path, work: WorkDir) -> None:
-    """For real: an interpreter of its own, with a loader's process that outlives it a while."""
-    whole = content(work.store)
+@pytest.mark.slow
+def test_the_command_resumes_after_a_kill(toy_work: Path, work: WorkDir) -> None:
+    """In an interpreter of its own, with a loader process that outlives it for a while."""
+    undisturbed = content(work.store)
     shutil.rmtree(work.store)
     arguments = [sys.executable, "-m", "fpd", "cache-heatmaps", "-w", str(work.root)]
     arguments += ["--set", "loader.workers=1"]
@@ -181,15 +191,18 @@ def test_the_command_killed_and_given_again(toy_work: Path, work: WorkDir) -> No
         time.sleep(0.002)
     process.kill()
     process.communicate()
-    check_nothing_torn(work.store, whole | content(work.store / "zarr.json"))
+    check_files_are_complete(work.store, undisturbed | content(work.store / "zarr.json"))
     again = fpd("cache-heatmaps", "-w", work.root)
     assert again.exit_code == 0, again.output
-    assert content(work.store) == whole
+    assert content(work.store) == undisturbed
 
 
-def test_killed_while_a_store_is_overwritten(work: WorkDir, toy_recipe: Recipe) -> None:
-    """A store that is half removed must not stand in its successor's way."""
-    whole = content(work.store)
+@pytest.mark.slow
+def test_resumes_after_a_kill_while_a_store_is_overwritten(
+    work: WorkDir, toy_recipe: Recipe
+) -> None:
+    """A partly removed store does not hinder the new one."""
+    undisturbed = content(work.store)
 
     def job() -> None:
         removed = 0
@@ -207,17 +220,17 @@ def test_killed_while_a_store_is_overwritten(work: WorkDir, toy_recipe: Recipe) 
     assert in_child(job) == KILLED
     again = fpd("cache-heatmaps", "-w", work.root)
     assert again.exit_code == 0, again.output
-    assert content(work.store) == whole
+    assert content(work.store) == undisturbed
     assert not list(work.root.glob(".heatmaps.zarr.removed"))
 
 
-# Full disks and stores that cannot be written to
+# Full disks and read-only stores
 
 
 def fail_writing(
     monkeypatch: pytest.MonkeyPatch, number: int, *, part: str, after: int = 0
 ) -> None:
-    """Have writing below a folder of that name fail, `after` so many bytes."""
+    """Make writing to paths that contain `part` fail, `after` so many bytes."""
     write_as_usual = Path.write_bytes
 
     def write(self: Path, data: bytes) -> int:
@@ -230,12 +243,11 @@ def fail_writing(
     monkeypatch.setattr(Path, "write_bytes", write)
 
 
-@pytest.mark.parametrize("after", [0, 20])
-@pytest.mark.parametrize("part", ["heatmaps/c/1", "peaks/c/0/2", "receipts/0"])
-def test_a_full_disk_is_said_and_the_same_command_goes_on(
+@pytest.mark.parametrize(("part", "after"), [("heatmaps/c/1", 20), ("receipts/0", 0)])
+def test_a_full_disk_is_reported_and_the_same_command_resumes(
     work: WorkDir, part: str, after: int
 ) -> None:
-    whole = content(work.store)
+    undisturbed = content(work.store)
     shutil.rmtree(work.store)
     with pytest.MonkeyPatch.context() as patched:
         fail_writing(patched, errno.ENOSPC, part=part, after=after)
@@ -243,36 +255,36 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(
     assert full.exit_code == 1
     assert "No space left on device" in full.output
     assert str(work.store) in full.output
-    assert "the same command goes on" in full.output
-    check_nothing_torn(work.store, whole)
+    assert "same command" in full.output
+    check_files_are_complete(work.store, undisturbed)
     assert not list(work.store.rglob("*.tmp"))
     assert fpd("cache-heatmaps", "-w", work.root).exit_code == 0
-    assert content(work.store) == whole
+    assert content(work.store) == undisturbed
 
 
-def test_a_full_disk_loses_no_shard_that_was_complete(
+def test_a_full_disk_loses_no_complete_shard(
     work: WorkDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One shard cannot be written: those before and after it are there."""
+    """One shard cannot be written: those before and after it are."""
     shutil.rmtree(work.store)
     fail_writing(monkeypatch, errno.ENOSPC, part="steps/c/0/1")
     assert fpd("cache-heatmaps", "-w", work.root).exit_code == 1
-    files = files_at(work.store)
-    found = coverage(files, stored_layout(files))
-    assert (0, 1) in found.missing
-    assert [receipt["shard"] for receipt in found.receipts][:2] == [0, 2]
+    files = open_storage(work.store)
+    present = coverage(files, stored_layout(files))
+    assert (0, 1) in present.missing
+    assert [receipt["shard"] for receipt in present.receipts][:2] == [0, 2]
 
 
-def test_a_read_only_store_is_said_and_left_as_it_was(
+def test_a_read_only_store_is_reported_and_not_changed(
     work: WorkDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (work.store / "heatmaps/receipts/1/0.json").unlink()
     before = content(work.store)
     fail_writing(monkeypatch, errno.EROFS, part="heatmaps.zarr/")
-    found = fpd("cache-heatmaps", "-w", work.root)
-    assert found.exit_code == 1
-    assert "Read-only file system" in found.output
-    assert str(work.store) in found.output
+    result = fpd("cache-heatmaps", "-w", work.root)
+    assert result.exit_code == 1
+    assert "Read-only file system" in result.output
+    assert str(work.store) in result.output
     assert content(work.store) == before
 
 
@@ -284,9 +296,9 @@ def test_a_read_only_store_can_be_verified(work: WorkDir, monkeypatch: pytest.Mo
 # Two writers
 
 
-def test_a_second_writer_is_told_who_the_first_is(work: WorkDir, toy_recipe: Recipe) -> None:
+def test_a_second_writer_is_refused_naming_the_first(work: WorkDir, toy_recipe: Recipe) -> None:
     before = content(work.store)
-    with files_at(work.store).locked():
+    with open_storage(work.store).locked():
         for command in (["cache-heatmaps", "--overwrite"], ["verify-cache", "--deep", "--repair"]):
             (work.store / "heatmaps/receipts/1/2.json").unlink(missing_ok=True)
             second = fpd(*command, "-w", work.root)
@@ -297,13 +309,14 @@ def test_a_second_writer_is_told_who_the_first_is(work: WorkDir, toy_recipe: Rec
     assert content(work.store) == before
 
 
-def test_a_killed_writers_lock_goes_with_it_though_its_loaders_live(tmp_path: Path) -> None:
-    files = LocalFiles(tmp_path / "heatmaps.zarr")
+@pytest.mark.slow
+def test_a_killed_writers_lock_is_released_though_its_loaders_live(tmp_path: Path) -> None:
+    files = LocalStorage(tmp_path / "heatmaps.zarr")
     ready, go = os.pipe(), os.pipe()
 
     def writer() -> NoReturn:
         with files.locked():
-            if os.fork() == 0:  # as a loader's process
+            if os.fork() == 0:  # as a loader process
                 os.write(ready[1], b"1")
                 os.read(go[0], 1)
                 os._exit(0)
@@ -317,46 +330,47 @@ def test_a_killed_writers_lock_goes_with_it_though_its_loaders_live(tmp_path: Pa
     os.write(go[1], b"1")
 
 
-def test_a_fork_does_not_let_go_of_its_parents_lock(tmp_path: Path) -> None:
-    files = LocalFiles(tmp_path / "heatmaps.zarr")
+@pytest.mark.slow
+def test_a_forks_end_does_not_release_its_parents_lock(tmp_path: Path) -> None:
+    files = LocalStorage(tmp_path / "heatmaps.zarr")
     with files.locked():
         assert in_child(lambda: None) == 0
         with (tmp_path / ".heatmaps.zarr.lock").open() as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-# Interrupted
+# Interruptions
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Interrupted("stopped")])
-def test_shards_in_flight_are_written_when_it_is_interrupted(
+def test_shards_in_flight_are_written_after_an_interruption(
     work: WorkDir,
     toy_recipe: Recipe,
     monkeypatch: pytest.MonkeyPatch,
     error: BaseException,
 ) -> None:
-    """Three shards are answered, none is written yet when the interruption comes."""
-    whole = content(work.store)
+    """It comes after the heatmaps of three shards, before the first of them is written."""
+    undisturbed = content(work.store)
     shutil.rmtree(work.store)
-    answers_as_usual, write_as_usual = caching.answers, StoreWriter.write
+    encode_as_usual, write_as_usual = fill.encode_batches, StoreWriter.write
 
     def interrupted(*arguments: Any) -> Any:
-        for count, said in enumerate(answers_as_usual(*arguments)):
+        for count, batch in enumerate(encode_as_usual(*arguments)):
             if count == 2:
                 raise error
-            yield said
+            yield batch
 
     def slow(self: StoreWriter, shard: Shard) -> None:
         time.sleep(0.2)
         write_as_usual(self, shard)
 
     with monkeypatch.context() as patched:
-        patched.setattr(caching, "answers", interrupted)
+        patched.setattr(fill, "encode_batches", interrupted)
         patched.setattr(StoreWriter, "write", slow)
         with pytest.raises(type(error)):
             heatmaps.run(work, toy_recipe, CPU)
-    files = files_at(work.store)
-    found = coverage(files, replace(stored_layout(files), views=1))
-    assert [receipt["shard"] for receipt in found.receipts] == [0, 1]
+    files = open_storage(work.store)
+    present = coverage(files, replace(stored_layout(files), views=1))
+    assert [receipt["shard"] for receipt in present.receipts] == [0, 1]
     heatmaps.run(work, toy_recipe, CPU)
-    assert content(work.store) == whole
+    assert content(work.store) == undisturbed

@@ -1,0 +1,25 @@
+"""The text that `fpd cache-heatmaps` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...pipeline.runtime.text import format_bytes, pluralize
+
+
+def describe(report: dict[str, Any]) -> str:
+    """Size and encoding error of the store, in one line.
+
+    Args:
+        report: what `stages.heatmaps.run` returns.
+    """
+    error = report["encoding_error"]
+    ratio = report["float16_bytes"] / report["bytes"]
+    return (
+        f"heatmaps: {pluralize(report['views'], 'view')} of "
+        f"{pluralize(report['samples'], 'sample')}, {format_bytes(report['bytes'])} "
+        f"({report['bytes_per_view']:.0f} bytes a view; raw float16: "
+        f"{format_bytes(report['float16_bytes'])}, {ratio:.0f} x); "
+        f"encoding error: at most {100 * error['max_error']:.2g} % of a peak, decoded joints "
+        f"displaced by {error['mean_displacement_px']:.3f} heatmap pixels on average"
+    )

@@ -1,0 +1,19 @@
+"""The text that `fpd predict` prints."""
+
+from __future__ import annotations
+
+from ...pipeline.runtime.text import pluralize
+from ...stages.predict import PredictRequest, PredictResult
+
+
+def describe(result: PredictResult, request: PredictRequest) -> str:
+    """How many people were predicted, and which images and boxes had no counterpart."""
+    people = pluralize(result.people, "person", "people")
+    lines = [f"predicted {people} on {pluralize(result.images, 'image')}: written to {request.out}"]
+    if result.images_without_box or result.boxes_without_image:
+        lines.append(
+            f"skipped: {pluralize(result.images_without_box, 'image')} without a box in "
+            f"{request.boxes}, {pluralize(result.boxes_without_image, 'box', 'boxes')} of images "
+            "that were not given"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,206 @@
+"""What is missing of a store, and whether it fits on the disk."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Container
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from zarr.storage import MemoryStore
+
+from ...data.samples import SampleSet
+from ..config.recipe import Recipe
+from ..runtime.text import format_bytes
+from ..store import (
+    Coverage,
+    Layout,
+    Storage,
+    check_manifest,
+    coverage,
+    layout_of,
+    open_storage,
+    read_manifest,
+    served_layout,
+    stored_layout,
+)
+from ..store.manifest import Manifest, with_added
+from ..store.schema import create_arrays, specs
+from ..teachers import HeatmapSource
+from ..workdir import WorkDir
+from .pilot import Sizes, Stopwatch, encode_all, measure_sizes, pilot_keys
+
+RECEIPT_BYTES = 4096
+"""A receipt takes 3 to 4 kB, most of it for the thumbnails of its canaries."""
+
+
+@dataclass(frozen=True)
+class MissingParts:
+    """What is missing of a store.
+
+    Attributes:
+        samples: number of views of single samples.
+        shards: number of shards.
+    """
+
+    samples: int
+    shards: int
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """What exists of a store.
+
+    Attributes:
+        coverage: of the view numbers that the store has room for.
+        bytes: size of all files of the store.
+        freed_bytes: size of the old store that will be removed first.
+    """
+
+    coverage: Coverage
+    bytes: int
+    freed_bytes: int = 0
+
+    @property
+    def layout(self) -> Layout:
+        return self.coverage.layout
+
+    def missing(self, views: int, only_views: Container[int] | None = None) -> MissingParts:
+        """What is missing of the first `views` view numbers, or of some of them."""
+        numbers = {v for v in range(views) if only_views is None or v in only_views}
+        missing_shards = [shard for view, shard in self.coverage.missing if view in numbers]
+        new_views = sum(view >= self.layout.views for view in numbers)
+        return MissingParts(
+            samples=sum(len(self.layout.rows(shard)) for shard in missing_shards)
+            + new_views * self.layout.samples,
+            shards=len(missing_shards) + new_views * self.layout.shards,
+        )
+
+
+def inspect_existing(
+    storage: Storage,
+    manifest: Manifest,
+    samples: SampleSet,
+    work_options: str,
+    *,
+    overwrite: bool = False,
+) -> StoreStatus:
+    """Inspect what exists of the store that a manifest describes.
+
+    Args:
+        work_options: what follows `-w` in the commands of messages.
+        overwrite: the existing store will be removed.
+
+    Raises:
+        ValueError: the existing store was made for another run.
+    """
+    existing_bytes = sum(storage.sizes("").values()) if storage.exists() else 0
+    if overwrite or not existing_bytes:
+        layout = layout_of(manifest, 1)
+        return StoreStatus(Coverage(layout, layout.tasks(), []), 0, freed_bytes=existing_bytes)
+    extended = with_added(manifest, read_manifest(storage), samples)
+    check_manifest(storage, manifest, extended, work_options)
+    layout = served_layout(manifest, extended, stored_layout(storage).views)
+    return StoreStatus(coverage(storage, layout), existing_bytes)
+
+
+def added_bytes(missing: MissingParts, sizes: Sizes, layout: Layout) -> int:
+    """Bytes that writing the missing parts adds to a store."""
+    padding_rows = missing.shards * layout.shard_samples - missing.samples
+    return round(
+        missing.samples * sizes.view + padding_rows * sizes.padding + missing.shards * sizes.receipt
+    )
+
+
+def upper_bound_sizes(layout: Layout) -> Sizes:
+    """The sizes if nothing can be compressed, padding included."""
+    arrays = specs(layout.joints, layout.heatmap_px).values()
+    raw_bytes = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in arrays)
+    view_bytes = 1.01 * raw_bytes + 256  # an incompressible frame is a little longer than its data
+    return Sizes(view_bytes, view_bytes, RECEIPT_BYTES)
+
+
+def stored_sizes(stored: Coverage) -> Sizes:
+    """The sizes of a store's complete shards; that of a view includes its share of the padding."""
+    return Sizes(stored.bytes() / stored.samples(), 0, RECEIPT_BYTES)
+
+
+def empty_store_bytes(layout: Layout, manifest: Manifest) -> int:
+    """Size of a new store's metadata and basis."""
+    objects: dict[str, Any] = {}
+    create_arrays(MemoryStore(objects), layout)
+    return sum(map(len, objects.values())) + len(json.dumps(manifest, indent=2))
+
+
+def free_bytes(storage: Storage) -> int | None:
+    """Free space on the disk of a store; None: unknown, as it is behind a URL."""
+    if not storage.is_local:
+        return None
+    path = Path(str(storage)).absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def check_space(
+    work: WorkDir,
+    recipe: Recipe,
+    samples: SampleSet,
+    manifest: Manifest,
+    source: HeatmapSource,
+    device: torch.device,
+    *,
+    overwrite: bool = False,
+    only_views: Container[int] | None = None,
+) -> None:
+    """Check, before the first byte is written or removed, that the disk has enough space.
+
+    An upper bound from the arrays' shapes mostly settles it. Otherwise, the sizes of existing
+    shards are used, or, for a new store, those of one batch that the teacher is run on.
+
+    Raises:
+        ValueError: there is too little space; the message says what is needed, and what helps.
+    """
+    storage = open_storage(work.store_location(recipe))
+    free = free_bytes(storage)
+    if free is None:
+        return
+    work_options = work.command_options(recipe)
+    status = inspect_existing(storage, manifest, samples, work_options, overwrite=overwrite)
+    missing, layout = status.missing(recipe.store.views, only_views), status.layout
+    free += status.freed_bytes
+    if added_bytes(missing, upper_bound_sizes(layout), layout) <= free:
+        return
+    if status.coverage.receipts:
+        sizes = stored_sizes(status.coverage)
+    else:
+        one_batch = pilot_keys(len(samples), recipe.store.batch_size)[:1]
+        stopwatch = Stopwatch(device)
+        predictor = source.predictor(device)
+        joined = encode_all(predictor, recipe, samples, device, one_batch, stopwatch)
+        sizes, _ = measure_sizes(joined, layout, stopwatch)
+    check_fits(storage, added_bytes(missing, sizes, layout), free, work_options)
+
+
+def check_fits(storage: Storage, needed_bytes: int, free: int | None, work_options: str) -> None:
+    """Check that a number of bytes fits into the free space.
+
+    Args:
+        free: in bytes; None: unknown, in which case nothing is checked.
+        work_options: what follows `-w` in the commands of messages.
+
+    Raises:
+        ValueError: it does not; the message says what is needed, and what helps.
+    """
+    if free is not None and needed_bytes > free:
+        raise ValueError(
+            f"expected {format_bytes(needed_bytes)} of free space for {storage}, found "
+            f"{format_bytes(free)}: choose fewer views (`fpd cache-heatmaps -w {work_options} "
+            "--plan` shows what they take, --budget SIZE chooses them), a larger store.max_error, "
+            "or another location with --store"
+        )

@@ -1,0 +1,80 @@
+"""Validation errors of settings, described in one line, by the keys that `--set` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from ..models.networks import MODELS
+
+Location = tuple[int | str, ...]
+"""Pydantic's path to a value. The kind of network follows `model`: ("teacher", "model", "timm")."""
+
+
+def describe(error: ValidationError, settings: type[BaseModel], prefix: str = "") -> str:
+    """Describe all errors in one line, with a suggestion for each misspelled key.
+
+    Args:
+        settings: the class that was validated.
+        prefix: of the keys of its settings, such as "students.small."
+    """
+    texts = []
+    for item in error.errors():
+        location, message = item["loc"], item["msg"]
+        key = prefix + ".".join(_key_parts(location))
+        if item["type"] == "extra_forbidden":
+            known = _keys_at(settings, location[:-1])
+            siblings = [f"{key.rpartition('.')[0]}.{name}".lstrip(".") for name in known]
+            texts.append(f"{key}: there is no such setting{did_you_mean(key, siblings)}")
+        elif item["type"] == "union_tag_invalid":
+            name = item["ctx"]["tag"]
+            hint = did_you_mean(name, MODELS)
+            texts.append(f"{key}.name: expected {' or '.join(MODELS)}, got {name!r}{hint}")
+        elif item["type"] == "value_error":  # of our own validators, which give the value found
+            text = message.removeprefix("Value error, ")
+            texts.append(f"{key}: {text}" if key else text)
+        else:
+            texts.append(f"{key}: {message[0].lower()}{message[1:]} (got {item['input']!r:.80})")
+    return "; ".join(texts)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Suggest the most similar of the known names: "; did you mean `alpha`?", or ""."""
+    # Dotted keys share all but their last part, which alone decides.
+    by_last_part = {candidate.rpartition(".")[2]: candidate for candidate in known}
+    matches = get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
+    return f"; did you mean `{by_last_part[matches[0]]}`?" if matches else ""
+
+
+def _key_parts(location: Location) -> Iterator[str]:
+    """The parts of a setting's dotted key: its location without the kind of network."""
+    previous: int | str = ""
+    for part in location:
+        if not (previous == "model" and part in MODELS):
+            yield str(part)
+        previous = part
+
+
+def _keys_at(settings: type[BaseModel], location: Location) -> list[str]:
+    """The keys that the settings at a location have."""
+    classes = [settings]
+    for part in location:
+        if part in MODELS:
+            names = {c: get_args(c.model_fields["name"].annotation) for c in classes}
+            classes = [c for c in classes if part in names[c]]
+        else:
+            fields = [c.model_fields[part] for c in classes if part in c.model_fields]
+            classes = [inner for field in fields for inner in _classes_in(field.annotation)]
+    return [key for c in classes for key in c.model_fields]
+
+
+def _classes_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The settings' classes that an annotation, such as a union of networks, consists of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    else:
+        for argument in get_args(annotation):
+            yield from _classes_in(argument)

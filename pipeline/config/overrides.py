@@ -1,0 +1,79 @@
+"""Trees of settings: parsed from TOML and from the options `--set` and `--grid`, and merged."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from ..models.networks import DEFAULT_MODEL, MODELS
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` updated with `changes`, table by table.
+
+    A table for another kind of network replaces the one in `base`, whose settings do not apply.
+    """
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            value = dict(value) if _is_other_network(old, value) else merge(old, value)
+        merged[key] = value
+    return merged
+
+
+def _is_other_network(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two tables are settings of different kinds of networks."""
+    old_name = old.get("name", DEFAULT_MODEL)
+    return old_name in MODELS and new.get("name", old_name) != old_name
+
+
+def parse_toml(text: str, name: str) -> dict[str, Any]:
+    """Parse the TOML text of the file called `name`.
+
+    Raises:
+        ValueError: the text is not TOML; the message says where.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{name} is not a TOML file: {error}") from None
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """Parse a `--set` option, `key.sub=value`, into a tree with that one setting.
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    key, equals, value_text = text.partition("=")
+    if not equals or not all(part.strip() for part in key.split(".")):
+        raise ValueError(f"expected --set key.sub=value, got {text!r}")
+    tree = _parse_value(value_text)
+    for part in reversed(key.split(".")):
+        tree = {part.strip(): tree}
+    return dict(tree)
+
+
+def parse_grid(text: str) -> tuple[str, list[Any]]:
+    """Parse a `--grid` option, `key.sub=value,value`, into the key and its values.
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    key, equals, values = text.partition("=")
+    if not equals or not key.strip() or not values.strip():
+        raise ValueError(f"expected --grid key.sub=value,value, got {text!r}")
+    try:
+        return key.strip(), list(tomllib.loads(f"values = [{values}]")["values"])
+    except tomllib.TOMLDecodeError:
+        return key.strip(), [_parse_value(value.strip()) for value in values.split(",")]
+
+
+def _parse_value(text: str) -> Any:
+    """Parse a TOML value; any other text is a string, as in `--set data.reader=lsp`."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

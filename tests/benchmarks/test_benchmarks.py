@@ -1,0 +1,70 @@
+"""The benchmarks: `--help` of each, and toy runs of some of the cheapest."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "benchmarks"
+BENCHMARKS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_help_describes_the_benchmark_and_its_options(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = FOLDER / f"{name}.py"
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+
+    with pytest.raises(SystemExit) as exit_info:
+        runpy.run_path(str(script), run_name="__main__")
+
+    printed = capsys.readouterr().out
+    assert exit_info.value.code == 0
+    assert f"python benchmarks/{name}.py" in printed
+    assert "options:" in printed
+
+
+def test_every_benchmark_is_quoted_in_the_documentation() -> None:
+    pages = "".join(page.read_text("utf-8") for page in (ROOT / "docs").glob("*.md"))
+
+    assert [name for name in BENCHMARKS if f"benchmarks/{name}.py" not in pages] == []
+
+
+TOY_OPTIONS = {
+    "feed": ["--data", "none", "--views", "4", "--batch", "2", "--rounds", "1"],
+    "pipeline": ["--samples", "8", "--views", "1", "--epochs", "1", "--students", "1"],
+    "store_scale": ["--largest", "10000"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TOY_OPTIONS)
+def test_toy_run_writes_results(name: str, tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    command = [sys.executable, FOLDER / f"{name}.py", *TOY_OPTIONS[name], "--json", results]
+
+    subprocess.run(command, check=True, cwd=tmp_path, timeout=300)
+
+    content = json.loads(results.read_text("utf-8"))
+    assert content["benchmark"] == name
+    assert content["results"]
+
+
+@pytest.mark.slow
+def test_sweeps_are_drawn(tmp_path: Path) -> None:
+    points = [{"point": "alpha=0", "pck": [0.4, 0.5]}, {"point": "alpha=1", "pck": []}]
+    (tmp_path / "sweep.json").write_text(json.dumps({"name": "alpha", "points": points}), "utf-8")
+    output = tmp_path / "sweeps.png"
+
+    command = [sys.executable, FOLDER / "experiments.py", tmp_path, "-o", output]
+    subprocess.run(command, check=True, timeout=300)
+
+    assert output.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,143 @@
+"""The teacher of a run: trained in its work directory, or named by its recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fpd.data.skeletons import LSP
+from fpd.pipeline.config.recipe import Recipe
+from fpd.pipeline.runtime.files import sha256
+from fpd.pipeline.teachers import (
+    TeacherSpec,
+    check_teacher,
+    compatibility_warnings,
+    expected_entry,
+    external_teachers_exist,
+    find_teacher,
+    load_external_teachers,
+    load_teacher,
+)
+from fpd.pipeline.workdir import WorkDir
+
+CPU = torch.device("cpu")
+
+MODULE = """
+import torch
+from fpd.pipeline.teachers import TeacherSpec
+
+class Zeros:
+    spec = TeacherSpec(input=(64, 64), joints=("neck",), sigma_px=2)
+    digest = "zeros, version 1"
+    def __call__(self, crops):
+        return torch.zeros(len(crops), 1, *self.spec.heatmap)
+
+def zeros():
+    return Zeros()
+"""
+
+
+def naming(recipe: Recipe, *teachers: str) -> Recipe:
+    return recipe.model_copy(
+        update={"store": recipe.store.model_copy(update={"teachers": teachers})}
+    )
+
+
+@pytest.fixture
+def external(
+    toy_work: Path, toy_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Recipe:
+    """A recipe with two teachers: a factory in the working directory, and a finished model."""
+    (tmp_path / "zeros_of_mine.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    return naming(toy_recipe, "zeros_of_mine:zeros", str(toy_work / "teacher"))
+
+
+def test_the_work_directorys_own_teacher(toy_work: Path, toy_recipe: Recipe) -> None:
+    own = WorkDir(toy_work).teacher
+    source = find_teacher(own, toy_recipe, LSP)
+    assert source is not None
+    assert source.entry["sha256"] == sha256(own.weights)
+    assert source.entry["model"] == toy_recipe.teacher.model.model_dump()
+    crops = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
+    with torch.inference_mode():
+        assert source.predictor(CPU)(crops).shape == (2, 14, 16, 16)
+    assert expected_entry(own, toy_recipe, {}) == sha256(own.weights)
+    assert not external_teachers_exist(toy_recipe)
+    check_teacher(WorkDir(toy_work), toy_recipe)
+
+
+def test_external_teachers(toy_work: Path, external: Recipe) -> None:
+    own = WorkDir(toy_work).teacher
+    source = load_teacher(own, external, LSP)
+    kinds = [(part["kind"], part["sha256"]) for part in source.entry["teachers"]]
+    assert kinds == [("python", "zeros, version 1"), ("folder", sha256(own.weights))]
+    assert source.entry["covered_joints"] == list(LSP.joints)
+    crops = torch.full((2, 64, 64, 3), 128, dtype=torch.uint8)
+    with torch.inference_mode():
+        both = source.predictor(CPU)(crops)
+        alone = load_teacher(own, naming(external, external.store.teachers[1]), LSP).predictor(CPU)
+        torch.testing.assert_close(both[:, 12], alone(crops)[:, 12] / 2)  # the neck, with zeros
+        torch.testing.assert_close(both[:, :12], alone(crops)[:, :12])
+
+
+def test_the_cost_of_external_teachers(toy_work: Path, external: Recipe) -> None:
+    model = naming(external, external.store.teachers[1])
+    teachers = load_external_teachers(model, LSP, averaged=False)
+    network = teachers.teachers[0].network  # type: ignore[attr-defined]
+    assert teachers.parameters == sum(weight.numel() for weight in network.parameters())
+    assert load_external_teachers(external, LSP, averaged=False).parameters is None
+    with torch.inference_mode():
+        outputs: Any = teachers.one_pass(CPU)()
+    assert [output.shape for output in outputs] == [(1, 14, 16, 16)]
+
+
+def test_what_files_determine_of_a_stores_entry(toy_work: Path, external: Recipe) -> None:
+    """The folder's digest is computed, the factory's is taken from the store."""
+    own = WorkDir(toy_work).teacher
+    parts = [{"kind": "python", "sha256": "old"}, {"kind": "folder", "sha256": "old"}]
+    manifest = {"teacher": {"sha256": "x", "teachers": parts}}
+    entry = expected_entry(own, external, manifest)
+    assert isinstance(entry, dict)
+    assert [part["sha256"] for part in entry["teachers"]] == ["old", sha256(own.weights)]
+    assert expected_entry(own, external, manifest, trusting=True) == manifest["teacher"]
+    one = naming(external, external.store.teachers[0])
+    mismatch = expected_entry(own, one, manifest)
+    assert isinstance(mismatch, dict) and mismatch["teachers"] == list(one.store.teachers)
+
+
+def test_without_its_teacher_a_stores_own_entry_is_expected(
+    tmp_path: Path, toy_recipe: Recipe
+) -> None:
+    own = WorkDir(tmp_path).teacher
+    assert find_teacher(own, toy_recipe, LSP) is None
+    assert expected_entry(own, toy_recipe, {"teacher": {"sha256": "x"}}) == "x"
+    copied = {"teacher": {"sha256": "x", "teachers": [{"kind": "python"}]}}
+    assert expected_entry(own, toy_recipe, copied) == copied["teacher"]
+    assert expected_entry(own, toy_recipe, {"teacher": None}) == "none"
+
+
+def test_a_missing_teacher_is_refused(tmp_path: Path, toy_recipe: Recipe) -> None:
+    work = WorkDir(tmp_path)
+    with pytest.raises(ValueError, match="fpd run teacher"):
+        check_teacher(work, toy_recipe)
+    named = naming(toy_recipe, "model.pt2")
+    assert find_teacher(work.teacher, named, LSP) is None
+    with pytest.raises(ValueError, match=r"--teacher model\.pt2: .*found none"):
+        check_teacher(work, named)
+
+
+def test_differences_from_the_labels_are_warned_of(toy_recipe: Recipe) -> None:
+    spec = TeacherSpec(input=(64, 48), joints=("neck",), sigma_px=3)
+    part = {"kind": "python", "spec": spec.model_dump(mode="json")}
+    joints, sigma = compatibility_warnings(
+        {"teachers": [part], "covered_joints": ["neck"]}, toy_recipe, LSP
+    )
+    assert "1 of 14 joints" in joints and "head top" in joints and "neck" not in joints
+    # The crop fills 12 pixels of the teacher's heatmap and 16 of the store's: sigma 3 becomes 4.
+    assert "--set targets.sigma_px=4" in sigma
+    part["spec"] = TeacherSpec(input=(64, 48), joints=("neck",)).model_dump(mode="json")
+    assert compatibility_warnings({"teachers": [part]}, toy_recipe, LSP) == []

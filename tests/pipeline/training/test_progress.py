@@ -1,0 +1,123 @@
+"""Log lines and warnings of a run."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from fpd.pipeline.config.recipe import Recipe, apply_overrides
+from fpd.pipeline.training import progress as reporting
+from fpd.pipeline.training.checkpoint import Progress
+from fpd.pipeline.training.progress import ProgressReporter
+
+CPU = torch.device("cpu")
+
+
+def reporter(recipe: Recipe, name: str = "teacher", *overrides: str) -> ProgressReporter:
+    recipe = apply_overrides(recipe.model_dump(mode="json"), overrides)
+    training = recipe.teacher if name == "teacher" else recipe.student_named(name)
+    return ProgressReporter(name, recipe, training, CPU)
+
+
+def test_the_epoch_line_has_loss_pck_and_speed(
+    toy_recipe: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="fpd")
+    row = {"epoch": 1, "loss": 0.123456, "images_per_s": 41.7}
+    reporter(toy_recipe).log_epoch(row)
+    reporter(toy_recipe).log_epoch(row | {"epoch": 2, "validation_pck": 0.4321})
+    assert caplog.messages == [
+        "teacher epoch 1/2: loss 0.1235, 42 images/s",
+        "teacher epoch 2/2: loss 0.1235, validation PCK 43.2, 42 images/s",
+    ]
+
+
+def test_the_bar_shows_loss_best_pck_speed_and_wait(toy_recipe: Recipe) -> None:
+    progress = Progress(step=1, sums={"seconds": 2.0, "data_wait_s": 0.5}, best_pck=0.5)
+    bar = reporter(toy_recipe).bar(progress, 3, silent=True)
+    shown: list[str] = []
+    bar.set_postfix_str = lambda text, refresh: shown.append(text)
+    reporter(toy_recipe).update(bar, progress)  # no losses yet
+    progress.add(loss=3.0, images=6)
+    reporter(toy_recipe).update(bar, progress)
+    assert shown == ["loss 0.5, best PCK 50.0, 3 images/s, 25 % waiting for data"]
+
+
+# Collapse
+
+
+@pytest.mark.parametrize(
+    ("sums", "collapsed"),
+    [
+        ({"loss": 10.0, "collapsed_loss": 10.0}, True),
+        ({"loss": 9.0, "collapsed_loss": 10.0}, False),
+        # The epoch's second half decides.
+        (
+            {
+                "loss": 30.0,
+                "collapsed_loss": 10.0,
+                "late_loss": 4.95,
+                "late_collapsed_loss": 5.0,
+            },
+            True,
+        ),
+        (
+            {
+                "loss": 10.0,
+                "collapsed_loss": 10.0,
+                "late_loss": 2.0,
+                "late_collapsed_loss": 5.0,
+            },
+            False,
+        ),
+        # No label and no teacher heatmap at all: there is nothing to learn.
+        ({"loss": 0.5, "collapsed_loss": 0.0}, False),
+    ],
+)
+def test_a_loss_near_that_of_no_information_is_a_collapse(
+    toy_recipe: Recipe, caplog: pytest.LogCaptureFixture, sums: dict[str, float], collapsed: bool
+) -> None:
+    overrides = ("targets.sigma_px=1.5", "students.small.learning_rate=1e-3")
+    reporter(toy_recipe, "small", *overrides).warn_if_collapsed(sums, 7)
+    assert len(caplog.messages) == collapsed
+    for text in caplog.messages:
+        assert "epoch 7" in text
+        assert "--set targets.sigma_px=3" in text
+        assert "--set students.small.learning_rate=0.003" in text
+
+
+# Slow data loading
+
+
+def loading_warnings(caplog: pytest.LogCaptureFixture, recipe: Recipe, **row: Any) -> list[str]:
+    """Warnings of two epochs."""
+    caplog.clear()
+    warning = reporter(recipe)
+    for epoch in (3, 4):
+        warning.warn_if_loading_is_slow(
+            {"epoch": epoch, "data_wait_fraction": 0.3, "seconds": 60.0} | row
+        )
+    return list(caplog.messages)
+
+
+def test_slow_loading_is_warned_of_once_with_advice(
+    toy_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reporting, "usable_cores", lambda: 8)
+    tree = toy_recipe.model_dump(mode="json")
+    (text,) = loading_warnings(caplog, apply_overrides(tree, ["loader.workers=2"]))
+    assert "30 % of epoch 3 was spent waiting for data (loader.workers = 2)" in text
+    assert "--set loader.workers=3" in text
+    (text,) = loading_warnings(caplog, apply_overrides(tree, ["loader.workers=8"]))
+    assert "--set loader.workers" not in text
+    assert "more than its 8 cores" in text
+
+
+@pytest.mark.parametrize("row", [{"data_wait_fraction": 0.1}, {"seconds": 5.0}])
+def test_short_waits_and_short_epochs_are_not_warned_of(
+    toy_recipe: Recipe, caplog: pytest.LogCaptureFixture, row: dict[str, float]
+) -> None:
+    assert loading_warnings(caplog, toy_recipe, **row) == []
