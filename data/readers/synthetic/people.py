@@ -33,8 +33,8 @@ STREAM = 0x66_69_67_75_72_65_73_00  # "figures" in ASCII; with the split, half o
 BOX_MARGIN = 1.25  # box side over the joints' extent, to include hands, feet and background
 
 CACHED_IMAGES = 2048
-"""Images that a process keeps, about 190 MB. Drawing one takes as long as a training step of a small
-network on it, and every epoch reads all of them."""
+"""Images that a process keeps, about 190 MB. Drawing one takes as long as a small network's step on
+it, and every epoch reads all of them."""
 
 
 class Purpose(IntEnum):
