@@ -5,14 +5,13 @@ Heavy packages are imported inside the commands, so that `fpd --help` is instant
 
 from __future__ import annotations
 
-import logging
-
 import click
 
 from .commands import cache, data, deploy, evaluate, sweep, train
+from .commands.terminal import Commands, set_up_logging
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fast-pose-distillation")
 def main() -> None:
     """Fast pose distillation: run the teacher once, train students on its cached heatmaps.
@@ -21,8 +20,7 @@ def main() -> None:
     fpd demo                              all four stages on synthetic people
     fpd run all -r lsp -w work/lsp --set data.root=datasets
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("fpd").setLevel(logging.INFO)
+    set_up_logging()
 
 
 for command in (

@@ -96,13 +96,13 @@ def check_images(root: Path, images: Path) -> dict[str, float]:
     seconds = {}
     for run in ("first", "second"):
         start, cpu_start = time.perf_counter(), time.process_time()
-        unusable = find_problems(samples)
+        unusable = sum(problem.samples for problem in find_problems(samples))
         seconds[f"{run}, s"] = time.perf_counter() - start
         seconds[f"{run}, CPU s"] = time.process_time() - cpu_start
     print(
         f"check of {len(samples):,} samples and {len(files):,} different files: "
         + ", ".join(f"{name} {format_number(value)}" for name, value in seconds.items())
-        + f"; {len(unusable):,} samples cannot be used"
+        + f"; {unusable:,} samples cannot be used"
     )
     return seconds
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import cluster_options, run_options, stage
+from .options import cluster_options, code_option, run_options, stage
+from .terminal import echo
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     metavar="SIZE",
     help="Cache as many views as fit into SIZE, such as 20GB or 1.5TiB; students then use as many.",
 )
+@code_option
 @cluster_options
 def cache_heatmaps(
     teachers: tuple[str, ...],
@@ -50,6 +52,7 @@ def cache_heatmaps(
     only_views: str | None,
     plan: bool,
     budget: str | None,
+    allow_code: bool,
     count: int | None,
     scheduler: str | None,
     scheduler_file: Path | None,
@@ -66,6 +69,7 @@ def cache_heatmaps(
     from ..pipeline.runtime.dask_cluster import choose_workers
 
     if teachers:
+        allow_code = True  # these replace the recipe's teachers, and are the user's own choice
         options["overrides"] += (f"store.teachers={json.dumps(teachers)}",)
     workers_device = options["device"]
     if scheduler is not None or scheduler_file is not None:
@@ -77,9 +81,13 @@ def cache_heatmaps(
                 "--plan measures this process: use it without --workers or --scheduler"
             )
         if plan or budget is not None:
-            recipe = _plan(work, recipe, device, overwrite, budget, only_print=plan)
+            recipe = _plan(
+                work, recipe, device, overwrite, budget, only_print=plan, allow_code=allow_code
+            )
         if not plan:
-            make_heatmaps(work, recipe, device, overwrite, only_views, workers)
+            make_heatmaps(
+                work, recipe, device, overwrite, only_views, workers, allow_code=allow_code
+            )
 
 
 @click.command("inspect-cache")
@@ -100,7 +108,14 @@ def cache_heatmaps(
     show_default=True,
     help="File of the drawing.",
 )
-def inspect_cache(as_json: bool, view: tuple[str, int] | None, out: Path, **options: Any) -> None:
+@code_option
+def inspect_cache(
+    as_json: bool,
+    view: tuple[str, int] | None,
+    out: Path,
+    allow_code: bool,
+    **options: Any,
+) -> None:
     """Print what a store contains, or draw one of its views.
 
     \b
@@ -110,14 +125,14 @@ def inspect_cache(as_json: bool, view: tuple[str, int] | None, out: Path, **opti
     from ..stages.inspect import draw, run
     from .summaries.inspect import describe, describe_drawing
 
-    with stage(options, writes=False) as (work, recipe, device):
+    with stage(options, writes=False, needs_recipe=view is not None) as (work, recipe, device):
         if view is not None:
             sample, view_number = view
-            drawing = draw(work, recipe, device, sample, view_number, out)
-            click.echo(describe_drawing(drawing, out))
+            drawing = draw(work, recipe, device, sample, view_number, out, allow_code=allow_code)
+            echo(describe_drawing(drawing, out))
             return
         report = run(work, recipe)
-        click.echo(json.dumps(report, indent=2) if as_json else describe(report))
+        echo(json.dumps(report, indent=2) if as_json else describe(report))
 
 
 @click.command("merge-caches")
@@ -135,8 +150,8 @@ def merge_caches(sources: tuple[str, ...], **options: Any) -> None:
     from ..stages.merge import run
     from .summaries.merge import describe
 
-    with stage(options, writes=False) as (work, recipe, _):
-        click.echo(describe(run(work, recipe, sources), work.root))
+    with stage(options, writes=False, needs_recipe=False) as (work, recipe, _):
+        echo(describe(run(work, recipe, sources), work.root))
 
 
 @click.command("verify-cache")
@@ -150,7 +165,8 @@ def merge_caches(sources: tuple[str, ...], **options: Any) -> None:
 )
 @click.option("--deep", is_flag=True, help="Read every file and compare it with its receipt.")
 @click.option("--repair", is_flag=True, help="Make missing and damaged shards again.")
-def verify_cache(samples: int, deep: bool, repair: bool, **options: Any) -> None:
+@code_option
+def verify_cache(samples: int, deep: bool, repair: bool, allow_code: bool, **options: Any) -> None:
     """Verify a store and, with --repair, repair it.
 
     Its files are compared with their receipts, and some views with the live teacher's output.
@@ -163,8 +179,16 @@ def verify_cache(samples: int, deep: bool, repair: bool, **options: Any) -> None
     from .summaries.verify import describe
 
     with stage(options, writes=False) as (work, recipe, device):
-        verification = run(work, recipe, device, sample_count=samples, deep=deep, repair=repair)
-        click.echo(describe(verification))
+        verification = run(
+            work,
+            recipe,
+            device,
+            sample_count=samples,
+            deep=deep,
+            repair=repair,
+            allow_code=allow_code,
+        )
+        echo(describe(verification))
         if verification.problem is not None:
             raise click.ClickException(verification.problem)
 
@@ -177,6 +201,7 @@ def _plan(
     budget: str | None,
     *,
     only_print: bool,
+    allow_code: bool,
 ) -> Recipe:
     """Measure a pilot; print the plan, or the number of views that a budget allows.
 
@@ -188,17 +213,17 @@ def _plan(
     from .summaries.plan import describe, explain_choice
 
     budget_bytes = None if budget is None else parse_bytes(budget)
-    plan = run(work, recipe, device, overwrite=overwrite)
+    plan = run(work, recipe, device, overwrite=overwrite, allow_code=allow_code)
     views = None if budget_bytes is None else plan.choose(budget_bytes)
     if only_print:
-        click.echo(describe(plan, views))
+        echo(describe(plan, views))
     if budget_bytes is None or views is None:
         return recipe
-    click.echo(explain_choice(plan, budget_bytes, views))
+    echo(explain_choice(plan, budget_bytes, views))
     if only_print:
         return recipe
     recipe = adopt(work, recipe, plan, views)
-    click.echo(f"{work.kept_recipe} now has store.views = {views}; students will use it")
+    echo(f"{work.kept_recipe} now has store.views = {views}; students will use it")
     return recipe
 
 
@@ -209,6 +234,8 @@ def make_heatmaps(
     overwrite: bool,
     only_views: str | None = None,
     workers: Workers | None = None,
+    *,
+    allow_code: bool,
 ) -> None:
     """Run stage 2 and print the store's size and error.
 
@@ -221,6 +248,12 @@ def make_heatmaps(
 
     views = None if only_views is None else parse_ranges(only_views, below=recipe.store.views)
     report = heatmaps.run(
-        work, recipe, device, overwrite=overwrite, only_views=views, workers=workers
+        work,
+        recipe,
+        device,
+        overwrite=overwrite,
+        only_views=views,
+        workers=workers,
+        allow_code=allow_code,
     )
-    click.echo(describe(report))
+    echo(describe(report))

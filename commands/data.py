@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from .options import recipe_options, stage
+from .terminal import echo
 
 
 @click.command("check-data")
@@ -40,8 +41,8 @@ def check_data(workers: int, json_path: Path | None, **options: Any) -> None:
         from .summaries.check_data import describe
 
         report = run(recipe.data, workers, json_path)
-        click.echo(describe(report))
+        echo(describe(report))
         if json_path is not None:
-            click.echo(f"written to {json_path}")
+            echo(f"written to {json_path}")
     if not report["usable"]:
         raise SystemExit(1)

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 import click
 
+from ..pipeline.runtime.text import printable
 from .options import passes_options, passes_overrides, run_options, stage
+from .terminal import echo
 
 
 @click.command()
@@ -27,7 +29,20 @@ from .options import passes_options, passes_overrides, run_options, stage
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="File of boxes: COCO's annotations or detections, a list of "
-    '{"image": name, "bbox": [x, y, w, h]}, or CSV with the columns image,x,y,w,h.',
+    '{"image": name, "bbox": [x, y, w, h]}, or CSV with the columns image,x,y,w,h. Crowd regions '
+    "are left out.",
+)
+@click.option(
+    "--category",
+    metavar="NAME|ID",
+    help="The category of --boxes to predict.  [default: person]",
+)
+@click.option(
+    "--min-score",
+    type=click.FloatRange(min=0),
+    default=0.3,
+    show_default=True,
+    help="Leave out boxes of --boxes with a lower score.",
 )
 @passes_options
 @click.option(
@@ -52,6 +67,8 @@ def predict(
     name: str,
     box: str | None,
     boxes: Path | None,
+    category: str | None,
+    min_score: float,
     flip: bool | None,
     scales: str | None,
     out: Path | None,
@@ -69,7 +86,7 @@ def predict(
     from .summaries.predict import describe
 
     options["overrides"] += passes_overrides(flip, scales)
-    with stage(options, writes=False) as (work, recipe, device):
+    with stage(options, writes=False, needs_recipe=False) as (work, recipe, device):
         if box is not None and boxes is not None:
             raise ValueError("expected --box for one image or --boxes for several, found both")
         request = PredictRequest(
@@ -77,13 +94,15 @@ def predict(
             out=out or work.root / "predictions" / name,
             box=_parse_box(box),
             boxes=boxes,
+            category=category,
+            min_score=min_score,
             draw=draw,
             as_stored=as_stored,
         )
         result = run(work, recipe, device, name, request)
-        click.echo(describe(result, request))
+        echo(describe(result, request))
         for problem in result.problems:
-            click.echo(problem, err=True)
+            echo(printable(problem), err=True)
         if result.problems:
             count = len(result.problems)
             raise ValueError(
@@ -134,9 +153,9 @@ def export(
     from ..stages.export import run
     from .summaries.export import describe
 
-    with stage(options, writes=False) as (work, recipe, _):
+    with stage(options, writes=False, needs_recipe=quantize is not None) as (work, recipe, _):
         report = run(work, recipe, name, kind=kind, out=out, method=quantize)
-        click.echo(describe(report))
+        echo(describe(report))
 
 
 @click.command()
@@ -164,9 +183,9 @@ def profile(names: tuple[str, ...], batch: int, as_json: bool, **options: Any) -
     from ..stages.profile import run
     from .summaries.profile import describe
 
-    with stage(options, writes=False) as (work, recipe, device):
+    with stage(options, writes=False, needs_recipe=False) as (work, recipe, device):
         report = run(work, recipe, device, names, batch)
-        click.echo(json.dumps(report, indent=2) if as_json else describe(report))
+        echo(json.dumps(report, indent=2) if as_json else describe(report))
 
 
 def _parse_box(box: str | None) -> tuple[float, float, float, float] | None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from .options import passes_options, passes_overrides, run_options, stage
+from ..pipeline.runtime.text import printable
+from .options import code_option, passes_options, passes_overrides, run_options, stage
+from .terminal import echo
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +65,7 @@ def _refuse_nan(_: click.Context, __: click.Parameter, value: float | None) -> f
     "MPII 0.5, LSP 0.2]",
 )
 @passes_options
+@code_option
 @click.option(
     "--zero-based/--one-based",
     default=None,
@@ -84,6 +87,7 @@ def evaluate(
     tau: float | None,
     flip: bool | None,
     scales: str | None,
+    allow_code: bool,
     zero_based: bool | None,
     json_path: Path | None,
     **options: Any,
@@ -105,7 +109,7 @@ def evaluate(
             )
         options["overrides"] += passes_overrides(flip, scales)
         with stage(options, writes=False) as (work, recipe, device):
-            evaluate_models(work, recipe, device, tau)
+            evaluate_models(work, recipe, device, tau, allow_code=allow_code)
         return
     if predictions is None or ground_truth is None:
         raise click.ClickException("expected both --predictions and --ground-truth, found one")
@@ -116,15 +120,20 @@ def evaluate(
 
 
 def evaluate_models(
-    work: WorkDir, recipe: Recipe, device: torch.device, tau: float | None = None
+    work: WorkDir,
+    recipe: Recipe,
+    device: torch.device,
+    tau: float | None = None,
+    *,
+    allow_code: bool,
 ) -> None:
     """Score all models and print the table."""
     from ..stages.evaluate import run
     from .summaries.evaluate import describe
 
-    report = run(work, recipe, device, tau)
-    click.echo(describe(report))
-    click.echo(f"written to {work.evaluation}")
+    report = run(work, recipe, device, tau, allow_code=allow_code)
+    echo(describe(report))
+    echo(f"written to {work.evaluation}")
 
 
 def _refuse_given(options: dict[str, Any]) -> None:
@@ -163,12 +172,12 @@ def _score(
             json_path=json_path,
         )
     except ValueError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(printable(str(error))) from None
     except OSError as error:
         raise click.ClickException(f"{json_path}: {error.strerror}") from None
-    click.echo(describe(report))
+    echo(describe(report))
     if json_path is not None:
-        click.echo(f"written to {json_path}")
+        echo(f"written to {json_path}")
 
 
 def _coco_settings(sigmas: str | None, category: str | None) -> Coco | None:

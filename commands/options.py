@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..pipeline.runtime.text import printable
+from .terminal import STOPPED, echo
+
 if TYPE_CHECKING:
     import torch
 
     from ..pipeline.config.recipe import Recipe
     from ..pipeline.workdir import WorkDir
-
-INTERRUPTED_EXIT = 130  # what shells report of a process that Ctrl-C ended
-REQUEUE_EXIT = 75  # after SIGTERM: EX_TEMPFAIL of sysexits.h, "try again later"
 
 Command = Callable[..., None]
 Option = Callable[[Command], Command]
@@ -49,8 +48,8 @@ recipe_options = with_options(
         "-r",
         "--recipe",
         metavar="NAME|FILE",
-        help="Recipe: the name of a shipped one, such as lsp, or a TOML file.  [default: the work "
-        "directory's recipe, or demo if it has none]",
+        help="Recipe: the name of a shipped one, such as lsp, or a TOML file. A new work directory "
+        "needs it.  [default: the work directory's recipe]",
     ),
     click.option(
         "--set",
@@ -73,6 +72,14 @@ run_options = with_options(
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, or cuda:1."),
 )
 """The options that every stage has."""
+
+code_option = click.option(
+    "--allow-code",
+    is_flag=True,
+    help="Run teachers that the recipe names as package.module:factory: code from that module, "
+    "with your rights (docs/security.md).",
+)
+"""The option of commands that may run the recipe's external teachers."""
 
 passes_options = with_options(
     click.option(
@@ -126,17 +133,26 @@ cluster_options = with_options(
 
 @contextmanager
 def stage(
-    options: dict[str, Any], *, writes: bool = True, distributed: bool = False
+    options: dict[str, Any],
+    *,
+    writes: bool = True,
+    distributed: bool = False,
+    default_recipe: str | None = None,
+    needs_recipe: bool = True,
 ) -> Iterator[tuple[WorkDir, Recipe, torch.device]]:
     """A stage's work directory, recipe and device; errors become one message, without traceback.
 
     Args:
         options: the values of `run_options`.
         writes: the stage may be the first in its work directory, and then writes its recipe there.
+        default_recipe: the recipe of a command without `-r`; None: the work directory's own.
+        needs_recipe: the stage needs a recipe, named or in the work directory; if it does not, and
+            there is none, the settings have their defaults.
         distributed: processes that torchrun started can share the stage; the first process prints.
     """
     from ..pipeline.runtime.device import choose_device, divide_cores, is_launched, launched_rank
-    from ..pipeline.runtime.interrupt import Interrupted
+    from ..pipeline.runtime.interrupt import Interrupted, exit_status
+    from ..pipeline.runtime.memory import explain_exhausted
     from ..pipeline.workdir import WorkDir
 
     if is_launched() and not distributed:
@@ -153,28 +169,28 @@ def stage(
         overrides = options["overrides"]
         if options["store"]:
             overrides += (f"store.location={json.dumps(options['store'])}",)
-        recipe = work.recipe(options["recipe"], overrides)
-        if writes and is_first:
-            work.keep(recipe)
+        recipe = work.recipe(
+            options["recipe"], overrides, default=default_recipe, required=needs_recipe
+        )
+        if writes and is_first and work.keep(recipe):
+            name = options["recipe"] or default_recipe
+            echo(f"{work.root} is new: it gets the recipe {name}, kept in {work.kept_recipe.name}")
         divide_cores(recipe.loader.workers, device)
         yield work, recipe, device
     except ValueError as error:
         process = "" if is_first else f"process {rank}: "
-        raise click.ClickException(process + _last_message(error)) from None
+        raise click.ClickException(process + printable(_last_message(error))) from None
     except OSError as error:
+        path = printable(str(error.filename or options["work"]))
         raise click.ClickException(
-            f"{error.filename or options['work']}: {error.strerror}; finished work is kept: solve "
+            explain_exhausted(error)
+            or f"{path}: {printable(error.strerror or str(error))}; finished work is kept: solve "
             "this and run the same command again"
         ) from None
-    except KeyboardInterrupt:  # raised where nothing handles signals, as in an evaluation
+    except (KeyboardInterrupt, Interrupted) as error:
         if is_first:
-            click.echo("stopped; finished work is kept, run the same command again", err=True)
-        raise SystemExit(INTERRUPTED_EXIT) from None
-    except Interrupted as interrupted:
-        if is_first:
-            click.echo(str(interrupted), err=True)
-        is_terminated = interrupted.signal == signal.SIGTERM
-        raise SystemExit(REQUEUE_EXIT if is_terminated else INTERRUPTED_EXIT) from None
+            echo(str(error) or STOPPED, err=True)
+        raise SystemExit(exit_status(error)) from None
 
 
 def _last_message(error: ValueError) -> str:

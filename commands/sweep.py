@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import cluster_options, run_options, stage
+from .terminal import echo
 
 if TYPE_CHECKING:
     from ..pipeline.config.recipe import Recipe
@@ -62,10 +63,10 @@ def sweep(
         workers = choose_workers(count, scheduler, scheduler_file, workers_device)
         name, settings = _choose(recipe, name, grid, seeds, folds)
         report = run(work, recipe, device, name, settings, workers)
-        click.echo(table(report))
+        echo(table(report))
         if settings.folds is not None:
-            click.echo(f"best by cross-validation: {best(report)}")
-        click.echo(f"written to {work.sweep(name)}")
+            echo(f"best by cross-validation: {best(report)}")
+        echo(f"written to {work.sweep(name)}")
         failed = sum("error" in row for row in report["runs"])
         if failed:
             raise ValueError(

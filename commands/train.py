@@ -9,7 +9,8 @@ import click
 
 from .cache import make_heatmaps
 from .evaluate import evaluate_models
-from .options import run_options, stage
+from .options import code_option, run_options, stage
+from .terminal import echo
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +59,8 @@ def run_student(name: str, init_from: Path | None, **options: Any) -> None:
 
 @run.command("all")
 @run_options
-def run_all(**options: Any) -> None:
+@code_option
+def run_all(allow_code: bool, **options: Any) -> None:
     """Run what is missing: teacher, heatmaps, students, evaluation.
 
     All students of the recipe are trained.
@@ -67,12 +69,13 @@ def run_all(**options: Any) -> None:
     fpd run all -r lsp -w work/lsp --set data.root=datasets
     """
     with stage(options) as (work, recipe, device):
-        _run_all(work, recipe, device)
+        _run_all(work, recipe, device, allow_code=allow_code)
 
 
 @click.command()
 @run_options
-def demo(**options: Any) -> None:
+@code_option
+def demo(allow_code: bool, **options: Any) -> None:
     """Run all four stages on synthetic people.
 
     Some of their labels are noisy, some are missing.
@@ -80,18 +83,17 @@ def demo(**options: Any) -> None:
     \b
     fpd demo -w work/demo
     """
-    options["recipe"] = options["recipe"] or "demo"
-    with stage(options) as (work, recipe, device):
-        _run_all(work, recipe, device)
+    with stage(options, default_recipe="demo") as (work, recipe, device):
+        _run_all(work, recipe, device, allow_code=allow_code)
 
 
-def _run_all(work: WorkDir, recipe: Recipe, device: torch.device) -> None:
+def _run_all(work: WorkDir, recipe: Recipe, device: torch.device, *, allow_code: bool) -> None:
     if not recipe.store.teachers:
         _train_teacher(work, recipe, device)
-    make_heatmaps(work, recipe, device, overwrite=False)
+    make_heatmaps(work, recipe, device, overwrite=False, allow_code=allow_code)
     for name in recipe.student_names:
         _train_student(work, recipe, device, name, init_from=None)
-    evaluate_models(work, recipe, device)
+    evaluate_models(work, recipe, device, allow_code=allow_code)
 
 
 def _train_teacher(work: WorkDir, recipe: Recipe, device: torch.device) -> None:
@@ -117,4 +119,4 @@ def _print_trained(name: str, record: dict[str, Any]) -> None:
     result = record["result"]
     pck = result["validation_pck"]
     best = f", validation PCK {100 * pck:.1f} (epoch {result['best_epoch']})" if pck else ""
-    click.echo(f"{name}: trained in {result['seconds']:.0f} s{best}")
+    echo(f"{name}: trained in {result['seconds']:.0f} s{best}")

@@ -150,7 +150,8 @@ def load_splits(data: Data, splits: tuple[Split, ...]) -> dict[Split, SampleSet]
     for split, samples in samples_by_split.items():
         if not len(samples) and split != "validation":
             name = "train" if split == "labeled" else split
-            raise ValueError(f"data set {data.reader!r} has no samples in its {name} split")
+            people = "".join(f": {tally}" for tally in samples.tallies)
+            raise ValueError(f"data set {data.reader!r} has no samples in its {name} split{people}")
         check(samples)
     return samples_by_split
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from typing import Protocol
@@ -44,6 +44,10 @@ class ImageSource(Protocol):
         """The image's name for use in messages."""
         ...
 
+    def note(self, index: int) -> str | None:
+        """What is unusual about an image that can be used; None: nothing."""
+        ...
+
 
 class JoinedImages:
     """The concatenation of several image sources: their indices follow one another."""
@@ -73,6 +77,10 @@ class JoinedImages:
         source, index = self._find(index)
         return source.locate(index)
 
+    def note(self, index: int) -> str | None:
+        source, index = self._find(index)
+        return source.note(index)
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -95,9 +103,39 @@ class Sample:
     normalizer_px: float
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What became of the people in a label file.
+
+    Attributes:
+        file: its path, or what else the samples are from.
+        people: those in the file.
+        left_out: (reason, number) of those that are no samples, in the order of the checks.
+        notes: what is unusual in the file, for the user.
+    """
+
+    file: str
+    people: int
+    left_out: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> int:
+        return self.people - sum(count for _, count in self.left_out)
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out if count)
+        left_out = f"; left out: {reasons}" if reasons else ""
+        people = "person" if self.people == 1 else "people"
+        return f"{self.people} {people} in {self.file}, {self.kept} kept{left_out}"
+
+
 @dataclass(frozen=True, eq=False)
 class SampleSet:
-    """The samples of a data set, in columns (cheap to index, to slice and to send to workers)."""
+    """The samples of a data set, in columns (cheap to index, to slice and to send to workers).
+
+    `tallies` are those of the label files that the samples are from, whichever of them are here.
+    """
 
     name: str
     skeleton: Skeleton
@@ -108,6 +146,7 @@ class SampleSet:
     center_N2: NDArray[np.float64]
     side_N: NDArray[np.float64]
     normalizer_N: NDArray[np.float64]
+    tallies: tuple[Tally, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         lengths = {len(column) for column in self._columns()}
@@ -137,7 +176,7 @@ class SampleSet:
         indices = np.asarray(indices, dtype=np.int64)
         columns = (column[indices] for column in self._columns())
         ids = tuple(self.ids[i] for i in indices)
-        return SampleSet(self.name, self.skeleton, self.images, ids, *columns)
+        return SampleSet(self.name, self.skeleton, self.images, ids, *columns, tallies=self.tallies)
 
     @cached_property
     def id_hash_N(self) -> NDArray[np.uint64]:
@@ -196,6 +235,7 @@ def join(samples: SampleSet, others: SampleSet, suffix: str) -> SampleSet:
         samples.ids + others.ids,
         image_N,
         *rest,
+        tallies=samples.tallies + others.tallies,
     )
 
 

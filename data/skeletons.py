@@ -6,8 +6,11 @@ unabbreviated and person-centric: "left" is the person's own left.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from .joint_names import side_in_pair
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,70 @@ class Skeleton:
         return len(self.joints)
 
     def side(self, joint: int) -> Literal["left", "right", "middle"]:
-        """The joint's side, by its name; "middle" for a joint that a flip maps to itself."""
-        if self.flip_indices[joint] == joint:
+        """The joint's side, by its name; "middle" for a joint that a flip maps to itself.
+
+        Of two joints whose names state no side, the first counts as left.
+        """
+        counterpart = self.flip_indices[joint]
+        if counterpart == joint:
             return "middle"
-        return "left" if self.joints[joint].lower().startswith("l") else "right"
+        side = side_in_pair(self.joints[joint], self.joints[counterpart])
+        return side or ("left" if joint < counterpart else "right")
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The joints that a flip exchanges, the left one first."""
+        return tuple(
+            (self.joints[joint], self.joints[counterpart])
+            for joint, counterpart in enumerate(self.flip_indices)
+            if counterpart != joint and self.side(joint) == "left"
+        )
+
+    def describe_pairs(self) -> str:
+        """The joints that a flip exchanges, and those that it does not, as text."""
+        pairs = ", ".join(f"{left}/{right}" for left, right in self.pairs)
+        alone = ", ".join(
+            name for joint, name in enumerate(self.joints) if self.flip_indices[joint] == joint
+        )
+        return f"a flip exchanges {pairs or 'no joints'}; it keeps {alone or 'none'}"
+
+    def reordered(self, order: Sequence[int]) -> Skeleton:
+        """The same skeleton with its joints in another order.
+
+        Args:
+            order: for each joint of the result, its index here.
+        """
+        place = {joint: index for index, joint in enumerate(order)}
+        return replace(
+            self,
+            joints=tuple(self.joints[joint] for joint in order),
+            flip_indices=tuple(place[self.flip_indices[joint]] for joint in order),
+            limbs=tuple((place[start], place[end]) for start, end in self.limbs),
+            groups=tuple((name, tuple(map(place.__getitem__, k))) for name, k in self.groups),
+            normalizer=self.normalizer and (place[self.normalizer[0]], place[self.normalizer[1]]),
+            unscored=tuple(map(place.__getitem__, self.unscored)),
+            sigmas=tuple(self.sigmas[joint] for joint in order) if self.sigmas else (),
+        )
+
+
+def check_pairs(skeleton: Skeleton, other: Skeleton, name: str, other_name: str) -> None:
+    """Check that a flip exchanges the same joints of two skeletons with joints in one order.
+
+    Args:
+        name, other_name: what has the skeletons, for messages.
+
+    Raises:
+        ValueError: naming the joints whose counterparts differ.
+    """
+    pairs = zip(skeleton.flip_indices, other.flip_indices, strict=True)
+    different = [skeleton.joints[k] for k, (one, two) in enumerate(pairs) if one != two]
+    if different:
+        raise ValueError(
+            f"expected the same pairs of left and right in {name} and in {other_name}, found other "
+            f"counterparts of {', '.join(different)[:500]}: state the pairs of both with "
+            '--set \'data.coco.flip=[["left NAME","right NAME"]]\', or train with the pairs of '
+            "the data set"
+        )
 
 
 # Leeds Sports Pose, Johnson & Everingham, BMVC 2010. PCK@0.2 of the torso's diagonal (left shoulder

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +18,27 @@ JOINT_SLACK = 1.0
 MIN_BOX_PX = 4.0
 
 
+class Problem(NamedTuple):
+    """Why samples cannot be used.
+
+    Attributes:
+        sample: the id of the first such sample.
+        message: what is wrong, with the sample's labels or with a file or folder of images.
+        samples: their number; more than 1 where they share the file or folder.
+        of_image: whether it is the file or folder that is wrong.
+    """
+
+    sample: str
+    message: str
+    samples: int
+    of_image: bool
+
+    def __str__(self) -> str:
+        others = self.samples - 1
+        more = f" ({others} more {'sample' if others == 1 else 'samples'})" if others else ""
+        return f"{self.sample}: {self.message}{more}"
+
+
 def check(samples: SampleSet) -> None:
     """Check all labels and, of each image, that it exists, its header and a JPEG's end.
 
@@ -25,30 +49,40 @@ def check(samples: SampleSet) -> None:
     if problems:
         more = len(problems) - MAX_LISTED_PROBLEMS
         tail = f"; and {more} more (`fpd check-data` lists all)" if more > 0 else ""
+        unusable = sum(problem.samples for problem in problems)
         raise ValueError(
-            f"{samples.name}: {len(problems)} of {len(samples)} samples cannot be used: "
-            + "; ".join(problems[:MAX_LISTED_PROBLEMS])
+            f"{samples.name}: {unusable} of {len(samples)} samples cannot be used: "
+            + "; ".join(map(str, problems[:MAX_LISTED_PROBLEMS]))
             + tail
         )
 
 
-def find_problems(samples: SampleSet) -> list[str]:
-    """One message per sample that cannot be used, beginning with its id, in the set's order.
+def find_problems(samples: SampleSet) -> list[Problem]:
+    """The samples that cannot be used, in the set's order.
 
-    An image that several samples share is opened once.
+    Each sample counts in one problem. An image that several samples share is opened once; it, or a
+    folder that is missing, is one problem.
     """
-    problems = _label_problems(samples)
+    label_problems = _label_problems(samples)
     sizes = {int(image): _size(samples.images, int(image)) for image in np.unique(samples.image_N)}
     size_N2 = np.full((len(samples), 2), np.inf)  # inf where the image is unusable
+    samples_by_message: dict[str, list[int]] = defaultdict(list)
     for index, image in enumerate(samples.image_N):
         size = sizes[int(image)]
-        if isinstance(size, str):
-            problems.setdefault(index, size)
-        else:
+        if not isinstance(size, str):
             size_N2[index] = size
+        elif index not in label_problems:
+            samples_by_message[size].append(index)
     for index in _far_outside(samples, size_N2):
-        problems.setdefault(index, _describe_outside(samples, index, size_N2[index]))
-    return [f"{samples.ids[index]}: {problems[index]}" for index in sorted(problems)]
+        label_problems.setdefault(index, _describe_outside(samples, index, size_N2[index]))
+    problems = {
+        index: Problem(samples.ids[index], message, 1, of_image=False)
+        for index, message in label_problems.items()
+    }
+    for message, indices in samples_by_message.items():
+        first = samples.ids[indices[0]]
+        problems[indices[0]] = Problem(first, message, len(indices), of_image=True)
+    return [problems[index] for index in sorted(problems)]
 
 
 def _label_problems(samples: SampleSet) -> dict[int, str]:

@@ -15,12 +15,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .config.recipe import Recipe, apply_overrides, check_name, load_recipe
+from .config.recipe import (
+    Recipe,
+    absolute_settings,
+    apply_overrides,
+    check_name,
+    load_recipe,
+    shipped_recipes,
+)
 from .models.checkpoint import ModelDir
-from .runtime.files import make_writable, read_json, write_json
+from .runtime.files import make_writable, read_sealed_json, write_sealed_json
 
-DEFAULT_RECIPE = "demo"
+MAX_LISTED_FOLDERS = 5
+STAGE_FOLDERS = frozenset({"teacher", "heatmaps.zarr", "student", "sweeps", "evaluation"})
+MODEL_FILES = ("record.json", "weights.safetensors", "state.pt", "metrics.jsonl")
 
 
 @dataclass(frozen=True)
@@ -92,39 +102,103 @@ class WorkDir:
     def kept_recipe(self) -> Path:
         return self.root / "recipe.json"
 
-    def recipe(self, name_or_path: str | None, overrides: tuple[str, ...]) -> Recipe:
-        """The recipe of a command: the one that it names, else the directory's own, else the demo.
+    def recipe(
+        self,
+        name_or_path: str | None,
+        overrides: tuple[str, ...],
+        *,
+        default: str | None = None,
+        required: bool = True,
+    ) -> Recipe:
+        """The recipe of a command: the one that it names, else the directory's own.
+
+        Relative paths in it become absolute: the directory's own recipe means the same files
+        wherever the next command runs.
 
         Args:
             name_or_path: of the recipe that the command names with `-r`.
             overrides: as given to `--set`.
-        """
-        if name_or_path is not None or not self.kept_recipe.is_file():
-            return load_recipe(name_or_path or DEFAULT_RECIPE, overrides)
-        return apply_overrides(read_json(self.kept_recipe), overrides)
+            default: the recipe if the command names none: `fpd demo` has one.
+            required: False: the command needs none, and takes the settings' defaults if there is
+                none.
 
-    def keep(self, recipe: Recipe) -> None:
+        Raises:
+            ValueError: the command names none, and the directory has none; or a setting is wrong.
+        """
+        is_kept = self.kept_recipe.is_file()
+        if name_or_path is None and not is_kept and (default is not None or required):
+            self._check_new(default)
+        name_or_path = name_or_path or default
+        if name_or_path is not None:
+            recipe = load_recipe(name_or_path, overrides)
+        else:
+            recipe = apply_overrides(self.read_kept() if is_kept else {}, overrides)
+        tree = absolute_settings(recipe, self.root)
+        return recipe if tree == recipe.model_dump(mode="json") else Recipe.parse(tree)
+
+    def _check_new(self, default: str | None) -> None:
+        """Check that a directory without a recipe is new, and that a recipe is there for it.
+
+        Raises:
+            ValueError: one of the two is not so.
+        """
+        folders = sorted(f.name for f in self.root.glob("*") if _is_of_a_stage(f))
+        if folders:
+            raise ValueError(
+                f"{self.root} has {', '.join(folders[:MAX_LISTED_FOLDERS])}, but no recipe.json: "
+                "restore the file, or name the recipe and the settings that they were made with, "
+                "with -r and --set"
+            )
+        if default is None:
+            raise ValueError(
+                f"{self.root} has no recipe yet: name one with -r, a TOML file or one of "
+                f"{', '.join(shipped_recipes())}, such as `fpd run all -r lsp -w {self.root} --set "
+                "data.root=FOLDER`"
+            )
+
+    def keep(self, recipe: Recipe) -> bool:
         """Make a command's recipe the directory's own, unless a stage has already started.
+
+        Returns:
+            Whether the directory had none before.
 
         Raises:
             ValueError: the directory cannot be written to.
         """
         self.create()
+        is_new = not self.kept_recipe.is_file()
         stage_started = any(entry.is_dir() for entry in self.root.iterdir())
-        if not stage_started or not self.kept_recipe.is_file():
-            write_json(self.kept_recipe, recipe.model_dump(mode="json"), sort_keys=False)
+        if is_new or not stage_started:
+            self.write_kept(recipe.model_dump(mode="json"))
+        return is_new
 
     def keep_setting(self, recipe: Recipe, section: str, key: str) -> None:
         """Copy one setting of a command's recipe into the directory's own, if it has one."""
         if not self.kept_recipe.is_file():
             return
-        kept, chosen = read_json(self.kept_recipe), recipe.model_dump(mode="json")
+        kept, chosen = self.read_kept(), recipe.model_dump(mode="json")
         value = chosen[section].get(key)
         kept_section = kept.get(section, {})
         if kept_section.get(key) != value:
             others = {k: v for k, v in kept_section.items() if k != key}
             kept[section] = others if value is None else others | {key: value}
-            write_json(self.kept_recipe, kept, sort_keys=False)
+            self.write_kept(kept)
+
+    def read_kept(self) -> dict[str, Any]:
+        """The tree of settings in `recipe.json`.
+
+        Raises:
+            ValueError: it is damaged, or was changed since it was written.
+        """
+        return read_sealed_json(
+            self.kept_recipe,
+            "choose another work directory with -w, and give its settings with -r and --set",
+        )
+
+    def write_kept(self, tree: dict[str, Any]) -> None:
+        """Write a tree of settings to `recipe.json`."""
+        # In the given order: that of a sweep's points is significant.
+        write_sealed_json(self.kept_recipe, tree, sort_keys=False)
 
     def create(self) -> None:
         """Create the directory.
@@ -133,3 +207,10 @@ class WorkDir:
             ValueError: it cannot be created or written to.
         """
         make_writable(self.root, "work directory", "name another with -w")
+
+
+def _is_of_a_stage(folder: Path) -> bool:
+    """Whether a stage or a training run made a folder."""
+    if folder.name in STAGE_FOLDERS:
+        return folder.is_dir()
+    return any((folder / name).is_file() for name in MODEL_FILES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..data.datasets import Data, Split, read_splits
+from ..data.joint_names import joint_order
+from ..data.readers import coco
 from ..data.samples import SampleSet
-from ..data.validation import find_problems
+from ..data.skeletons import check_pairs
+from ..data.validation import Problem, find_problems
 from ..pipeline.runtime.files import check_output, write_json
 
 SPLITS_BY_LABEL_FILE: tuple[tuple[Split, ...], ...] = (("train", "validation"), ("test",))
@@ -38,22 +42,42 @@ def run(data: Data, workers: int = 0, json_path: Path | None = None) -> dict[str
 
     Returns:
         "reader"; "splits" by name (see `_summarize`); "problems", one message each, which begins
-        with the split and names a sample or a file; "usable", whether there are no problems.
+        with the split and names a sample or a file; "usable", whether there are no problems;
+        "image_notes", what is unusual about images that can be used (`ImageFolder.note`). A file
+        or folder that several splits share is in one message. "label_files": how many people each
+        has and why some are left out (see `_tallies`); "flip": the skeleton's pairs as text, or
+        None; "order_note": that the test file has the joints in another order, or None.
 
     Raises:
         ValueError: `json_path` cannot be written.
     """
     check_output(json_path, ())
     samples_by_split, problems = _read_splits(data)
+    image_notes: list[str] = []
+    image_messages: set[str] = set()  # a file or folder that splits share is reported once
     with _decoding_threads(workers) as threads:
         for split, samples in samples_by_split.items():
-            messages = [*find_problems(samples), *_decoding_problems(split, samples, threads)]
-            problems += [f"{split}: {message}" for message in messages]
+            for problem in [*find_problems(samples), *_decoding_problems(split, samples, threads)]:
+                if not (problem.of_image and problem.message in image_messages):
+                    problems.append(f"{split}: {problem}")
+                if problem.of_image:
+                    image_messages.add(problem.message)
+            image_notes += _image_notes(samples, threads)
+    order_note = None
+    try:
+        order_note = _compare_skeletons(data, samples_by_split)
+    except ValueError as error:
+        problems.append(f"test: {error}")
+    skeletons = [samples.skeleton for samples in samples_by_split.values()]
     report = {
         "reader": data.reader,
         "splits": {split: _summarize(samples) for split, samples in samples_by_split.items()},
         "problems": list(dict.fromkeys(problems)),
         "usable": not problems,
+        "image_notes": list(dict.fromkeys(image_notes)),
+        "label_files": _tallies(samples_by_split),
+        "flip": skeletons[0].describe_pairs() if skeletons else None,
+        "order_note": order_note,
     }
     if json_path is not None:
         write_json(json_path, report)
@@ -70,11 +94,43 @@ def _read_splits(data: Data) -> tuple[dict[Split, SampleSet], list[str]]:
         except ValueError as error:
             problems.append(f"{splits[0]}: {error}")
     problems += [
-        f"{split}: has no samples"
+        f"{split}: has no samples{''.join(f': {tally}' for tally in samples.tallies)}"
         for split, samples in samples_by_split.items()
         if not len(samples) and split != "validation"
     ]
     return samples_by_split, problems
+
+
+def _compare_skeletons(data: Data, samples_by_split: dict[Split, SampleSet]) -> str | None:
+    """Compare the joints of the test file with those of the training file, by name.
+
+    Returns:
+        What is different without harm, or None.
+
+    Raises:
+        ValueError: they have different joints, or other pairs of left and right.
+    """
+    if not {"train", "test"} <= samples_by_split.keys():
+        return None
+    train, test = samples_by_split["train"].skeleton, samples_by_split["test"].skeleton
+    owners = "the training file", "the test file"
+    order = joint_order(train.joints, test.joints, *owners)
+    check_pairs(train, test.reordered(order), *owners)
+    if train.joints == test.joints:
+        return None
+    coco.check_sigmas(data.coco, order)
+    return "the test file lists the joints in other words or order: they are matched by name"
+
+
+def _tallies(samples_by_split: dict[Split, SampleSet]) -> list[dict[str, Any]]:
+    """Of each label file: "file", "people", "kept", "left_out" (numbers by reason) and "notes"."""
+    tallies = dict.fromkeys(
+        tally for samples in samples_by_split.values() for tally in samples.tallies
+    )
+    return [
+        {**asdict(tally), "left_out": dict(tally.left_out), "kept": tally.kept, "text": str(tally)}
+        for tally in tallies
+    ]
 
 
 def _decoding_threads(workers: int) -> ThreadPoolExecutor:
@@ -83,9 +139,13 @@ def _decoding_threads(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)))
 
 
-def _decoding_problems(split: str, samples: SampleSet, threads: ThreadPoolExecutor) -> list[str]:
+def _decoding_problems(
+    split: str, samples: SampleSet, threads: ThreadPoolExecutor
+) -> list[Problem]:
     """Each image that cannot be decoded, once, under the id of its first sample."""
-    images, first_samples = np.unique(samples.image_N, return_index=True)
+    images, first_samples, counts = np.unique(
+        samples.image_N, return_index=True, return_counts=True
+    )
     messages = tqdm(
         threads.map(lambda image: _decoding_problem(samples, int(image)), images),
         desc=f"decoding {split}",
@@ -94,8 +154,8 @@ def _decoding_problems(split: str, samples: SampleSet, threads: ThreadPoolExecut
         disable=None,
     )
     return [
-        f"{samples.ids[index]}: {message}"
-        for index, message in zip(first_samples, messages, strict=True)
+        Problem(samples.ids[index], message, int(count), of_image=True)
+        for index, message, count in zip(first_samples, messages, counts, strict=True)
         if message is not None
     ]
 
@@ -103,8 +163,8 @@ def _decoding_problems(split: str, samples: SampleSet, threads: ThreadPoolExecut
 def _decoding_problem(samples: SampleSet, image: int) -> str | None:
     """Decode a whole image and compare its size with its header's; None: no problem."""
     try:
-        pixels, _ = samples.images.read(image, FULL_RESOLUTION)
         width, height = samples.images.size(image)
+        pixels, _ = samples.images.read(image, FULL_RESOLUTION)
     except ValueError as error:
         return str(error)
     if pixels.shape[:2] != (height, width):
@@ -113,6 +173,20 @@ def _decoding_problem(samples: SampleSet, image: int) -> str | None:
             f"{pixels.shape[1]} x {pixels.shape[0]}"
         )
     return None
+
+
+def _image_notes(samples: SampleSet, threads: ThreadPoolExecutor) -> list[str]:
+    """What is unusual about images that can be used."""
+    images = map(int, np.unique(samples.image_N))
+    notes = threads.map(lambda image: _image_note(samples, image), images)
+    return [note for note in notes if note is not None]
+
+
+def _image_note(samples: SampleSet, image: int) -> str | None:
+    try:
+        return samples.images.note(image)
+    except ValueError:
+        return None  # it is a problem, and reported as one
 
 
 def _summarize(samples: SampleSet) -> dict[str, Any]:

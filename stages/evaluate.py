@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from ..data.datasets import load
+from ..data.readers import coco
 from ..data.samples import SampleSet
 from ..pipeline.config.recipe import Recipe
-from ..pipeline.evaluation.inference import PredictedJoints, check_skeleton, predict, predict_with
+from ..pipeline.evaluation.inference import PredictedJoints, in_model_order, predict, predict_with
 from ..pipeline.evaluation.oks import oks_fields
 from ..pipeline.evaluation.pck import pck_or_nan
 from ..pipeline.evaluation.report.charts import draw_curves
@@ -26,8 +27,10 @@ from ..pipeline.evaluation.report.scores import STORE_TEACHER, TEACHER, pck_fiel
 from ..pipeline.models.checkpoint import ModelDir, load_model
 from ..pipeline.models.complexity import count, count_gmacs, latency_ms
 from ..pipeline.runtime.files import as_json, atomic_group, make_writable, versions
+from ..pipeline.runtime.lock import writer_lock
 from ..pipeline.runtime.timing import median_ms
 from ..pipeline.store import open_storage, read_manifest, shard_bytes, stored_layout
+from ..pipeline.store.manifest import has_shards
 from ..pipeline.teachers import external_teachers_exist, load_external_teachers
 from ..pipeline.workdir import WorkDir
 
@@ -35,12 +38,18 @@ log = logging.getLogger("fpd")
 
 
 def run(
-    work: WorkDir, recipe: Recipe, device: torch.device, tau: float | None = None
+    work: WorkDir,
+    recipe: Recipe,
+    device: torch.device,
+    tau: float | None = None,
+    *,
+    allow_code: bool = False,
 ) -> dict[str, Any]:
     """Evaluate all finished models.
 
     Args:
         tau: the threshold of the means, as in `evaluation.pck.pck`.
+        allow_code: run teachers that the recipe names as Python code (`package.module:factory`).
 
     Returns:
         The content of `report.json`: "dataset", "models" (by name), "evaluation" (test-time
@@ -48,19 +57,33 @@ def run(
 
     Raises:
         ValueError: there is no finished model, the test set cannot be used, or the results cannot
-            be written.
+            be written, for example because another process is writing them.
     """
     models = work.models()
     if not models:
         raise ValueError(f"{work.root} has no finished model: run `fpd run all -w {work.root}`")
+    with writer_lock(work.evaluation):
+        return _evaluate(work, models, recipe, device, tau, allow_code=allow_code)
+
+
+def _evaluate(
+    work: WorkDir,
+    models: dict[str, ModelDir],
+    recipe: Recipe,
+    device: torch.device,
+    tau: float | None,
+    *,
+    allow_code: bool,
+) -> dict[str, Any]:
     for folder in (work.evaluation, work.evaluation / "predictions"):
         make_writable(folder, "the folder of results", "make it so, or move it away")
+    store_summary = _store_summary(work, recipe, models)  # first: the store may be damaged
     samples = load(recipe.data, "test")
     rows, predicted = {}, {}
     for name, model_dir in models.items():
         rows[name], predicted[name] = _evaluate_model(model_dir, recipe, samples, device, tau)
     if recipe.store.teachers:
-        evaluated = _evaluate_teachers(recipe, samples, device, tau)
+        evaluated = _evaluate_teachers(recipe, samples, device, tau, allow_code=allow_code)
         if evaluated is not None:
             name = TEACHER if TEACHER not in models else STORE_TEACHER
             rows[name], predicted[name] = evaluated
@@ -68,7 +91,7 @@ def run(
         "dataset": samples.fingerprint(),
         "models": rows,
         "evaluation": recipe.evaluation.model_dump(mode="json"),
-        "store": _store_summary(work, recipe, models),
+        "store": store_summary,
         "device": str(device),
         "versions": versions(),
     }
@@ -85,10 +108,12 @@ def _evaluate_model(
 ) -> tuple[dict[str, Any], PredictedJoints]:
     """A model's row of the report, and its predictions for all test samples."""
     model = load_model(model_dir, device)
-    check_skeleton(model, samples)
+    ordered, order = in_model_order(model, samples)
+    coco.check_sigmas(recipe.data.coco, order)
     crop_px = model.geometry.crop_px
     recipe = recipe.with_geometry(model.geometry)
-    predicted = predict(model.network, recipe, samples, device, tta=recipe.evaluation)
+    predicted = predict(model.network, recipe, ordered, device, tta=recipe.evaluation)
+    predicted = predicted.reordered(order)
     parameters, gmacs = count(model.model, model.skeleton.num_joints, crop_px)
     row = {
         **_scores(recipe, samples, predicted, tau),
@@ -101,13 +126,18 @@ def _evaluate_model(
 
 
 def _evaluate_teachers(
-    recipe: Recipe, samples: SampleSet, device: torch.device, tau: float | None
+    recipe: Recipe,
+    samples: SampleSet,
+    device: torch.device,
+    tau: float | None,
+    *,
+    allow_code: bool,
 ) -> tuple[dict[str, Any], PredictedJoints] | None:
     """The row and the predictions of the recipe's external teachers, as one ensemble.
 
     They run as they do to fill the store, except that flip averaging follows the evaluation's
     setting, as it does for all models. Joints that no teacher covers do not count. None, with a
-    warning, if a teacher cannot be loaded here.
+    warning, if a teacher cannot be loaded here, or is Python code that is not allowed.
     """
     names = ", ".join(recipe.store.teachers)
     if not external_teachers_exist(recipe):
@@ -115,7 +145,10 @@ def _evaluate_teachers(
         return None
     try:
         teachers = load_external_teachers(
-            recipe, samples.skeleton, averaged=recipe.evaluation.flip_test
+            recipe,
+            samples.skeleton,
+            averaged=recipe.evaluation.flip_test,
+            allow_code=allow_code,
         )
         covered_joints = teachers.covered_joints
     except ValueError as error:  # a package is not installed, or no joint is covered
@@ -164,7 +197,7 @@ def _write(
 ) -> None:
     """Write the files of `evaluation/`; none is replaced before all are written."""
     out = work.evaluation
-    histories = {name: read_history(model_dir.metrics) for name, model_dir in models.items()}
+    histories = {name: read_history(model_dir) for name, model_dir in models.items()}
     texts = {
         out / "report.json": as_json(report),
         out / "report.html": render(report, samples, predicted, histories),
@@ -175,7 +208,8 @@ def _write(
     with atomic_group(*paths) as temporary_paths:
         temporary = dict(zip(paths, temporary_paths, strict=True))
         for path, text in texts.items():
-            temporary[path].write_text(text, "utf-8")
+            # Names may have halves of characters, which JSON can state and no file can hold.
+            temporary[path].write_text(text, "utf-8", "backslashreplace")
         write_predictions(
             {name: temporary[path] for name, path in prediction_paths.items()},
             report,
@@ -190,9 +224,9 @@ def _store_summary(
 ) -> dict[str, Any] | None:
     """The store's size, its teacher passes, and those that online distillation would have taken."""
     storage = open_storage(work.store_location(recipe))
-    if not storage.exists():
+    if not storage.exists() and not has_shards(storage):
         return None
-    layout = stored_layout(storage)
+    layout = stored_layout(storage, work.command_options(recipe))
     settings = [
         model_dir.record()["identity"]["settings"]["training"] for model_dir in models.values()
     ]

@@ -28,7 +28,7 @@ from ..data.samples import SampleSet
 from ..data.views import CENTER_CROP
 from ..pipeline.config.recipe import Recipe, fresh_views
 from ..pipeline.evaluation.inference import score_exported
-from ..pipeline.models.checkpoint import TrainedModel, load_model
+from ..pipeline.models.checkpoint import ModelDir, TrainedModel, load_model
 from ..pipeline.models.export.deployable import Deployable, ModelRunner, in_pytorch
 from ..pipeline.models.export.formats import (
     describe,
@@ -42,6 +42,7 @@ from ..pipeline.models.export.formats import (
 from ..pipeline.models.export.parity import HEATMAP_TOLERANCE, JOINT_TOLERANCE_PX, compare
 from ..pipeline.models.export.quantize import Method, quantize
 from ..pipeline.runtime.files import as_json, atomic_group, make_writable
+from ..pipeline.runtime.lock import writer_lock
 from ..pipeline.runtime.timing import time_interleaved
 from ..pipeline.workdir import WorkDir
 
@@ -73,8 +74,8 @@ def run(
         The content of the JSON file, and "path".
 
     Raises:
-        ValueError: there is no such model, a package is missing, or the exported model's output
-            differs from PyTorch's; nothing is written then.
+        ValueError: there is no such model, a package is missing, another process is writing the
+            file, or the exported model's output differs from PyTorch's; nothing is written then.
     """
     if method is not None and kind != "onnx":
         raise ValueError("--quantize is done by onnxruntime: expected --format onnx with it")
@@ -83,6 +84,13 @@ def run(
     folder = work.model(name)
     out = out or folder.path / f"{name}{'-int8' if method else ''}{SUFFIXES[kind]}"
     _check_out(out, SUFFIXES[kind])
+    with writer_lock(out):
+        return _export(recipe, folder, kind, out, method)
+
+
+def _export(
+    recipe: Recipe, folder: ModelDir, kind: Format, out: Path, method: Method | None
+) -> dict[str, Any]:
     trained = load_model(folder, torch.device("cpu"))
     description = describe(trained)
     recipe = recipe.with_geometry(trained.geometry)

@@ -43,6 +43,7 @@ def run(
     overwrite: bool = False,
     only_views: Container[int] | None = None,
     workers: Workers | None = None,
+    allow_code: bool = False,
 ) -> dict[str, Any]:
     """Make the store's missing shards.
 
@@ -51,6 +52,7 @@ def run(
         overwrite: remove an existing store first.
         only_views: make shards of these view numbers alone; None: of all.
         workers: processes of a Dask cluster that make the shards; None: this process makes them.
+        allow_code: run teachers that the recipe names as Python code (`package.module:factory`).
 
     Returns:
         "views" and "samples" of the store; "written", the number of shards made now; "bytes",
@@ -65,9 +67,10 @@ def run(
     """
     # Load: the training samples, the teacher, and the manifest that the store must have. The
     # manifest describes all that decides the heatmaps; `teacher.entry` is the teacher's part of it.
-    check_teacher(work, recipe)  # that it exists, before the data set is loaded
+    # That the teacher exists is checked first, before the data set is loaded.
+    check_teacher(work, recipe, allow_code=allow_code)
     samples = load(recipe.data, "train")
-    teacher = load_teacher(work.teacher, recipe, samples.skeleton)
+    teacher = load_teacher(work.teacher, recipe, samples.skeleton, allow_code=allow_code)
     manifest = make_manifest(recipe, samples, teacher.entry)
     for warning in compatibility_warnings(teacher.entry, recipe, samples.skeleton):
         log.info("%s", warning)
@@ -107,7 +110,7 @@ def run(
                 fill(writer, missing_shards, teacher.predictor(device), recipe, samples, device)
             else:
                 writer.end_audit()  # until `finish`, the manifest does not call the store complete
-                job = make_job(work, recipe, store, writer.manifest, workers)  # for every worker
+                job = make_job(work, recipe, store, writer.manifest, workers, allow_code=allow_code)
                 fill_on_cluster(workers, recipe.cluster, job, writer.layout, missing_shards)
         coverage = writer.finish()  # checks every shard, and writes the totals to the manifest
         _check_visible(store, missing_shards, coverage)

@@ -42,8 +42,9 @@ from ..pipeline.store import (
 )
 from ..pipeline.store.compression import FAINT_PEAK
 from ..pipeline.store.coverage import read_receipt
+from ..pipeline.store.manifest import has_shards
 from ..pipeline.store.schema import ARRAYS
-from ..pipeline.teachers import HeatmapSource, expected_entry, find_teacher
+from ..pipeline.teachers import CodeNotAllowed, HeatmapSource, expected_entry, find_teacher
 from ..pipeline.training.dataset import CachedView, DistillationViews
 from ..pipeline.workdir import WorkDir
 
@@ -66,7 +67,7 @@ def run(work: WorkDir, recipe: Recipe) -> dict[str, Any]:
         ValueError: there is no store, or its metadata is damaged.
     """
     store = _open(work, recipe)
-    present = coverage(store, stored_layout(store))
+    present = coverage(store, stored_layout(store, work.command_options(recipe)))
     layout = present.layout
     return {
         "location": str(store),
@@ -86,7 +87,7 @@ def run(work: WorkDir, recipe: Recipe) -> dict[str, Any]:
 
 def _open(work: WorkDir, recipe: Recipe) -> Storage:
     store = open_storage(work.store_location(recipe))
-    if not store.exists():
+    if not store.exists() and not has_shards(store):
         raise ValueError(
             f"there is no heatmap store at {store}: make one with `fpd cache-heatmaps -w "
             f"{work.command_options(recipe)}`, or give its location with --store"
@@ -133,13 +134,21 @@ def _count_bytes(present: Coverage) -> dict[str, Any]:
 
 
 def draw(
-    work: WorkDir, recipe: Recipe, device: torch.device, sample: str, view: int, out: Path
+    work: WorkDir,
+    recipe: Recipe,
+    device: torch.device,
+    sample: str,
+    view: int,
+    out: Path,
+    *,
+    allow_code: bool = False,
 ) -> dict[str, Any]:
     """Draw one stored view of one sample, beside the teacher's output where there is a teacher.
 
     Args:
         sample: its id, or its index in the data set.
         out: file of the figure.
+        allow_code: run teachers that the recipe names as Python code (`package.module:factory`).
 
     Returns:
         "sample" (its id), "index", "view"; "bound", the store's largest allowed error of a pixel,
@@ -151,18 +160,22 @@ def draw(
     """
     store = _open(work, recipe)
     samples = load(recipe.data, "train")
-    manifest = read_manifest(store)
+    manifest = read_manifest(store, work.command_options(recipe))
     entry = expected_entry(work.teacher, recipe, manifest, trusting=True)
     expected = make_manifest(recipe, samples, entry)
     check_manifest(store, expected, manifest, work.command_options(recipe))
-    layout = stored_layout(store)
+    layout = stored_layout(store, work.command_options(recipe))
     index = _find_sample(samples, sample)
     _check_written(store, layout, view, index, work.command_options(recipe))
     reader = StoreReader(store, layout, work.command_options(recipe))
     cached_view = DistillationViews(stored_views(recipe, samples), reader)[index, view]
 
-    teacher = find_teacher(work.teacher, recipe, samples.skeleton)
-    not_compared = _why_not_compared(work, recipe, teacher, manifest["teacher"]["sha256"])
+    try:
+        teacher = find_teacher(work.teacher, recipe, samples.skeleton, allow_code=allow_code)
+        not_compared = _why_not_compared(work, recipe, teacher, manifest["teacher"]["sha256"])
+    except CodeNotAllowed:
+        teacher, names = None, ", ".join(recipe.store.teachers)
+        not_compared = f"teacher {names} is Python code, not run: not compared (--allow-code)"
     live_KHW = None
     if teacher is not None and not_compared is None:
         live_KHW = _run_teacher(teacher, cached_view["crop"], device)

@@ -21,11 +21,19 @@ from ..pipeline.teachers.resolve import check_teacher
 from ..pipeline.workdir import WorkDir
 
 
-def run(work: WorkDir, recipe: Recipe, device: torch.device, *, overwrite: bool = False) -> Plan:
+def run(
+    work: WorkDir,
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    overwrite: bool = False,
+    allow_code: bool = False,
+) -> Plan:
     """Run a pilot: a few dozen views through teacher, encoder and compression, in memory.
 
     Args:
         overwrite: plan for a new store, as if an existing one were removed first.
+        allow_code: run teachers that the recipe names as Python code (`package.module:factory`).
 
     Returns:
         The pilot's measurements, and size and time of a store by its number of views.
@@ -33,9 +41,9 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device, *, overwrite: bool 
     Raises:
         ValueError: there is no finished teacher, or the existing store was made for another run.
     """
-    check_teacher(work, recipe)
+    check_teacher(work, recipe, allow_code=allow_code)
     samples = load(recipe.data, "train")
-    source = load_teacher(work.teacher, recipe, samples.skeleton)
+    source = load_teacher(work.teacher, recipe, samples.skeleton, allow_code=allow_code)
     manifest = make_manifest(recipe, samples, source.entry)
     return make_plan(work, recipe, samples, manifest, source, device, overwrite=overwrite)
 

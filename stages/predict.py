@@ -3,8 +3,9 @@
     fpd predict photo.jpg -w work/demo --box 40,20,120,260
     fpd predict photos/ -w work/demo --boxes boxes.json -o predictions
 
-Reads a model's folder, images, and people's boxes. Writes `predictions.json`, a list in COCO's
-results format; `joints.json`, the names of the model's joints; and a drawing of each image.
+Reads a model's folder, images, and people's boxes; boxes of crowds, other categories and low
+scores are left out (`data.io.boxes`). Writes `predictions.json`, a list in COCO's results format;
+`joints.json`, the names of the model's joints; and a drawing of each image.
 
 A result is one person:
 
@@ -27,7 +28,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,15 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.augmentation import UNAUGMENTED, affine_23
-from ..data.io.boxes import Box, image_keys, read_boxes
+from ..data.io.boxes import (
+    MIN_SCORE,
+    PERSON_CATEGORY_ID,
+    Box,
+    match_images,
+    people_boxes,
+    read_boxes,
+)
+from ..data.io.images import AS_STORED
 from ..data.io.photos import Photos, find_photos
 from ..data.samples import SampleSet
 from ..data.skeletons import Skeleton
@@ -50,6 +59,7 @@ from ..pipeline.models.checkpoint import TrainedModel, load_model
 from ..pipeline.runtime.files import as_json, atomic_group, make_writable
 from ..pipeline.runtime.interrupt import Interrupted, Stop, stop_requested
 from ..pipeline.runtime.loader import in_batches
+from ..pipeline.runtime.lock import writer_lock
 from ..pipeline.runtime.text import pluralize
 from ..pipeline.workdir import WorkDir
 
@@ -75,6 +85,8 @@ class PredictRequest:
         out: folder to write to.
         box: (x, y, w, h) of the person on the only image, pixels; None: the whole image.
         boxes: file of boxes (`data.io.boxes`); None: see `box`.
+        category: name or id of the category of `boxes` to predict; None: people.
+        min_score: least score of a box of `boxes`.
         draw: whether to write drawings.
         as_stored: ignore the orientation tags of photographs.
     """
@@ -83,6 +95,8 @@ class PredictRequest:
     out: Path
     box: tuple[float, float, float, float] | None = None
     boxes: Path | None = None
+    category: str | None = None
+    min_score: float = MIN_SCORE
     draw: bool = True
     as_stored: bool = False
 
@@ -94,8 +108,9 @@ class PredictResult:
     Attributes:
         people, images: numbers of those predicted.
         problems: a message for each image or box that could not be used.
-        images_without_box: images that the file of boxes does not mention.
+        images_without_box: images of which the file of boxes has no person.
         boxes_without_image: boxes of images that were not given.
+        boxes_left_out: numbers of the given images' boxes that are not of people, by reason.
     """
 
     people: int
@@ -103,6 +118,16 @@ class PredictResult:
     problems: tuple[str, ...]
     images_without_box: int
     boxes_without_image: int
+    boxes_left_out: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes by their image's index (None: the whole image), and how many others there are."""
+
+    by_image: dict[int, list[Box | None]]
+    without_image: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,58 +168,68 @@ def run(
         Interrupted: after SIGINT or SIGTERM; finished predictions are written.
     """
     paths = find_photos(request.images)
-    boxes_by_image, boxes_without_image = _boxes_by_image(request, paths)
     folder = work.model(name)
-    _check_out(request.out, paths)
     model = load_model(folder, device)
+    boxes = _find_boxes(request, paths, model.skeleton)
+    _check_out(request.out, paths)
     photos = Photos(paths, as_stored=request.as_stored)
     # Images are read in this process: a loader process that fails on a damaged image can hang.
     recipe = recipe.model_copy(update={"loader": Loader(workers=0)}).with_geometry(model.geometry)
     context = Context(model, recipe, device, photos, request)
     problems: list[str] = []
-    results = _predict_all(context, boxes_by_image, problems)
+    with writer_lock(request.out, inside=True):
+        results = _predict_all(context, boxes.by_image, problems)
     if not results:
         raise ValueError(f"nothing could be predicted: {problems[0]}")
     return PredictResult(
         people=len(results),
         images=len({result["file_name"] for result in results}),
         problems=tuple(problems),
-        images_without_box=len(paths) - len(boxes_by_image),
-        boxes_without_image=boxes_without_image,
+        images_without_box=len(paths) - len(boxes.by_image),
+        boxes_without_image=boxes.without_image,
+        boxes_left_out=boxes.left_out,
     )
 
 
-def _boxes_by_image(
-    request: PredictRequest, paths: Sequence[Path]
-) -> tuple[dict[int, list[Box | None]], int]:
-    """Boxes by their image's index (None: the whole image), and the number of boxes without image.
+def _find_boxes(request: PredictRequest, paths: Sequence[Path], skeleton: Skeleton) -> Boxes:
+    """The people's boxes on the given images.
 
     Raises:
-        ValueError: `--box` with several images, or a file of boxes with none of a given image.
+        ValueError: `--box` with several images, or a file of boxes with no person of a given image.
     """
     if request.boxes is None:
+        if request.category is not None:
+            raise ValueError("--category is for a file of boxes: give one with --boxes")
         if request.box is None:
-            return {index: [None] for index in range(len(paths))}, 0
+            return Boxes({index: [None] for index in range(len(paths))})
         if len(paths) != 1:
             raise ValueError(
                 f"--box is for one image, found {len(paths)}: give a file of boxes with --boxes"
             )
-        return {0: [Box(paths[0].name, request.box)]}, 0
-    boxes = read_boxes(request.boxes)
-    boxes_by_key: dict[str | int, list[Box]] = defaultdict(list)
-    for box in boxes:
-        boxes_by_key[box.image].append(box)
-    boxes_by_image: dict[int, list[Box | None]] = {}
-    for index, path in enumerate(paths):
-        image_boxes = [box for key in image_keys(path.name) for box in boxes_by_key.get(key, ())]
-        if image_boxes:
-            boxes_by_image[index] = list(image_boxes)
-    if not boxes_by_image:
+        return Boxes({0: [Box(paths[0].name, request.box)]})
+    file = read_boxes(request.boxes)
+    matched, without_image = match_images(file, paths)
+    if not matched:
         raise ValueError(
-            f"{request.boxes} has {pluralize(len(boxes), 'box', 'boxes')}, but none of a given "
-            f"image: its first box is of {boxes[0].image!r}, the first image is {paths[0].name!r}"
+            f"{request.boxes} has {pluralize(len(file.boxes), 'box', 'boxes')}, but none of a "
+            f"given image: its first box is of {file.boxes[0].image!r}, the first image is "
+            f"{paths[0].name!r}"
         )
-    return boxes_by_image, len(boxes) - sum(map(len, boxes_by_image.values()))
+    people, left_out = people_boxes(
+        file,
+        matched,
+        skeleton=skeleton.name,
+        category=request.category,
+        min_score=request.min_score,
+    )
+    if not people:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise ValueError(
+            f"{request.boxes} has no person's box on the given images; left out: {reasons} (see "
+            "--category, --min-score)"
+        )
+    by_image: dict[int, list[Box | None]] = {index: [*boxes] for index, boxes in people.items()}
+    return Boxes(by_image, without_image, left_out)
 
 
 def _check_out(out: Path, paths: Iterable[Path]) -> None:
@@ -245,6 +280,7 @@ def _find_people(
     for image in images:
         try:
             width_height = photos.size(image)
+            _check_size(photos, image, boxes_by_image[image][0], width_height)
         except ValueError as error:
             problems.append(str(error))
             continue
@@ -253,6 +289,22 @@ def _find_people(
                 yield _make_person(photos, image, box, width_height)
             except ValueError as error:
                 problems.append(str(error))
+
+
+def _check_size(photos: Photos, image: int, box: Box | None, width_height: tuple[int, int]) -> None:
+    """Check that the file of boxes has the size of the image that the boxes are cut from.
+
+    Raises:
+        ValueError: it has another one.
+    """
+    if box is None or box.image_size is None or box.image_size == width_height:
+        return
+    width, height = width_height
+    boxes_w, boxes_h = box.image_size
+    text = f"{photos.names[image]} has {width} x {height} pixels, its boxes are for {boxes_w} x "
+    if (boxes_h, boxes_w) == width_height and photos.orientation(image) != AS_STORED:
+        raise ValueError(f"{text}{boxes_h}, the size as stored: add --as-stored")
+    raise ValueError(f"{text}{boxes_h}: give the pictures that the boxes were made for")
 
 
 def _make_person(
@@ -268,6 +320,7 @@ def _make_person(
     margin = BOX_MARGIN
     if box is None:  # the image is taken as a crop of a person already
         box, margin = Box(name, (0.0, 0.0, float(width), float(height))), 1.0
+    assert box.xywh is not None  # `people_boxes` leaves out the others
     x, y, w, h = box.xywh
     where = f"{photos.names[image]}: box {x:g},{y:g},{w:g},{h:g}"
     if not (w > 0 and h > 0 and max(w, h) * margin >= MIN_BOX_PX):
@@ -361,8 +414,8 @@ def _result(
     return {
         "image_id": file_name if box.image_id is None else box.image_id,
         "file_name": file_name,
-        "category_id": box.category_id,
-        "bbox": list(box.xywh),
+        "category_id": PERSON_CATEGORY_ID if box.category_id is None else box.category_id,
+        "bbox": list(box.xywh or ()),
         "keypoints": np.column_stack([joints_K2, peaks_K]).round(4).ravel().tolist(),
         "score": float(peaks_K.mean()) * box.score,
     }

@@ -74,7 +74,7 @@ def _score_pck(
     predictions: Path, ground_truth: Path, tau: float | None, zero_based: bool | None
 ) -> dict[str, Any]:
     truth = read_ground_truth(ground_truth)
-    file = read_predictions(predictions, truth.prediction_rows, truth.skeleton.num_joints)
+    file = read_predictions(predictions, truth.prediction_rows, truth.skeleton.joints)
     first_pixel = truth.first_pixel if zero_based is None else int(not zero_based)
     joints_MK2 = file.joints_NK2 + (truth.first_pixel - first_pixel)
     joints_NK2 = joints_MK2[truth.prediction_rows[len(joints_MK2)]]
@@ -92,27 +92,33 @@ def _score_pck(
             "array": file.name,
             "layout": file.layout,
             "first_pixel": first_pixel,
+            "matched_by_name": file.has_names,
         },
     }
 
 
 def _score_oks(predictions: Path, ground_truth: Path, settings: coco.Coco) -> dict[str, Any]:
-    dataset = coco.read(ground_truth)
-    category, skeleton = coco.choose_category(ground_truth, dataset, settings)
+    labels = oks.read_labels(ground_truth, settings)
+    skeleton = labels.category.skeleton
     if not skeleton.sigmas:
         raise ValueError(
             f"{ground_truth}: {skeleton.name} has {skeleton.num_joints} joints of its own: OKS "
             "needs a tolerance for each, --sigmas 0.05,0.05,..."
         )
-    image_ids = {image.get("id") for image in dataset["images"]}
-    detections = oks.read_results(predictions, skeleton.num_joints, image_ids, category["id"])
-    labels = [a for a in dataset["annotations"] if a.get("category_id") == category["id"]]
+    results = oks.read_results(predictions, labels)
     return {
         "metric": "OKS",
-        "oks": oks.score(ground_truth, dataset, category["id"], detections, skeleton.sigmas),
-        "samples": len(labels),
-        "prediction_count": len(detections),
+        "oks": oks.score(labels, results.detections, skeleton.sigmas),
+        "samples": len(labels.people),
+        "ignored_samples": int(labels.is_ignored_N.sum()),
+        "prediction_count": len(results.detections),
+        "predictions_of_other_categories": results.other_categories,
+        "notes": list(labels.people.notes),
         "skeleton": skeleton.name,
         "sigmas": list(skeleton.sigmas),
-        "predictions": {"path": str(predictions), "sha256": sha256(predictions)},
+        "predictions": {
+            "path": str(predictions),
+            "sha256": sha256(predictions),
+            "joint_names": None if results.names is None else str(results.names),
+        },
     }

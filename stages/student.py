@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..pipeline.config.recipe import Recipe
+from ..pipeline.runtime.lock import writer_lock
 from ..pipeline.store import read_manifest
 from ..pipeline.store.match import existing_store
 from ..pipeline.teachers import expected_entry
@@ -43,14 +44,16 @@ def run(
 
     Raises:
         ValueError: the store does not match this run or is incomplete, the data set cannot be
-            used, or the folder holds a run of other settings.
+            used, the folder holds a run of other settings, or another process is training it.
         Interrupted: after SIGINT or SIGTERM; the same command resumes.
     """
     settings = recipe.student_named(name)
     if init_from is not None:
         settings = settings.model_copy(update={"init_from": str(init_from.absolute())})
-    teacher_entry = None  # what the store's manifest must state of the teacher
-    if settings.alpha > 0:
-        manifest = read_manifest(existing_store(work, recipe))
-        teacher_entry = expected_entry(work.teacher, recipe, manifest)
-    return train_student(work, recipe, settings, work.student(name), device, teacher_entry)
+    out = work.student(name)
+    with writer_lock(out.path):
+        teacher_entry = None  # what the store's manifest must state of the teacher
+        if settings.alpha > 0:
+            manifest = read_manifest(existing_store(work, recipe))
+            teacher_entry = expected_entry(work.teacher, recipe, manifest)
+        return train_student(work, recipe, settings, out, device, teacher_entry)

@@ -21,6 +21,7 @@ from ..pipeline.evaluation.report.scores import percent
 from ..pipeline.runtime.dask_cluster import Workers
 from ..pipeline.runtime.files import as_json, atomic_group, versions
 from ..pipeline.runtime.interrupt import Interrupted, stop_requested
+from ..pipeline.runtime.lock import writer_lock
 from ..pipeline.store.manifest import TeacherEntry, read_manifest
 from ..pipeline.store.match import existing_store
 from ..pipeline.teachers import expected_entry
@@ -56,9 +57,21 @@ def run(
 
     Raises:
         ValueError: the sweep has contradictory or invalid settings, the data set or the store
-            is missing, or the Dask cluster cannot be reached.
+            is missing, another process is running the sweep, or the Dask cluster cannot be reached.
         Interrupted: after SIGINT or SIGTERM; finished students are kept.
     """
+    with writer_lock(work.sweep(name)):
+        return _run(work, recipe, device, name, sweep, workers)
+
+
+def _run(
+    work: WorkDir,
+    recipe: Recipe,
+    device: torch.device,
+    name: str,
+    sweep: Sweep,
+    workers: Workers | None,
+) -> dict[str, Any]:
     students = variants(sweep)
     teacher_entry = _check_inputs(work, recipe, sweep, students)
     rows: dict[tuple[str, str], dict[str, Any]] = {}
@@ -121,7 +134,7 @@ def _train(
         job = make_student_job(work, recipe, name, sweep, workers, teacher_entry)
         yield from train_on_cluster(workers, job, recipe, students)
         return
-    with stop_requested() as stop:  # for a signal during scoring; training handles its own
+    with stop_requested() as stop:  # training and scoring look at it, too
         for student in students:
             row = train_and_score(work, recipe, name, sweep, student, device, teacher_entry)
             yield student, row
@@ -134,5 +147,5 @@ def _write(work: WorkDir, name: str, report: dict[str, Any]) -> None:
     paths = [work.sweep(name) / file for file in ("sweep.json", "table.md", "sweep.png")]
     with atomic_group(*paths) as (json_file, table_file, chart_file):
         json_file.write_text(as_json(report), "utf-8")
-        table_file.write_text(markdown(report), "utf-8")
+        table_file.write_text(markdown(report), "utf-8", "backslashreplace")
         draw(report, chart_file)

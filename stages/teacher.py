@@ -14,6 +14,7 @@ import torch
 
 from ..data.datasets import load_training
 from ..pipeline.config.recipe import Recipe, fresh_views
+from ..pipeline.runtime.lock import writer_lock
 from ..pipeline.training.dataset import TrainingData
 from ..pipeline.training.objective import Objective
 from ..pipeline.training.train import train_model
@@ -27,9 +28,15 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any]:
         The content of its `record.json`.
 
     Raises:
-        ValueError: the data set cannot be used, or the folder holds a run of other settings.
+        ValueError: the data set cannot be used, the folder holds a run of other settings, or
+            another process is training it.
         Interrupted: after SIGINT or SIGTERM; the same command resumes.
     """
+    with writer_lock(work.teacher.path):
+        return _train(work, recipe, device)
+
+
+def _train(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any]:
     samples_by_split = load_training(recipe.data, with_unlabeled=False)
     training_samples = samples_by_split["train"]
     settings = recipe.teacher

@@ -13,6 +13,8 @@ height and width.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,19 +46,25 @@ from ..pipeline.store import (
     served_layout,
 )
 from ..pipeline.store.compression import FAINT_PEAK
+from ..pipeline.store.manifest import ManifestError, has_shards
+from ..pipeline.store.restore import restored_group, restored_manifest
 from ..pipeline.store.verify import (
     CheckedView,
     Damage,
     SampleView,
     Verification,
+    ViewParameters,
     damaged_metadata,
     examine,
     spread,
 )
-from ..pipeline.teachers import expected_entry, find_teacher
+from ..pipeline.teachers import CodeNotAllowed, HeatmapSource, expected_entry, find_teacher
 from ..pipeline.workdir import WorkDir
 
 log = logging.getLogger("fpd")
+
+LEAST_COMPARED = 16
+"""Views that are compared with the teacher's output before a lost manifest is restored."""
 
 ROUNDING = 0.01
 """Allowed beyond the store's error bound, as a share of a map's peak, for what differs between the
@@ -73,6 +81,7 @@ def run(
     sample_count: int = 64,
     deep: bool = False,
     repair: bool = False,
+    allow_code: bool = False,
 ) -> Verification:
     """Verify a store; with `repair`, make its missing and damaged shards again first.
 
@@ -81,6 +90,7 @@ def run(
         deep: read every file and compare it with its receipt; otherwise only file sizes are
             checked, and the content of the `sample_count` views.
         repair: needs the teacher if a shard is missing or damaged.
+        allow_code: run teachers that the recipe names as Python code (`package.module:factory`).
 
     Raises:
         ValueError: there is no store, it was made for another run or from other pixels, another
@@ -89,14 +99,30 @@ def run(
     """
     store = open_storage(work.store_location(recipe))
     samples = load(recipe.data, "train")
-    layout = _check_store(store, work, recipe, samples)
-    teacher = find_teacher(work.teacher, recipe, samples.skeleton)
+    manifest_is_lost = _manifest_is_lost(store, work, recipe, repair=repair)
+    if not manifest_is_lost:
+        _check_store(store, work, recipe, samples)
+    teacher = _find_teacher(
+        work, recipe, samples, needed=sample_count > 0 or repair, allow_code=allow_code
+    )
     predictor = None if teacher is None else teacher.predictor(device)
 
-    before = after = _examine_store(store, layout, sample_count, deep)
+    if manifest_is_lost:
+        _restore_manifest(store, work, recipe, samples, teacher, device, sample_count)
+    layout = _check_store(store, work, recipe, samples)
+    examine_store = partial(
+        _examine_store,
+        store,
+        layout,
+        sample_count=sample_count,
+        parameters=stored_views(recipe, samples).parameters if deep else None,
+    )
+    before = after = examine_store()
+    if manifest_is_lost:  # restored, but without what `finish` writes into it
+        before.damaged_metadata["zarr.json"] = store.read("zarr.json")
     if repair and before.is_damaged:
         _repair(store, work, recipe, samples, before, predictor, device)
-        after = _examine_store(store, layout, sample_count, deep)
+        after = examine_store()
     compared_views = None
     if predictor is not None:
         compared_views = _compare_with_teacher(
@@ -116,22 +142,105 @@ def run(
     )
 
 
+def _find_teacher(
+    work: WorkDir, recipe: Recipe, samples: SampleSet, *, needed: bool, allow_code: bool
+) -> HeatmapSource | None:
+    """The teacher to compare with and to repair with; None: its files are missing.
+
+    Args:
+        needed: whether it will be run, so that code that is not allowed cannot be left out.
+
+    Raises:
+        ValueError: it cannot be loaded, or is code that is not allowed.
+    """
+    try:
+        return find_teacher(work.teacher, recipe, samples.skeleton, allow_code=allow_code)
+    except CodeNotAllowed as error:
+        if needed:
+            raise ValueError(f"{error}; --samples 0 checks the files alone") from None
+        return None
+
+
+def _manifest_is_lost(store: Storage, work: WorkDir, recipe: Recipe, *, repair: bool) -> bool:
+    """Whether the manifest is to be restored.
+
+    Raises:
+        ValueError: there is no store, or its manifest is damaged and `repair` is not set or cannot
+            restore it.
+    """
+    work_options = work.command_options(recipe)
+    if not store.exists() and not has_shards(store):
+        raise ValueError(f"{store} is missing: run `fpd cache-heatmaps -w {work_options}`")
+    try:
+        read_manifest(store, work_options)
+    except ManifestError:
+        if repair and has_shards(store):
+            return True
+        raise
+    return False
+
+
+def _restore_manifest(
+    store: Storage,
+    work: WorkDir,
+    recipe: Recipe,
+    samples: SampleSet,
+    teacher: HeatmapSource | None,
+    device: torch.device,
+    sample_count: int,
+) -> None:
+    """Write the manifest again, after comparing views with the teacher's output.
+
+    Raises:
+        ValueError: there is no teacher, or the shards are not its heatmaps of this run's views.
+    """
+    if teacher is None:
+        location = ", ".join(recipe.store.teachers) or work.teacher.path
+        raise ValueError(
+            f"{store} has no manifest, and {location} no finished teacher to compare its shards "
+            "with: restore the teacher that made the store, and run the same command again"
+        )
+    work_options = work.command_options(recipe)
+    expected = make_manifest(recipe, samples, teacher.entry)
+    manifest, layout = restored_manifest(store, expected, samples, recipe.store.views)
+    missing = set(coverage(store, layout).missing)
+    complete = [task for task in layout.tasks() if task not in missing]
+    reader = StoreReader(store, layout, work_options, own_layout=True)
+    count = max(sample_count, LEAST_COMPARED)
+    cached_heatmaps = _read_intact(reader, spread(layout, complete, count))
+    predictor = teacher.predictor(device)
+    compared = _compare_with_teacher(cached_heatmaps, predictor, recipe, samples, device)
+    wrong = sum(not view.error <= recipe.store.max_error + ROUNDING for view in compared)
+    if wrong or (complete and not compared):
+        what = "none of its views can be read"
+        if wrong:
+            what = f"{wrong} of {len(compared)} views do not match the teacher's output"
+        raise ValueError(
+            f"{store} has no manifest, and {what}: it was made for another run; move it away, and "
+            f"make a new one with `fpd cache-heatmaps -w {work_options}`"
+        )
+    check_canaries(store, layout, stored_views(recipe, samples), manifest, work_options)
+    with store.locked():
+        store.write("zarr.json", restored_group(manifest, layout))
+
+
+def _read_intact(reader: StoreReader, views: list[SampleView]) -> dict[SampleView, CachedHeatmaps]:
+    """Those of some views that can be read."""
+    cached_heatmaps: dict[SampleView, CachedHeatmaps] = {}
+    for view, index in views:
+        with suppress(ValueError):
+            cached_heatmaps[view, index] = reader.read(view, index)
+    return cached_heatmaps
+
+
 def _check_store(store: Storage, work: WorkDir, recipe: Recipe, samples: SampleSet) -> Layout:
     """Check manifest and canaries, and return the part of the store that this run uses.
 
     Raises:
-        ValueError: there is no store, or it was made for another run or from other pixels.
+        ValueError: it was made for another run or from other pixels.
     """
     work_options = work.command_options(recipe)  # what follows `-w` in the messages' commands
-    if not store.exists():
-        raise ValueError(f"{store} is missing: run `fpd cache-heatmaps -w {work_options}`")
-    try:
-        manifest = read_manifest(store)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}; without its manifest, a store cannot be used: make it again with "
-            f"`fpd cache-heatmaps -w {work_options} --overwrite`"
-        ) from None
+    manifest = read_manifest(store, work_options)
     expected = _expected_manifest(work, recipe, samples, manifest)
     check_manifest(store, expected, manifest, work_options)
     layout = served_layout(expected, manifest, recipe.store.views)
@@ -166,16 +275,25 @@ class _Examination(NamedTuple):
         return bool(self.damaged_metadata or self.damages)
 
 
-def _examine_store(store: Storage, layout: Layout, sample_count: int, deep: bool) -> _Examination:
-    """Examine all shards or, unless `deep`, those with a missing file or a wrong size."""
-    metadata = damaged_metadata(store)
+def _examine_store(
+    store: Storage, layout: Layout, sample_count: int, parameters: ViewParameters | None
+) -> _Examination:
+    """Examine the shards with a missing file or a wrong size, and those that are read.
+
+    Args:
+        parameters: of the views; if given, all shards are examined.
+    """
+    metadata = damaged_metadata(store, layout.views)
     all_shards = layout.tasks()
+    deep = parameters is not None
     shards_to_examine = all_shards if deep else coverage(store, layout).missing
     progress_bar = tqdm(shards_to_examine, "verify-cache", unit="shard", leave=False, disable=None)
     damages = [
         damage
         for view, shard in progress_bar
-        for damage in examine(store, layout, view, shard, decode=not metadata)
+        for damage in examine(
+            store, layout, view, shard, decode=not metadata, parameters=parameters
+        )
     ]
     if metadata:  # the reader needs it to decode anything
         return _Examination(metadata, damages, {})
@@ -190,7 +308,7 @@ def _examine_store(store: Storage, layout: Layout, sample_count: int, deep: bool
             shard, _ = layout.locate(index)
             if (view, shard) not in damaged_shards:
                 damaged_shards.add((view, shard))
-                damages += examine(store, layout, view, shard)
+                damages += examine(store, layout, view, shard, parameters=parameters)
     return _Examination(metadata, damages, cached_heatmaps)
 
 

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from fpd.data.datasets import load
 from fpd.data.samples import SampleSet
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
-from fpd.pipeline.runtime.files import write_json
+from fpd.pipeline.runtime.files import write_sealed_json
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import heatmaps, teacher
 
@@ -85,7 +85,7 @@ def toy_work(tmp_path_factory: pytest.TempPathFactory, toy_recipe: Recipe) -> Pa
     torch.set_num_threads(1)
     work = WorkDir(tmp_path_factory.mktemp("toy") / "work")
     work.create()
-    write_json(work.root / "recipe.json", toy_recipe.model_dump(mode="json"))
+    write_sealed_json(work.root / "recipe.json", toy_recipe.model_dump(mode="json"))
     teacher.run(work, toy_recipe, CPU)
     heatmaps.run(work, toy_recipe, CPU)
     return work.root

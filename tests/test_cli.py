@@ -39,12 +39,13 @@ SETTINGS = [
     "loader.workers=0",
     "monitor.contact_sheet_every=0",
 ]
-"""For commands in a new work directory."""
+"""For commands in a new work directory, with the recipe `demo`."""
 
 
 def fpd(*arguments: str | Path, settings: list[str] | None = None) -> Result:
-    """Run a command in this process, with `--set` for each of `settings`."""
+    """Run a command in this process; `settings` are changes of the recipe `demo`."""
     options = [text for setting in settings or [] for text in ("--set", setting)]
+    options += [] if settings is None else ["-r", "demo"]
     return CliRunner().invoke(main, [str(argument) for argument in arguments] + options)
 
 
@@ -263,8 +264,52 @@ def test_a_student_starts_from_another(work: Path) -> None:
 
 
 def test_evaluating_nothing_names_the_command(tmp_path: Path) -> None:
-    assert_refused(fpd("evaluate", "-w", tmp_path / "w"), "no finished model", "fpd run all")
+    result = fpd("evaluate", "-w", tmp_path / "w", settings=SETTINGS)
+    assert_refused(result, "no finished model", "fpd run all")
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "teacher"),
+        ("run", "student"),
+        ("run", "all"),
+        ("cache-heatmaps",),
+        ("cache-heatmaps", "--plan"),
+        ("verify-cache",),
+        ("inspect-cache", "--view", "0", "0"),
+        ("evaluate",),
+        ("sweep", "alpha", "--grid", "student.alpha=0,1"),
+        ("check-data",),
+        ("export", "--quantize", "static"),
+    ],
+)
+def test_a_new_work_directory_needs_a_recipe(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Whatever is set: the demo's epochs and label noise are nobody else's."""
+    options = ("--set", "data.reader=coco", "--set", f"data.root={tmp_path}")
+    result = fpd(*command, "-w", tmp_path / "w", *options)
+    assert_refused(result, "w has no recipe yet", "-r", "demo, lsp, mpii", "`fpd run all -r lsp")
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("evaluate",), ("run", "student"), ("cache-heatmaps",), ("verify-cache",), ("demo",)],
+)
+def test_a_lost_recipe_is_not_that_of_the_demo(work: Path, command: tuple[str, ...]) -> None:
+    (work / "recipe.json").unlink()
+    before = files_in(work)
+    assert_refused(fpd(*command, "-w", work), "but no recipe.json: restore the file", "-r", "--set")
+    assert files_in(work) == before
+
+
+def test_the_recipe_of_a_new_work_directory_is_printed(tmp_path: Path) -> None:
+    work = tmp_path / "w"
+    line = f"{work} is new: it gets the recipe demo"
+    no_teacher = fpd("cache-heatmaps", "-w", work, settings=SETTINGS)
+    assert_refused(no_teacher, line, "no finished teacher")
+    assert line not in fpd("cache-heatmaps", "-w", work).output
 
 
 @pytest.mark.parametrize(
@@ -277,7 +322,8 @@ def test_evaluating_nothing_names_the_command(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_options_are_named(tmp_path: Path, options: list[str], parts: list[str]) -> None:
-    assert_refused(fpd("run", "teacher", "-w", tmp_path / "w", *options), *parts)
+    recipe = [] if "-r" in options else ["-r", "demo"]
+    assert_refused(fpd("run", "teacher", "-w", tmp_path / "w", *recipe, *options), *parts)
 
 
 def test_an_unknown_setting_in_a_recipe_file_is_named(tmp_path: Path) -> None:
@@ -315,7 +361,9 @@ def test_student_names_that_are_no_folder_of_a_student(finished: Finished, name:
 def test_damaged_files_are_named(work: Path) -> None:
     weights = work / "student" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    assert_refused(fpd("evaluate", "-w", work), str(weights), "cannot be read as weights")
+    assert_refused(
+        fpd("evaluate", "-w", work), str(weights), "is not the file that record.json describes"
+    )
     (work / "student" / "record.json").write_text("{")
     assert_refused(fpd("evaluate", "-w", work), "record.json is damaged")
     (work / "recipe.json").write_text("[]")

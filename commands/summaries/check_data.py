@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...pipeline.runtime.text import align, pluralize
+from ...pipeline.runtime.text import align, pluralize, printable
+
+MAX_LISTED_NOTES = 5
 
 HEADER = ["split", "samples", "images", "joints", "labeled", "unscored", "box px", "image px"]
 
@@ -30,7 +32,25 @@ def describe(report: dict[str, Any]) -> str:
     ]
     problems = report["problems"]
     verdict = f"{pluralize(len(problems), 'problem')}:" if problems else "no problems"
-    return "\n".join([align([HEADER, *rows]), verdict, *problems])
+    notes = [*_people_notes(report), *_image_notes(report)]
+    return "\n".join([align([HEADER, *rows]), *notes, verdict, *map(printable, problems)])
+
+
+def _people_notes(report: dict[str, Any]) -> list[str]:
+    """Who is in the label files and who is left out; which joints a flip exchanges."""
+    lines = []
+    for label_file in report["label_files"]:
+        lines += [label_file["text"], *label_file["notes"]]
+    lines += [report[key] for key in ("flip", "order_note") if report[key]]
+    return [printable(line) for line in lines]
+
+
+def _image_notes(report: dict[str, Any]) -> list[str]:
+    """The first notes on images, one a line."""
+    notes = report["image_notes"]
+    more = len(notes) - MAX_LISTED_NOTES
+    tail = [f"and {more} more such images (--json lists all)"] if more > 0 else []
+    return [*map(printable, notes[:MAX_LISTED_NOTES]), *tail]
 
 
 def _range(smallest_median_largest: list[float] | None) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...pipeline.evaluation.oks import STATISTICS
 from ...pipeline.evaluation.report.scores import number_or_dash, percent
-from ...pipeline.runtime.text import align, format_bytes, pluralize
+from ...pipeline.runtime.text import align, format_bytes, pluralize, printable
 
 Rows = dict[str, dict[str, Any]]
 
@@ -50,7 +50,10 @@ def _passes(evaluation: dict[str, Any]) -> str:
 def _uncovered_joints(models: Rows) -> list[str]:
     """Models whose scores are over fewer joints than the others'."""
     return [
-        f"{name} does not predict {', '.join(row['uncovered_joints'])}: its scores leave them out"
+        printable(
+            f"{name} does not predict {', '.join(row['uncovered_joints'])}: its scores leave them "
+            "out"
+        )
         for name, row in models.items()
         if row.get("uncovered_joints")
     ]

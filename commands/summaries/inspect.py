@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...pipeline.runtime.text import align, pluralize
+from ...pipeline.runtime.text import align, pluralize, printable
 
 PARTIAL_VIEWS_SHOWN = 8
 """Partly written views that are listed; the rest are counted."""
@@ -24,7 +24,10 @@ def describe(report: dict[str, Any]) -> str:
     return "\n".join(
         [
             report["location"],
-            *(f"  {key.ljust(key_width)}  {_one_line(value)}" for key, value in manifest.items()),
+            *(
+                printable(f"  {key.ljust(key_width)}  {_one_line(value)}")
+                for key, value in manifest.items()
+            ),
             "",
             *_coverage_lines(report["coverage"], report["layout"]),
             "",

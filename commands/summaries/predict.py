@@ -12,8 +12,11 @@ def describe(result: PredictResult, request: PredictRequest) -> str:
     lines = [f"predicted {people} on {pluralize(result.images, 'image')}: written to {request.out}"]
     if result.images_without_box or result.boxes_without_image:
         lines.append(
-            f"skipped: {pluralize(result.images_without_box, 'image')} without a box in "
+            f"skipped: {pluralize(result.images_without_box, 'image')} without a person's box in "
             f"{request.boxes}, {pluralize(result.boxes_without_image, 'box', 'boxes')} of images "
             "that were not given"
         )
+    if result.boxes_left_out:
+        counts = ", ".join(f"{count} {reason}" for reason, count in result.boxes_left_out.items())
+        lines.append(f"boxes left out: {counts} (see --category, --min-score)")
     return "\n".join(lines)

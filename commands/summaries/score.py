@@ -7,7 +7,7 @@ from typing import Any
 
 from ...pipeline.evaluation.oks import STATISTICS
 from ...pipeline.evaluation.report.scores import percent
-from ...pipeline.runtime.text import align, pluralize
+from ...pipeline.runtime.text import align, pluralize, printable
 
 
 def describe(report: dict[str, Any]) -> str:
@@ -23,8 +23,25 @@ def _describe_oks(report: dict[str, Any]) -> str:
             f"OKS in percent, {pluralize(report['prediction_count'], 'prediction')} of "
             f"{pluralize(report['samples'], 'sample')} ({report['skeleton']})",
             align([["", *STATISTICS], row]),
+            *_oks_notes(report),
         ]
     )
+
+
+def _oks_notes(report: dict[str, Any]) -> list[str]:
+    """What did not count, and what is unusual in the files."""
+    notes = list(report["notes"])
+    if report["ignored_samples"]:
+        notes.append(
+            f"{pluralize(report['ignored_samples'], 'sample')} ignored: crowd regions, or without "
+            "labeled joints, or without area and box"
+        )
+    if report["predictions_of_other_categories"]:
+        count = pluralize(report["predictions_of_other_categories"], "prediction")
+        notes.append(f"{count} of other categories left out")
+    if report["predictions"]["joint_names"]:
+        notes.append(f"joints matched by name: {report['predictions']['joint_names']}")
+    return [printable(note) for note in notes]
 
 
 def _describe_pck(report: dict[str, Any]) -> str:
@@ -54,6 +71,8 @@ def _describe_pck(report: dict[str, Any]) -> str:
 def _notes(report: dict[str, Any]) -> list[str]:
     source = report["predictions"]
     notes = [f"predictions: {source['layout']}, first pixel at {source['first_pixel']}"]
+    if source["matched_by_name"]:
+        notes.append("joints matched by name (joint_names)")
     if report["samples_without_unit"]:
         notes.append(
             f"{pluralize(report['samples_without_unit'], 'sample')} without a unit of length (no "

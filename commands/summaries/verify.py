@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from ...pipeline.runtime.text import pluralize
+from ...pipeline.runtime.text import pluralize, printable
 from ...pipeline.store.verify import Damage, Verification
 
 MAX_LISTED = 20
@@ -27,7 +27,7 @@ def describe(verification: Verification) -> str:
             "manifest and canaries: match this run",
             f"{checked}: {verification.damage_summary}{repaired}",
             *_shorten([f"  {name}: is damaged" for name in verification.damaged_metadata]),
-            *_shorten([f"  {_one_line(verification, d)}" for d in verification.damages]),
+            *_shorten([printable(f"  {_one_line(verification, d)}") for d in verification.damages]),
             *_teacher_lines(verification),
         ]
     )
@@ -60,7 +60,7 @@ def _teacher_lines(verification: Verification) -> list[str]:
         f"  {len(compared):7}  {len({view.view for view in compared}):5}  {largest_error:13.4f}  "
         f"{bound:6.4f}  {largest_error / bound:13.2f}  {mean_displacement_px:21.3f}",
         *(
-            f"  view {view.view} of {view.sample}: {view.error / bound:.2f} of the bound"
+            printable(f"  view {view.view} of {view.sample}: {view.error / bound:.2f} of the bound")
             for view in listed
         ),
     ]

@@ -6,6 +6,7 @@ Shape letters: N records.
 from __future__ import annotations
 
 import gc
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from .files import parse_json, read_bytes
 MAX_JSON_BYTES = 1 << 29
 # COCO train2017 has 262,465 annotated persons.
 MAX_SAMPLES = 1_000_000
+# Longer text is not taken for a number: no tool numbers more records than 64 bits can.
+MAX_DIGITS = 18
 
 
 def read_json(path: Path, missing: str) -> Any:
@@ -55,6 +58,71 @@ def gc_disabled() -> Iterator[None]:
             gc.enable()
 
 
+def found(value: Any) -> str:
+    """A value of unknown origin as text for messages: short, on one line, null as "nothing"."""
+    return "nothing" if value is None else f"{value!r:.80}"
+
+
+def as_id(value: Any) -> int | str:
+    """An id: a whole number or text; 7.0 and "7" are 7, as tools write numbers in all three ways.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(value, str) and value.strip():
+        text = value.strip()
+        is_number = text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+        return int(text) if is_number and str(int(text)) == text else text
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError(f"expected a whole number or text, found {found(value)}")
+
+
+def as_flag(value: Any) -> bool:
+    """A flag: 0 or 1, false or true, also as text; False if it is missing.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    text = str(value).strip().lower()
+    if value is None or text in ("", "0", "0.0", "false"):
+        return False
+    if text in ("1", "1.0", "true"):
+        return True
+    raise ValueError(f"expected 0 or 1, found {found(value)}")
+
+
+def as_number(value: Any) -> float:
+    """A number, also as text; NaN if it is missing.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if value is None or value == "":
+        return math.nan
+    if isinstance(value, int | float | str):
+        try:
+            return float(value)
+        except (ValueError, OverflowError):
+            pass
+    raise ValueError(f"expected a number, found {found(value)}")
+
+
+def text_column(path: Path, records: Sequence[dict[str, Any]], key: str) -> list[str]:
+    """One field of all records, text that is not empty.
+
+    Raises:
+        ValueError: a record has something else; names the first such one.
+    """
+    for number, record in enumerate(records, 1):
+        value = record.get(key)
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{path}: sample {number}: {key}: expected text, found {found(value)}")
+    return [record[key] for record in records]
+
+
 def object_list(path: Path, value: Any) -> list[dict[str, Any]]:
     """Check that a JSON value is a list of objects, and return it.
 
@@ -74,18 +142,22 @@ def column(
     key: str,
     shape: tuple[int, ...],
     names: Sequence[str] | None = None,
+    *,
+    allow_nan: bool = False,
 ) -> NDArray[np.float64]:
     """One field of all records, float64 (N, *shape).
 
     Args:
         names: the records' names in messages; None: "sample" and the record's number, from 1.
+        allow_nan: values may be NaN or null.
 
     Raises:
         ValueError: a record lacks the field or has it in another shape; names the first such one.
     """
+    is_valid = _not_infinite if allow_nan else np.isfinite
     try:  # all at once: four times as fast as one by one, which is only needed to name the record
         values = np.array([record[key] for record in records], np.float64)
-        if values.shape == (len(records), *shape) and np.isfinite(values).all():
+        if values.shape == (len(records), *shape) and is_valid(values).all():
             return values
     except (KeyError, TypeError, ValueError, OverflowError):
         pass
@@ -94,8 +166,8 @@ def column(
         try:
             value = np.array(record[key], np.float64)
         except (KeyError, TypeError, ValueError, OverflowError):
-            value = np.array(np.nan)
-        if value.shape != shape or not np.isfinite(value).all():
+            value = np.array(np.inf)
+        if value.shape != shape or not is_valid(value).all():
             name = f"sample {index + 1}" if names is None else names[index]
             raise ValueError(
                 f"{path}: expected {key!r} of {describe_shape(shape)} in finite numbers, found "
@@ -103,6 +175,29 @@ def column(
             )
         values[index] = value
     return values
+
+
+def _not_infinite(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.asarray(~np.isinf(values))
+
+
+def zero_or_one(
+    path: Path, records: Sequence[dict[str, Any]], key: str, shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """As `column`, for a field of zeros and ones (or false and true); bool (N, *shape).
+
+    Raises:
+        ValueError: a record has other values; names the first such one.
+    """
+    values = column(path, records, key, shape)
+    bad_N = ~np.isin(values, (0, 1)).reshape(len(values), -1).all(-1)
+    if bad_N.any():
+        first = int(np.flatnonzero(bad_N)[0])
+        raise ValueError(
+            f"{path}: sample {first + 1}: {key}: expected 0 or 1, found "
+            f"{found(records[first][key])}"
+        )
+    return np.asarray(values == 1)
 
 
 def numbered_ids(prefix: str, names: Sequence[str]) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from .files import read_bytes
+from .files import parse_json, read_bytes
+from .mat_elements import check_elements
 
 MAX_FILE_BYTES = 1 << 26
 MAX_INFLATED_BYTES = 1 << 28
@@ -34,7 +35,7 @@ MAT_NUMBERS = {"double", "single", "logical"} | {
 }
 # Format of a .mat file, version 5: "MAT-File Format", MathWorks, chapter 1.
 MAT_HEADER_BYTES = 128
-MAT_COMPRESSED = 15
+MAT_MATRIX, MAT_COMPRESSED = 14, 15
 
 T = TypeVar("T")
 
@@ -89,7 +90,9 @@ def read_names(path: Path, name: str, count: int) -> tuple[str, ...]:
 
     def load() -> tuple[str, ...]:
         mat = _inflate(content)
-        variables = {n: (shape, kind) for n, shape, kind in scipy.io.whosmat(_stream(mat))}
+        listed = scipy.io.whosmat(_stream(mat))
+        _refuse_duplicates([n for n, _, _ in listed])  # SciPy reads the first one
+        variables = {n: (shape, kind) for n, shape, kind in listed}
         shape, kind = variables.get(name, ((), "nothing"))
         if kind not in ("cell", "char") or count not in shape:
             raise ValueError(
@@ -99,6 +102,21 @@ def read_names(path: Path, name: str, count: int) -> tuple[str, ...]:
         return tuple(str(np.squeeze(cell)).strip() for cell in np.ravel(cells))
 
     return _parse(path, load)
+
+
+def read_json_names(path: Path, key: str) -> tuple[str, ...] | None:
+    """The list of strings under a key of a .json file's object; None if there is none.
+
+    Raises:
+        ValueError: the file cannot be read, or has something else under the key.
+    """
+    value = parse_json(path, _content(path), "names")
+    names = value.get(key) if isinstance(value, dict) else None
+    if names is not None and not (
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+    ):
+        raise ValueError(f"{path}: {key}: expected a list of names, found something else")
+    return None if names is None else tuple(names)
 
 
 def read_struct(path: Path, name: str) -> Any:
@@ -111,7 +129,9 @@ def read_struct(path: Path, name: str) -> Any:
 
     def load() -> Any:
         mat = _inflate(content, MAX_STRUCT_BYTES)
-        kinds = {n: kind for n, _, kind in scipy.io.whosmat(_stream(mat))}
+        listed = scipy.io.whosmat(_stream(mat))
+        _refuse_duplicates([n for n, _, _ in listed])
+        kinds = {n: kind for n, _, kind in listed}
         if kinds.get(name) != "struct":
             raise ValueError(f"expected a struct {name!r}, found {', '.join(kinds) or 'nothing'}")
         return scipy.io.loadmat(_stream(mat), variable_names=[name])[name]
@@ -166,9 +186,9 @@ def _stream(content: bytes) -> Any:
 
 
 def _inflate(content: bytes, limit: int | None = None) -> bytes:
-    """A .mat file with its compressed elements inflated, at most to `limit` bytes.
+    """A .mat file with its compressed elements inflated, at most to `limit` bytes, and checked.
 
-    SciPy itself would inflate them without a limit.
+    SciPy itself would inflate them without a limit, and trusts their structure.
     """
     if 0 in content[:4] or len(content) < MAT_HEADER_BYTES:
         return content  # version 4, without compression; or not a .mat file: SciPy refuses it
@@ -180,13 +200,26 @@ def _inflate(content: bytes, limit: int | None = None) -> bytes:
         element = content[offset : offset + 8 + size]
         if kind == MAT_COMPRESSED:
             inflater = zlib.decompressobj()
-            element = inflater.decompress(element[8:], remaining + 1)
+            element = _only_matrix(inflater.decompress(element[8:], remaining + 1), order)
         remaining -= len(element)
         if remaining < 0:
             raise ValueError(f"expected at most {limit >> 20} MiB of numbers")
         parts.append(element)
         offset += 8 + size
-    return b"".join(parts)
+    mat = b"".join(parts)
+    check_elements(mat)
+    return mat
+
+
+def _only_matrix(inflated: bytes, order: Any) -> bytes:
+    """What a compressed element holds: one matrix, not a further compressed element.
+
+    SciPy, which is given the inflated file, would inflate that one without a limit.
+    """
+    kind, size = (int.from_bytes(inflated[i : i + 4], order) for i in (0, 4))
+    if kind != MAT_MATRIX:
+        raise ValueError(f"expected a matrix in each compressed element, found type {kind}")
+    return inflated[: 8 + size]
 
 
 def _refuse_duplicates(names: list[str]) -> None:

@@ -15,14 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from .images import IMAGE_SUFFIXES, ImageFolder
+from .images import AS_STORED, IMAGE_SUFFIXES, TRANSPOSED, ImageFolder, read_orientation
 
 MAX_PHOTOS = 1_000_000
-
-AS_STORED = 1
-"""The orientation of a picture that needs neither rotation nor flip."""
-TRANSPOSED = frozenset({5, 6, 7, 8})
-"""Orientations that swap width and height (EXIF 2.3, section 4.6.4, "Orientation")."""
 
 
 def find_photos(paths: Sequence[Path]) -> tuple[Path, ...]:
@@ -83,11 +78,11 @@ class Photos(ImageFolder):
     def size(self, index: int) -> tuple[int, int]:
         """(width, height) in pixels, orientation applied; see `ImageFolder.size`."""
         width, height = super().size(index)
-        return (height, width) if self._orientation(index) in TRANSPOSED else (width, height)
+        return (height, width) if self.orientation(index) in TRANSPOSED else (width, height)
 
     def read(self, index: int, zoom: float) -> tuple[NDArray[np.uint8], int]:
         """Decode an image and apply its orientation; see `ImageFolder.read`."""
-        orientation = self._orientation(index)
+        orientation = self.orientation(index)
         if orientation == AS_STORED:
             return super().read(index, zoom)
         # Not reduced: `views.crop_image` expects a reduced image's partial blocks (from sides that
@@ -95,17 +90,11 @@ class Photos(ImageFolder):
         image, reduction = super().read(index, 1.0)
         return apply_orientation(image, orientation), reduction
 
-    def _orientation(self, index: int) -> int:
+    def orientation(self, index: int) -> int:
+        """The tag that is applied, 1 to 8; 1 (`AS_STORED`): none."""
         if self.as_stored:
             return AS_STORED
-        try:
-            with Image.open(self.names[index]) as image:
-                if image.format == "TIFF":
-                    return AS_STORED  # OpenCV and Pillow always rotate these themselves
-                orientation = image.getexif().get(ExifTags.Base.Orientation, AS_STORED)
-        except Exception:  # of many types; damaged metadata is ignored, as image viewers do
-            return AS_STORED
-        return orientation if orientation in range(1, 9) else AS_STORED
+        return read_orientation(Path(self.names[index]))
 
 
 def apply_orientation(image_HW3: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

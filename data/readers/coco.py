@@ -4,7 +4,7 @@
     root/coco/images/train2017/   images/val2017/
 
     images        id, file_name
-    categories    id, name, keypoints (joint names), skeleton (pairs of joint numbers, from 1)
+    categories    id, name, keypoints (joint names), skeleton (pairs of joints, from 1)
     annotations   id, image_id, category_id, bbox (x, y, w, h), iscrowd, area,
                   keypoints (x, y, v of every joint; v = 0: not labeled)
 
@@ -17,35 +17,38 @@ Conventions:
   the center of a box is at x + w/2 - 0.5. (HRNet and mmpose omit the - 0.5.)
 * The crop is a square around the box's center, 1.25 times the box's longer side, as in HRNet and
   mmpose with square inputs.
-* Excluded: crowds, boxes without area, and annotations with fewer than `min_keypoints` joints.
+* Excluded, and counted (`SampleSet.tallies`): crowds, annotations without a box or with a box
+  without area, and those with fewer than `min_keypoints` labeled joints.
+* `data.io.coco_format` reads the fields.
 
 Lin et al., ECCV 2014.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from ..io.annotations import MAX_SAMPLES, column, object_list, read_json, unique_images
-from ..io.images import ImageFolder
-from ..samples import SampleSet
+from ..io import coco_format
+from ..io.annotations import MAX_SAMPLES, as_id, found, unique_images
+from ..io.coco_format import CocoFile, Id, People
+from ..io.images import ImageFolder, check_names
+from ..joint_names import find_joints, pair_sides, without_side
+from ..samples import SampleSet, Tally
 from ..settings import Settings
 from ..skeletons import COCO, Skeleton
 
 BOX_MARGIN = 1.25
 MAX_JOINTS = 1000
+MAX_NAME_CHARS = 200
 # With more columns than this, tables have no columns of joint groups at all.
 MAX_GROUPS = 10
 THRESHOLD = 0.2
-
-# The side in a joint's name: "left_eye", "eye left", "L_Eye"; "LeftEye" and "LEye".
-SIDE = re.compile(r"(?<![A-Za-z])(?i:left|right|l|r)(?![A-Za-z])|^(?:Left|Right|L|R)(?=[A-Z])")
-OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 
 class Coco(Settings):
@@ -63,13 +66,15 @@ class Coco(Settings):
         ge=0,
         description="least number of labeled joints of a sample; 0: also those without labels",
     )
-    flip: tuple[tuple[str, str], ...] | None = Field(
+    flip: tuple[tuple[str, str], ...] | Literal["none"] | None = Field(
         None,
-        description="pairs of joints that a flip swaps; not set: joints whose names differ in left "
-        "and right",
+        description="pairs of joints that a flip swaps, or none; not set: joints whose names "
+        "differ in left and right",
     )
-    sigmas: tuple[float, ...] | None = Field(
-        None, description="OKS's tolerance of each joint; not set: COCO's for COCO's joints"
+    sigmas: tuple[float, ...] | dict[str, float] | None = Field(
+        None,
+        description="OKS's tolerance of each joint, in the files' order or by name; not set: "
+        "COCO's for COCO's joints",
     )
 
     @field_validator("train", "test", "train_images", "test_images")
@@ -81,12 +86,24 @@ class Coco(Settings):
 
     @field_validator("sigmas")
     @classmethod
-    def _positive(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if value is not None and not all(0 < sigma <= 1 for sigma in value):
+    def _positive(
+        cls, value: tuple[float, ...] | dict[str, float] | None
+    ) -> tuple[float, ...] | dict[str, float] | None:
+        numbers = value.values() if isinstance(value, dict) else value or ()
+        if not all(0 < sigma <= 1 for sigma in numbers):
             raise ValueError(
                 "expected numbers above 0 and up to 1, such as COCO's 0.025 for an eye"
             )
         return value
+
+
+@dataclass(frozen=True)
+class Category:
+    """The category to use: several in the file, if they have one name and the same joints."""
+
+    ids: tuple[Id, ...]
+    name: str
+    skeleton: Skeleton
 
 
 def coco(root: Path, split: str, settings: Coco) -> SampleSet:
@@ -98,37 +115,77 @@ def coco(root: Path, split: str, settings: Coco) -> SampleSet:
         ValueError: the file is missing, damaged, or does not have the format described above.
     """
     path, folder = split_paths(root, split, settings)
-    dataset = read(path)
-    category, skeleton = choose_category(path, dataset, settings)
-    annotations = [
-        a
-        for a in dataset["annotations"]
-        if a.get("category_id") == category["id"] and not a.get("iscrowd")
-    ]
-    names = [f"annotation {a.get('id')}" for a in annotations]
-    if not 1 <= len(annotations) <= MAX_SAMPLES:
+    file = read(path)
+    category = choose_category(file, settings)
+    people = coco_format.people(file, category.ids, category.skeleton.num_joints)
+    if not 1 <= len(people) <= MAX_SAMPLES:
         raise ValueError(
-            f"{path}: expected 1 to {MAX_SAMPLES} annotations of {category['name']!r}, found "
-            f"{len(annotations)}"
+            f"{path}: expected 1 to {MAX_SAMPLES} annotations of {category.name!r}, found "
+            f"{len(people)}"
         )
-    flat_N3K = column(path, annotations, "keypoints", (3 * skeleton.num_joints,), names)
-    joints_NK3 = flat_N3K.reshape(len(annotations), -1, 3)
-    box_N4 = column(path, annotations, "bbox", (4,), names)
-    labeled_NK = joints_NK3[..., 2] > 0
-    kept_N = (labeled_NK.sum(1) >= settings.min_keypoints) & (box_N4[:, 2:] > 0).all(-1)
-    annotations = [annotations[i] for i in np.flatnonzero(kept_N)]
-    box_N4 = box_N4[kept_N]
-    images, image_N = unique_images(image_names(path, dataset, annotations))
+    reasons = reasons_to_leave_out(people, settings.min_keypoints)
+    kept = [index for index, reason in enumerate(reasons) if reason is None]
+    box_N4, image_ids = people.box_N4[kept], [people.image_ids[index] for index in kept]
+    image_names = [coco_format.file_name(file, image_id) for image_id in image_ids]
+    images, image_N = unique_images(image_names)
+    check_names(images, root / "coco" / folder, path)
+    id_of = dict(zip(image_names, image_ids, strict=True))
+    sizes = [coco_format.image_size(file, id_of[name]) for name in images]
     return SampleSet(
         name="coco",
-        skeleton=skeleton,
-        images=ImageFolder(root, [f"coco/{folder}/{name}" for name in images]),
-        ids=tuple(f"coco/{path.stem}/{a.get('id')}" for a in annotations),
+        skeleton=category.skeleton,
+        images=ImageFolder(
+            root,
+            [f"coco/{folder}/{name}" for name in images],
+            label_file=path,
+            labeled_size_N2=np.array(sizes, np.int64).reshape(-1, 2),
+        ),
+        ids=tuple(sample_id(path, people.ids[index]) for index in kept),
         image_N=image_N,
-        joints_NK2=np.where(labeled_NK[..., None], joints_NK3[..., :2], np.nan)[kept_N],
+        joints_NK2=people.joints_NK2[kept],
         center_N2=box_N4[:, :2] + box_N4[:, 2:] / 2 - 0.5,
-        side_N=BOX_MARGIN * box_N4[:, 2:].max(-1),
-        normalizer_N=box_N4[:, 2:].max(-1),
+        side_N=BOX_MARGIN * box_N4[:, 2:].max(-1, initial=0.0),
+        normalizer_N=box_N4[:, 2:].max(-1, initial=0.0),
+        tallies=(_tally(file, people, reasons),),
+    )
+
+
+def sample_id(path: Path, annotation_id: Id) -> str:
+    """The sample id of an annotation."""
+    return f"coco/{path.stem}/{annotation_id}"
+
+
+def reasons_to_leave_out(people: People, min_keypoints: int) -> list[str | None]:
+    """For each annotation, why it is no sample; None: it is one."""
+    least = (
+        "without labeled joints"
+        if min_keypoints <= 1
+        else f"with fewer than {min_keypoints} labeled joints"
+    )
+    labeled_N = (people.visibility_NK > 0).sum(-1)
+    tests = (
+        ("marked as a crowd", people.is_crowd_N),
+        (least, labeled_N < min_keypoints),
+        ("without a box", ~people.has_box_N),
+        ("with a box without area", ~(people.box_N4[:, 2:] > 0).all(-1)),
+    )
+    reasons: list[str | None] = [None] * len(people)
+    for reason, applies_N in reversed(tests):
+        for index in np.flatnonzero(applies_N):
+            reasons[index] = reason
+    return reasons
+
+
+def _tally(file: CocoFile, people: People, reasons: list[str | None]) -> Tally:
+    counts = [("of other categories", people.other_categories)]
+    counts += [
+        (reason, reasons.count(reason)) for reason in dict.fromkeys(reasons) if reason is not None
+    ]
+    return Tally(
+        file=str(file.path),
+        people=len(file.annotations),
+        left_out=tuple((reason, count) for reason, count in counts if count),
+        notes=people.notes,
     )
 
 
@@ -141,96 +198,133 @@ def split_paths(root: Path, split: str, settings: Coco) -> tuple[Path, str]:
     return root / "coco" / "annotations" / name, images
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read a file in COCO's format, and check that it has lists of objects with ids.
+def read(path: Path) -> CocoFile:
+    """Read a file in COCO's format.
 
     Raises:
         ValueError: the file is missing, damaged, or has another format.
     """
-    missing = (
+    return coco_format.read(
+        path,
         "expected it in data.root/coco/annotations; name it with --set data.coco.train=FILE or "
-        "data.coco.test=FILE, and the parent of coco/ with --set data.root=FOLDER"
+        "data.coco.test=FILE, and the parent of coco/ with --set data.root=FOLDER",
     )
-    dataset = read_json(path, missing)
-    lists = ("images", "categories", "annotations")
-    if not isinstance(dataset, dict) or not all(key in dataset for key in lists):
-        raise ValueError(f"{path}: expected COCO's format, an object with {', '.join(lists)}")
-    id_keys = {"images": ("id",), "categories": ("id",), "annotations": ("image_id", "category_id")}
-    for key in lists:
-        for record in object_list(path, dataset[key]):
-            if not all(isinstance(record.get(id_key), int | str) for id_key in id_keys[key]):
-                raise ValueError(
-                    f"{path}: expected {' and '.join(id_keys[key])} in all {key}, numbers or "
-                    "strings"
-                )
-    return dataset
 
 
-def image_names(
-    path: Path, dataset: dict[str, Any], annotations: list[dict[str, Any]]
-) -> list[str]:
-    """The file name of each annotation's image.
-
-    Raises:
-        ValueError: an annotation refers to an image that the file does not list.
-    """
-    name_of_id = {image.get("id"): image.get("file_name") for image in dataset["images"]}
-    names = []
-    for annotation in annotations:
-        name = name_of_id.get(annotation.get("image_id"))
-        if not isinstance(name, str):
-            raise ValueError(
-                f"{path}: annotation {annotation.get('id')}: expected an image with a file_name, "
-                f"found none of id {annotation.get('image_id')}"
-            )
-        names.append(name)
-    return names
-
-
-def choose_category(
-    path: Path, dataset: dict[str, Any], settings: Coco
-) -> tuple[dict[str, Any], Skeleton]:
+def choose_category(file: CocoFile, settings: Coco) -> Category:
     """The category to use, and its skeleton.
 
     Raises:
         ValueError: no category has keypoints, or several have and `data.coco.category` is not set;
             or its skeleton does not have COCO's format.
     """
-    candidates = {str(c.get("name")): c for c in dataset["categories"] if c.get("keypoints")}
+    path = file.path
+    ids_by_name: dict[str, list[Id]] = {}
+    for category_id, category in file.categories.items():
+        if category.get("keypoints"):
+            ids_by_name.setdefault(_category_name(path, category), []).append(category_id)
     if settings.category is not None:
-        candidates = {n: c for n, c in candidates.items() if n == settings.category}
-    if len(candidates) != 1:
-        all_names = ", ".join(str(c.get("name")) for c in dataset["categories"])[:200]
+        ids_by_name = {n: ids for n, ids in ids_by_name.items() if n == settings.category}
+    if len(ids_by_name) != 1:
+        all_names = ", ".join(str(c.get("name")) for c in file.categories.values())[:200]
         raise ValueError(
-            f"{path}: expected one category with keypoints, found {len(candidates)} among: "
+            f"{path}: expected one category with keypoints, found {len(ids_by_name)} among: "
             f"{all_names}; choose with --set data.coco.category=NAME"
         )
-    category = next(iter(candidates.values()))
-    return category, _skeleton(path, category, settings)
+    ((name, ids),) = ids_by_name.items()
+    first, *others = (file.categories[category_id] for category_id in ids)
+    if any(other["keypoints"] != first["keypoints"] for other in others):
+        raise ValueError(
+            f"{path}: expected the same keypoints in all categories named {name!r}, found "
+            f"different ones in categories {', '.join(map(str, ids))[:200]}: rename one of them"
+        )
+    return Category(ids=tuple(ids), name=name, skeleton=_skeleton(path, first, name, settings))
 
 
-def _skeleton(path: Path, category: dict[str, Any], settings: Coco) -> Skeleton:
-    names = category["keypoints"]
-    joints = tuple(_with_spaces(str(name)) for name in names) if isinstance(names, list) else ()
-    if len(set(joints)) != len(joints) or not 1 <= len(joints) <= MAX_JOINTS:
-        raise ValueError(f"{path}: expected 1 to {MAX_JOINTS} keypoints with different names")
-    sigmas = settings.sigmas
-    if sigmas is not None and len(sigmas) != len(joints):
-        raise ValueError(f"data.coco.sigmas: expected {len(joints)} numbers, got {len(sigmas)}")
-    if joints == COCO.joints and sigmas is None and settings.flip is None:
+def _category_name(path: Path, category: dict[str, Any]) -> str:
+    name = category.get("name")
+    if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
+        raise ValueError(
+            f"{path}: category {category['id']}: name: expected text, found {found(name)}"
+        )
+    return str(name)
+
+
+def _skeleton(path: Path, category: dict[str, Any], name: str, settings: Coco) -> Skeleton:
+    joints = _joint_names(path, category)
+    sigmas = _sigmas(joints, settings.sigmas)
+    if joints == COCO.joints and settings.sigmas is None and settings.flip is None:
         return COCO
-    flip_indices = flip_indices_of(joints, settings.flip)
+    try:
+        flip_indices = flip_indices_of(joints, settings.flip)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return Skeleton(
-        name=str(category["name"]),
+        name=name,
         joints=joints,
         flip_indices=flip_indices,
-        limbs=_limbs(path, category, len(joints)),
+        limbs=_limbs(path, category, joints),
         groups=_groups(joints, flip_indices),
         normalizer=None,
         threshold=THRESHOLD,
         metric=COCO.metric,
-        sigmas=sigmas or (COCO.sigmas if joints == COCO.joints else ()),
+        sigmas=sigmas,
     )
+
+
+def _joint_names(path: Path, category: dict[str, Any]) -> tuple[str, ...]:
+    names = category["keypoints"]
+    if isinstance(names, list) and all(
+        isinstance(name, str | int) and 0 < len(str(name).strip()) <= MAX_NAME_CHARS
+        for name in names
+    ):
+        joints = tuple(_with_spaces(str(name)) for name in names)
+        if len(set(joints)) == len(joints) <= MAX_JOINTS:
+            return joints
+    raise ValueError(
+        f"{path}: category {category['id']}: keypoints: expected 1 to {MAX_JOINTS} keypoints with "
+        f"different names, found {found(names)}"
+    )
+
+
+def _sigmas(
+    joints: tuple[str, ...], sigmas: tuple[float, ...] | dict[str, float] | None
+) -> tuple[float, ...]:
+    """The tolerance of each joint; COCO's for COCO's joints, in any order; () if not known."""
+    if sigmas is None:
+        indices = find_joints(joints, COCO.joints) if len(joints) == COCO.num_joints else ()
+        order = [index for index in indices if index is not None]
+        known = sorted(order) == list(range(COCO.num_joints))
+        return tuple(COCO.sigmas[index] for index in order) if known else ()
+    if not isinstance(sigmas, dict):
+        if len(sigmas) != len(joints):
+            raise ValueError(f"data.coco.sigmas: expected {len(joints)} numbers, got {len(sigmas)}")
+        return sigmas
+    named = list(sigmas.values())
+    order = [index for index in find_joints(joints, list(sigmas)) if index is not None]
+    if len(order) != len(joints) or len(named) != len(joints):
+        raise ValueError(
+            f"data.coco.sigmas: expected a number for each of {', '.join(joints)[:500]}; got "
+            f"{', '.join(sigmas)[:500]}"
+        )
+    return tuple(named[index] for index in order)
+
+
+def check_sigmas(settings: Coco, order: Sequence[int]) -> None:
+    """Check that sigmas without names fit joints whose order in two files differs.
+
+    Args:
+        order: for each joint of one file, its index in the other.
+
+    Raises:
+        ValueError: they would be those of other joints.
+    """
+    sigmas = settings.sigmas
+    if isinstance(sigmas, tuple) and tuple(sigmas[joint] for joint in order) != sigmas:
+        raise ValueError(
+            "data.coco.sigmas: expected names, since the joints have another order in the test "
+            "file than in the training file: --set 'data.coco.sigmas={\"NAME\"=0.05, ...}'"
+        )
 
 
 def _with_spaces(name: str) -> str:
@@ -238,7 +332,7 @@ def _with_spaces(name: str) -> str:
 
 
 def flip_indices_of(
-    joints: tuple[str, ...], flip: tuple[tuple[str, str], ...] | None
+    joints: tuple[str, ...], flip: tuple[tuple[str, str], ...] | Literal["none"] | None
 ) -> tuple[int, ...]:
     """`Skeleton.flip_indices` of joints.
 
@@ -246,42 +340,60 @@ def flip_indices_of(
         flip: pairs of joints that a flip swaps; None: joints whose names differ in left and right.
 
     Raises:
-        ValueError: `flip` contains an unknown joint, or one twice.
+        ValueError: `flip` contains an unknown joint, or one twice; or it is None, and a joint that
+            states a side has no counterpart.
     """
-    index_of = {name: index for index, name in enumerate(joints)}
     if flip is None:
-        return tuple(index_of.get(_other_side(name), index) for index, name in enumerate(joints))
+        pairs = pair_sides(joints)
+        if pairs.unpaired:
+            raise ValueError(
+                "expected a left and a right joint of every pair, found no counterpart, or "
+                f"several, of {', '.join(pairs.unpaired)[:500]} among {', '.join(joints)[:500]}: "
+                "state all pairs that a flip swaps with --set 'data.coco.flip="
+                '[["left NAME","right NAME"]]\', or that there are none with '
+                "--set data.coco.flip=none"
+            )
+        return pairs.flip_indices
     flip_indices = list(range(len(joints)))
-    flipped_names = [_with_spaces(name) for pair in flip for name in pair]
-    if len(set(flipped_names)) != len(flipped_names) or not set(flipped_names) <= set(index_of):
+    flipped_names = [] if flip == "none" else [_with_spaces(name) for p in flip for name in p]
+    flipped = [index for index in find_joints(flipped_names, joints) if index is not None]
+    if len(set(flipped)) != len(flipped_names):
         raise ValueError(
             f"data.coco.flip: expected pairs of different joints among {', '.join(joints)[:500]}; "
             f"got {flip}"
         )
-    for name, twin in zip(flipped_names[::2], flipped_names[1::2], strict=True):
-        flip_indices[index_of[name]], flip_indices[index_of[twin]] = index_of[twin], index_of[name]
+    for joint, twin in zip(flipped[::2], flipped[1::2], strict=True):
+        flip_indices[joint], flip_indices[twin] = twin, joint
     return tuple(flip_indices)
 
 
-def _other_side(name: str) -> str:
-    """The name with its first "left" or "right" swapped, keeping the case."""
+def _limbs(
+    path: Path, category: dict[str, Any], joints: tuple[str, ...]
+) -> tuple[tuple[int, int], ...]:
+    """Pairs of joint indices, of pairs of numbers or names.
 
-    def swap(match: re.Match[str]) -> str:
-        side = match.group()
-        other = OTHER_SIDE[side.lower()]
-        return other.upper() if side.isupper() else other.title() if side.istitle() else other
-
-    return SIDE.sub(swap, name, count=1)
-
-
-def _limbs(path: Path, category: dict[str, Any], joints: int) -> tuple[tuple[int, int], ...]:
+    Numbers are from 1; if 0 is among them, they are from 0.
+    """
+    listed = category.get("skeleton") or []
+    index_of: dict[Id, int] = {as_id(name): index for index, name in enumerate(joints, 1)}
     try:
-        limbs = tuple((int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ())
-    except (TypeError, ValueError):
+        pairs = [tuple(_limb_end(value, index_of) for value in pair) for pair in listed]
+        first = min((end for pair in pairs for end in pair), default=1)
+        first = 0 if first == 0 else 1
+        limbs = tuple((start - first, end - first) for start, end in pairs)
+    except (TypeError, ValueError, KeyError):
         limbs = ((-1, -1),)
-    if not all(0 <= joint < joints for limb in limbs for joint in limb):
-        raise ValueError(f"{path}: expected a skeleton of pairs of joints, from 1 to {joints}")
+    if not all(0 <= joint < len(joints) for limb in limbs for joint in limb):
+        raise ValueError(
+            f"{path}: category {category['id']}: skeleton: expected a skeleton of pairs of joints, "
+            f"from 1 to {len(joints)}, found {found(listed)}"
+        )
     return limbs
+
+
+def _limb_end(value: Any, index_of: dict[Id, int]) -> int:
+    key = as_id(value)
+    return key if isinstance(key, int) else index_of[as_id(_with_spaces(key))]
 
 
 def _groups(
@@ -293,6 +405,5 @@ def _groups(
         if twin == joint:
             groups.append((joints[joint], (joint,)))
         elif joint < twin:
-            name = " ".join(SIDE.sub("", joints[joint], count=1).split())
-            groups.append((name or joints[joint], (joint, twin)))
+            groups.append((without_side(joints[joint], joints[twin]), (joint, twin)))
     return tuple(groups) if len(groups) <= MAX_GROUPS else ()

@@ -10,13 +10,14 @@ where the joint is labeled. Coordinates are 1-based. Johnson & Everingham, BMVC 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
+from ..io.arrays import describe_arrays, describe_shape, list_arrays, read_array
 from ..io.images import ImageFolder
-from ..samples import SampleSet, joint_boxes, normalizer_lengths
+from ..samples import SampleSet, Tally, joint_boxes, normalizer_lengths
 from ..skeletons import LSP
 
 IMAGES, TRAIN_IMAGES = 2000, 1000
@@ -29,8 +30,19 @@ MAX_SAMPLES = 100_000
 # LSP itself were cropped with this factor.
 BOX_MARGIN = 1.25
 
-Labels = tuple[list[str], NDArray[np.float64]]
-"""Image names without suffix, relative to the root, and float64 (N, 14, 2) joints, 0-based."""
+
+class Labels(NamedTuple):
+    """The labels of one split.
+
+    Attributes:
+        names: image names without suffix, relative to the root.
+        joints_NK2: float64 (N, 14, 2), 0-based.
+        tallies: of the label files.
+    """
+
+    names: list[str]
+    joints_NK2: NDArray[np.float64]
+    tallies: tuple[Tally, ...]
 
 
 def lsp(root: Path, split: str) -> SampleSet:
@@ -51,16 +63,30 @@ def lsp_lspet(root: Path, split: str) -> SampleSet:
     """The union of both training sets, as commonly used; "test" is LSP's."""
     if split != "train":
         return lsp(root, split)
-    lsp_names, lsp_joints = _lsp_labels(root, "train")
-    lspet_names, lspet_joints = _lspet_labels(root)
-    labels = lsp_names + lspet_names, np.concatenate([lsp_joints, lspet_joints])
+    first, second = _lsp_labels(root, "train"), _lspet_labels(root)
+    labels = Labels(
+        names=first.names + second.names,
+        joints_NK2=np.concatenate([first.joints_NK2, second.joints_NK2]),
+        tallies=first.tallies + second.tallies,
+    )
     return _sample_set("lsp+lspet", root, labels)
 
 
 def _lsp_labels(root: Path, split: str) -> Labels:
-    joints_NK3 = read_joints(root / "lsp" / "joints.mat", rows="coordinates").transpose(2, 1, 0)
+    path = root / "lsp" / "joints.mat"
+    joints_NK3 = read_joints(path, rows="coordinates").transpose(2, 1, 0)
     numbers = image_numbers(split, len(joints_NK3))
-    return [f"lsp/im{n:04d}" for n in numbers], joints_NK3[numbers - 1, :, :2] - 1
+    is_test = split == "test"
+    seen = sum(number <= len(joints_NK3) for number in TEST_IMAGES_SEEN_IN_TRAINING) * is_test
+    left_out = (
+        ("of the other split", len(joints_NK3) - len(numbers) - seen),
+        ("of photographs that are also in the training split", seen),
+    )
+    return Labels(
+        names=[f"lsp/im{n:04d}" for n in numbers],
+        joints_NK2=joints_NK3[numbers - 1, :, :2] - 1,
+        tallies=(Tally(str(path), len(joints_NK3), left_out),),
+    )
 
 
 def image_numbers(split: str, count: int) -> NDArray[np.int64]:
@@ -72,10 +98,20 @@ def image_numbers(split: str, count: int) -> NDArray[np.int64]:
 
 
 def _lspet_labels(root: Path) -> Labels:
-    joints_NK3 = read_joints(root / "lspet" / "joints.mat", rows="joints").transpose(2, 0, 1)
+    path = root / "lspet" / "joints.mat"
+    joints_NK3 = read_joints(path, rows="joints").transpose(2, 0, 1)
     labeled = joints_NK3[..., 2:] == 1
-    names = [f"lspet/im{n:05d}" for n in range(1, len(joints_NK3) + 1)]
-    return names, np.where(labeled, joints_NK3[..., :2] - 1, np.nan)
+    if not np.isin(joints_NK3[..., 2], (0, 1)).all():
+        number = int(np.argwhere(~np.isin(joints_NK3[..., 2], (0, 1)))[0, 0]) + 1
+        raise ValueError(
+            f"{path}: expected 0 or 1 (labeled) as the third number of every joint, found another "
+            f"at sample {number}"
+        )
+    return Labels(
+        names=[f"lspet/im{n:05d}" for n in range(1, len(joints_NK3) + 1)],
+        joints_NK2=np.where(labeled, joints_NK3[..., :2] - 1, np.nan),
+        tallies=(Tally(str(path), len(joints_NK3)),),
+    )
 
 
 def read_joints(path: Path, rows: str) -> NDArray[np.float64]:
@@ -93,15 +129,15 @@ def read_joints(path: Path, rows: str) -> NDArray[np.float64]:
             f"{path} is missing: expected joints.mat and images/ as published; "
             "set their parent folder with --set data.root=FOLDER"
         )
-    try:
-        shapes = {name: shape for name, shape, _ in scipy.io.whosmat(path)}
-        shape = shapes.get("joints", ())
-        if shape[:2] != expected or len(shape) != 3 or shape[2] > MAX_SAMPLES:
-            raise ValueError(f"expected an array 'joints' of {expected} x N, found {shapes}")
-        content = scipy.io.loadmat(path, variable_names=["joints"])["joints"]
-        joints = np.asarray(content, dtype=np.float64)
-    except Exception as error:  # SciPy raises many types for a damaged file
-        raise ValueError(f"{path} cannot be read as labels: {error}") from None
+    arrays = list_arrays(path)
+    stored = arrays.get("joints")
+    shape = stored.shape if stored is not None else ()
+    if stored is None or shape[:2] != expected or len(shape) != 3 or shape[2] > MAX_SAMPLES:
+        raise ValueError(
+            f"{path} cannot be read as labels: expected an array 'joints' of "
+            f"{describe_shape(expected)} x N, found {describe_arrays(arrays)}"
+        )
+    joints = read_array(path, stored)
     if not np.isfinite(joints).all():
         number = int(np.argwhere(~np.isfinite(joints))[0, 2]) + 1
         raise ValueError(
@@ -111,7 +147,7 @@ def read_joints(path: Path, rows: str) -> NDArray[np.float64]:
 
 
 def _sample_set(name: str, root: Path, labels: Labels) -> SampleSet:
-    ids, joints_NK2 = labels
+    ids, joints_NK2, tallies = labels
     images = ImageFolder(root, [f"{i.replace('/', '/images/')}.jpg" for i in ids])
     center_N2, side_N = joint_boxes(joints_NK2, BOX_MARGIN)
     return SampleSet(
@@ -124,4 +160,5 @@ def _sample_set(name: str, root: Path, labels: Labels) -> SampleSet:
         center_N2=center_N2,
         side_N=side_N,
         normalizer_N=normalizer_lengths(joints_NK2, LSP),
+        tallies=tallies,
     )

@@ -22,14 +22,17 @@ from numpy.typing import NDArray
 from ..io.annotations import (
     MAX_SAMPLES,
     column,
+    found,
     numbered_ids,
     object_list,
     read_json,
+    text_column,
     unique_images,
+    zero_or_one,
 )
 from ..io.arrays import describe_shape, list_arrays, read_array, read_names
-from ..io.images import ImageFolder
-from ..samples import SampleSet, normalizer_lengths
+from ..io.images import ImageFolder, check_names
+from ..samples import SampleSet, Tally, normalizer_lengths
 from ..skeletons import MPII
 
 log = logging.getLogger("fpd")
@@ -77,11 +80,12 @@ def mpii(root: Path, split: str) -> SampleSet:
     return sample_set(
         root,
         prefix=path.stem,
-        image_names=[str(record.get("image", "")) for record in records],
+        image_names=text_column(path, records, "image"),
         joints_NK2=joints_NK2,
         position_N2=column(path, records, "center", (2,)),
         scale_N=column(path, records, "scale", ()),
         normalizer_N=normalizer_N,
+        tally=Tally(str(path), people=len(records)),
     )
 
 
@@ -94,6 +98,7 @@ def sample_set(
     position_N2: NDArray[np.float64],
     scale_N: NDArray[np.float64],
     normalizer_N: NDArray[np.float64],
+    tally: Tally,
 ) -> SampleSet:
     """Samples of MPII with HRNet's boxes.
 
@@ -104,8 +109,10 @@ def sample_set(
         position_N2: MPII's `objpos`, float64, 1-based pixels, before the box is lowered.
         scale_N: MPII's `scale`, float64, in units of `SCALE_PX`, before the box is widened.
         normalizer_N: PCKh's units, float64, pixels.
+        tally: of the label file.
     """
     images, image_N = unique_images(image_names)
+    check_names(images, root / "mpii" / "images")
     center_N2 = position_N2 - 1
     center_N2[:, 1] += LOWERED_BY_SCALE_PX * scale_N
     return SampleSet(
@@ -118,14 +125,37 @@ def sample_set(
         center_N2=center_N2,
         side_N=scale_N * SCALE_PX * WIDENED,
         normalizer_N=normalizer_N,
+        tallies=(tally,),
     )
 
 
 def _joints(path: Path, records: list[dict[str, Any]]) -> NDArray[np.float64]:
     """0-based (N, K, 2); NaN where a joint is not annotated."""
-    joints_NK2 = column(path, records, "joints", (K, 2))
-    annotated_NK = column(path, records, "joints_vis", (K,)) == 1
+    joints_NK2 = column(path, records, "joints", (K, 2), allow_nan=True)
+    annotated_NK = zero_or_one(path, records, "joints_vis", (K,))
     annotated_NK &= ~(joints_NK2 == MISSING).all(-1)
+    return keep_annotated(path, records, "joints", joints_NK2, annotated_NK)
+
+
+def keep_annotated(
+    path: Path,
+    records: list[dict[str, Any]],
+    key: str,
+    joints_NK2: NDArray[np.float64],
+    annotated_NK: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """0-based joints, NaN where they are not annotated, or have no coordinates.
+
+    Raises:
+        ValueError: one coordinate of an annotated joint is NaN.
+    """
+    half_NK = annotated_NK & (np.isnan(joints_NK2).sum(-1) == 1)
+    if half_NK.any():
+        first = int(np.argwhere(half_NK)[0, 0])
+        raise ValueError(
+            f"{path}: sample {first + 1}: {key}: expected x and y of every joint, found "
+            f"{found(records[first][key])}"
+        )
     return np.where(annotated_NK[..., None], joints_NK2 - 1, np.nan)
 
 

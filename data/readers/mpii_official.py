@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from ..io.annotations import MAX_SAMPLES, gc_disabled
 from ..io.arrays import read_struct
-from ..samples import SampleSet, id_hash
+from ..samples import SampleSet, Tally, id_hash
 from .mpii import SC_BIAS, K, sample_set
 
 FILE = "mpii_human_pose_v1_u12_1.mat"
@@ -68,7 +68,12 @@ def mpii_official(root: Path, split: str) -> SampleSet:
             f"{path} is missing: expected mpii/{FILE} and mpii/images/ as published; set their "
             "parent folder with --set data.root=FOLDER"
         )
-    records = [record for record in _read(path) if _is_test(record.image) == (split == "test")]
+    all_records, unlabeled = _read(path)
+    records = [record for record in all_records if _is_test(record.image) == (split == "test")]
+    left_out = (
+        ("of the other split", len(all_records) - len(records)),
+        ("without joints, position or scale", unlabeled),
+    )
     return sample_set(
         root,
         prefix="official",
@@ -77,6 +82,7 @@ def mpii_official(root: Path, split: str) -> SampleSet:
         position_N2=np.array([record.position for record in records]).reshape(-1, 2),
         scale_N=np.array([record.scale for record in records]),
         normalizer_N=_normalizers(np.array([record.head for record in records]).reshape(-1, 2, 2)),
+        tally=Tally(f"the training images of {path}", len(all_records) + unlabeled, left_out),
     )
 
 
@@ -88,7 +94,8 @@ def _normalizers(head_N22: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(SC_BIAS * np.linalg.norm(head_N22[:, 1] - head_N22[:, 0], axis=-1))
 
 
-def _read(path: Path) -> list[_Record]:
+def _read(path: Path) -> tuple[list[_Record], int]:
+    """The labeled persons of the training images, and the number of those without labels."""
     with gc_disabled():
         release = read_struct(path, "RELEASE")
         try:
@@ -100,27 +107,26 @@ def _read(path: Path) -> list[_Record]:
             raise ValueError(
                 f"{path}: expected MPII's RELEASE with annolist and img_train ({error})"
             ) from None
-        records = [
+        people = [
             record
             for index in np.flatnonzero(is_train).tolist()
             for record in _image_records(path, index + 1, images[index])
         ]
+    records = [record for record in people if record is not None]
     if not 1 <= len(records) <= MAX_SAMPLES:
         raise ValueError(
             f"{path}: expected 1 to {MAX_SAMPLES} labeled samples, found {len(records)}"
         )
-    return records
+    return records, len(people) - len(records)
 
 
-def _image_records(path: Path, number: int, image: Any) -> Iterator[_Record]:
-    """The labeled persons of image `number`, from 1."""
+def _image_records(path: Path, number: int, image: Any) -> Iterator[_Record | None]:
+    """The persons of image `number`, from 1; None: one without joints, position or scale."""
     person = 0
     try:
         name = str(image["image"]["name"][0, 0][0])
         for person, fields in enumerate(_rows(image["annorect"]), 1):  # noqa: B007 (for the message)
-            record = _record(name, fields)
-            if record is not None:
-                yield record
+            yield _record(name, fields)
     except (IndexError, KeyError, ValueError, TypeError, OverflowError) as error:
         raise ValueError(
             f"{path}: image {number}, person {person}: expected finite numbers nested as in MPII's "

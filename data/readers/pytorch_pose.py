@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..io.annotations import column, object_list, read_json
-from ..samples import SampleSet, normalizer_lengths
+from ..io.annotations import column, object_list, read_json, text_column, zero_or_one
+from ..samples import SampleSet, Tally, normalizer_lengths
 from ..skeletons import MPII
-from .mpii import K, head_box_normalizers, sample_set
+from .mpii import K, head_box_normalizers, keep_annotated, sample_set
 
 FILE = "mpii_annotations.json"
 HEAD_FILES = ("annot/gt_valid.mat", "detections_our_format.mat")
@@ -44,7 +44,7 @@ def pytorch_pose(root: Path, split: str) -> SampleSet:
         "parent folder with --set data.root=FOLDER"
     )
     all_records = object_list(path, read_json(path, missing))
-    is_test_N = column(path, all_records, "isValidation", ()) != 0
+    is_test_N = zero_or_one(path, all_records, "isValidation", ())
     records = [all_records[i] for i in np.flatnonzero(is_test_N == (split == "test"))]
     if not records:
         raise ValueError(f"{path}: expected samples of both splits, found none for {split}")
@@ -55,19 +55,24 @@ def pytorch_pose(root: Path, split: str) -> SampleSet:
     return sample_set(
         root,
         prefix=f"pytorch-pose-{split}",
-        image_names=[str(record.get("img_paths", "")) for record in records],
+        image_names=text_column(path, records, "img_paths"),
         joints_NK2=joints_NK2,
         position_N2=column(path, records, "objpos", (2,)),
         scale_N=column(path, records, "scale_provided", ()),
         normalizer_N=normalizer_N,
+        tally=Tally(
+            str(path),
+            people=len(all_records),
+            left_out=(("of the other split", len(all_records) - len(records)),),
+        ),
     )
 
 
 def _joints(path: Path, records: list[dict[str, Any]]) -> NDArray[np.float64]:
     """0-based (N, K, 2); NaN where a joint is not annotated."""
-    joints_NK3 = column(path, records, "joint_self", (K, 3))
-    annotated_NK1 = (joints_NK3 != 0).any(-1, keepdims=True)
-    return np.where(annotated_NK1, joints_NK3[..., :2] - 1, np.nan)
+    joints_NK3 = column(path, records, "joint_self", (K, 3), allow_nan=True)
+    annotated_NK = (joints_NK3 != 0).any(-1)
+    return keep_annotated(path, records, "joint_self", joints_NK3[..., :2], annotated_NK)
 
 
 def _head_file(folder: Path) -> Path:

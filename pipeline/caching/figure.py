@@ -18,10 +18,14 @@ from numpy.typing import NDArray
 from ..runtime import palette
 from ..runtime.files import atomic
 from ..runtime.palette import CROP_UNDER_HEAT, FIRE_256x4
+from ..runtime.text import printable, shorten
 
 JOINTS_PER_ROW = 7
 TILE_INCHES = 1.55
 PANEL_INCHES = 3.3
+MAX_LETTERS = 16
+"""Of a joint's name; a column is not wider."""
+
 MARGIN_INCHES = 0.45
 """Left of each row of joints, for the row's name."""
 
@@ -59,7 +63,7 @@ class CachedFigure:
     """A view, its labels and its heatmaps.
 
     Attributes:
-        title: one line or more.
+        title: one line or more; as the joints' names, shown as it is, without formulas.
         crop_SS3: uint8 RGB.
         labels_K2: float (x, y) in crop pixels; NaN if not labeled.
         decoded_K2: float (x, y) in crop pixels, from the cached heatmaps; NaN if too faint.
@@ -112,7 +116,7 @@ def draw(view: CachedFigure, path: Path) -> None:
     figure.set_layout_engine("constrained", h_pad=0.07)
     halves: Any = figure.subfigures(2, 1, height_ratios=[above, below])
     top, bottom = halves
-    top.suptitle(view.title, fontsize=10)
+    top.suptitle(printable(view.title, lines=True), fontsize=10, parse_math=False)
     _draw_all_joints(top, view)
     for block, part in enumerate(np.atleast_1d(bottom.subfigures(blocks, 1))):
         first = block * JOINTS_PER_ROW
@@ -165,7 +169,8 @@ def _draw_each_joint(figure: Any, view: CachedFigure, rows: list[str], joints: r
             if column == 0:
                 axis.text(-0.08, 0.5, row, transform=axis.transAxes, **_ROW_NAME)
             _draw_joint(axis, view, row, joint)
-        axes[0, column].set_title(f"{view.joints[joint]}, peak {peak:.2f}", fontsize=8)
+        title = f"{shorten(view.joints[joint], MAX_LETTERS)}, peak {peak:.2f}"
+        axes[0, column].set_title(title, fontsize=8, parse_math=False)
 
 
 _ROW_NAME = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 8}

@@ -22,7 +22,6 @@ import torch
 
 from ...data.samples import SampleSet
 from ..config.recipe import Recipe, apply_overrides
-from ..runtime.files import read_json, write_json
 from ..runtime.text import format_bytes
 from ..store import open_storage
 from ..store.manifest import Manifest
@@ -162,5 +161,5 @@ def student_epochs(recipe: Recipe) -> int:
 
 def keep_views(work: WorkDir, views: int) -> None:
     """Set `store.views` in the work directory's own recipe."""
-    recipe = apply_overrides(read_json(work.kept_recipe), [f"store.views={views}"])
-    write_json(work.kept_recipe, recipe.model_dump(mode="json"))
+    recipe = apply_overrides(work.read_kept(), [f"store.views={views}"])
+    work.write_kept(recipe.model_dump(mode="json"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Container
 from dataclasses import dataclass
@@ -103,9 +104,9 @@ def inspect_existing(
     if overwrite or not existing_bytes:
         layout = layout_of(manifest, 1)
         return StoreStatus(Coverage(layout, layout.tasks(), []), 0, freed_bytes=existing_bytes)
-    extended = with_added(manifest, read_manifest(storage), samples)
+    extended = with_added(manifest, read_manifest(storage, work_options), samples)
     check_manifest(storage, manifest, extended, work_options)
-    layout = served_layout(manifest, extended, stored_layout(storage).views)
+    layout = served_layout(manifest, extended, stored_layout(storage, work_options).views)
     return StoreStatus(coverage(storage, layout), existing_bytes)
 
 
@@ -141,7 +142,7 @@ def free_bytes(storage: Storage) -> int | None:
     """Free space on the disk of a store; None: unknown, as it is behind a URL."""
     if not storage.is_local:
         return None
-    path = Path(str(storage)).absolute()
+    path = Path(os.path.realpath(str(storage)))
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free

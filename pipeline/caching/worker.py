@@ -57,6 +57,7 @@ class Job:
         device: as given to `--device`.
         share_gpus: see `runtime.dask_cluster.worker_device`.
         work_options: what follows `-w` in the commands of messages.
+        allow_code: whether to run teachers that are Python code, as the command may.
     """
 
     recipe: str
@@ -66,10 +67,17 @@ class Job:
     device: str
     share_gpus: bool
     work_options: str
+    allow_code: bool
 
 
 def make_job(
-    work: WorkDir, recipe: Recipe, storage: Storage, manifest: Manifest, workers: Workers
+    work: WorkDir,
+    recipe: Recipe,
+    storage: Storage,
+    manifest: Manifest,
+    workers: Workers,
+    *,
+    allow_code: bool,
 ) -> Job:
     """Make the job of a command; its paths are made absolute."""
     settings = absolute_settings(recipe)
@@ -82,6 +90,7 @@ def make_job(
         device=workers.device,
         share_gpus=workers.starts_workers,
         work_options=work.command_options(recipe),
+        allow_code=allow_code,
     )
 
 
@@ -166,7 +175,7 @@ def _load_context(job: Job) -> _Context:
     _check("versions of the packages", manifest["versions"], versions(), "install the same")
     samples = load(recipe.data, "train")
     teacher = ModelDir(Path(job.teacher))
-    source = load_teacher(teacher, recipe, samples.skeleton)
+    source = load_teacher(teacher, recipe, samples.skeleton, allow_code=job.allow_code)
     teacher_files = ", ".join(recipe.store.teachers) or str(teacher.weights)
     _check(
         f"teacher {teacher_files}",

@@ -6,6 +6,7 @@ A recipe is a TOML file, either one of the shipped ones in `recipes/` or the use
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -231,11 +232,49 @@ def stored_views(recipe: Recipe, samples: SampleSet) -> Views:
     return Views(samples, recipe.geometry, recipe.stored_augmentation, recipe.store.seed)
 
 
-def absolute_settings(recipe: Recipe) -> dict[str, Any]:
-    """A recipe's tree with absolute paths, since workers have other working directories."""
+INIT_FROM = "init_from"
+SWEPT_INIT_FROM = f"{DEFAULT_STUDENT}.{INIT_FROM}"
+FACTORY_NAME = re.compile(r"[\w.]+:\w+")
+"""A Python factory of teachers, `package.module:function` (`teachers.registry`): not a path."""
+
+
+def absolute_settings(recipe: Recipe, work: Path | None = None) -> dict[str, Any]:
+    """A recipe's tree with absolute paths, which mean the same files in every working directory.
+
+    Args:
+        work: the work directory, below which `student.init_from` names folders first.
+    """
     settings = recipe.model_dump(mode="json")
     settings["data"] = recipe.data.absolute().model_dump(mode="json")
     location = recipe.store.location
     if location is not None and "://" not in location:
         settings["store"]["location"] = str(Path(location).absolute())
+    settings["store"]["teachers"] = [_absolute_teacher(name) for name in recipe.store.teachers]
+    for student in (settings["student"], *settings["students"].values()):
+        if isinstance(student.get(INIT_FROM), str):
+            student[INIT_FROM] = _absolute_if_exists(student[INIT_FROM], work)
+    for sweep in settings["sweeps"].values():
+        for point in sweep["points"].values():
+            if isinstance(point.get(SWEPT_INIT_FROM), str):
+                point[SWEPT_INIT_FROM] = _absolute_if_exists(point[SWEPT_INIT_FROM], work)
+        if SWEPT_INIT_FROM in sweep["grid"]:
+            sweep["grid"][SWEPT_INIT_FROM] = [
+                _absolute_if_exists(value, work) if isinstance(value, str) else value
+                for value in sweep["grid"][SWEPT_INIT_FROM]
+            ]
     return settings
+
+
+def _absolute_teacher(name: str) -> str:
+    """The name of an external teacher with an absolute path, if it has one (`LAYOUT:FILE` may)."""
+    if FACTORY_NAME.fullmatch(name):
+        return name
+    prefix, colon, path = ("", "", name) if Path(name).exists() else name.partition(":")
+    return prefix + colon + _absolute_if_exists(path, None) if path else name
+
+
+def _absolute_if_exists(path: str, work: Path | None) -> str:
+    """An absolute path, unless it names a folder of the work directory, or nothing yet."""
+    if work is not None and (work / path).is_dir():
+        return path
+    return str(Path(path).absolute()) if Path(path).exists() else path

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from ...data.settings import Settings
 from ..models.hourglass import HourglassSettings
 from ..models.networks import AnyModel
+from ..runtime.text import check_url
 
 NEEDS_SIGMOID = "expected model.output = sigmoid with {} = bce: it compares probabilities"
 
@@ -196,6 +197,13 @@ class Store(Settings):
         description="external teachers, averaged: files, folders or package.module:factory "
         "(docs/teachers.md); none: the teacher of the work directory",
     )
+
+    @field_validator("location")
+    @classmethod
+    def _location_has_no_secrets(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value:
+            check_url(value)
+        return value
 
 
 class Loader(Settings):

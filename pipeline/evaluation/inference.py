@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from ...data.augmentation import Augmentation, invert, transform
 from ...data.heatmap_codec import decode
+from ...data.joint_names import joint_order
 from ...data.samples import SampleSet
+from ...data.skeletons import check_pairs
 from ...data.views import CENTER_CROP, View, Views
 from ..config.recipe import Recipe
 from ..config.sections import UNIT_SCALE, TestTimeAugmentation
@@ -54,6 +56,14 @@ class PredictedJoints:
     peaks_NK: NDArray[np.float64]
     uncovered: tuple[int, ...] = ()
 
+    def reordered(self, order: Sequence[int]) -> PredictedJoints:
+        """The same predictions with joint `order[k]` as joint k."""
+        return PredictedJoints(
+            self.joints_NK2[:, list(order)],
+            self.peaks_NK[:, list(order)],
+            tuple(k for k, joint in enumerate(order) if joint in self.uncovered),
+        )
+
     def without_joints(self, uncovered: tuple[int, ...]) -> PredictedJoints:
         """A copy in which these joints, by index, are marked as not predicted."""
         joints_NK2, peaks_NK = self.joints_NK2.copy(), self.peaks_NK.copy()
@@ -67,18 +77,26 @@ class PredictedJoints:
         return labels_NK2
 
 
-def check_skeleton(model: TrainedModel, samples: SampleSet) -> None:
-    """Check that a model predicts the data set's joints, in its order.
+def in_model_order(model: TrainedModel, samples: SampleSet) -> tuple[SampleSet, tuple[int, ...]]:
+    """Samples with their joints in a model's order, for `predict`.
+
+    Returns:
+        (samples, order): for each joint of the data set, its index in the model's order, for
+        `PredictedJoints.reordered`.
 
     Raises:
-        ValueError: it does not.
+        ValueError: model and data set have different joints, or other pairs of left and right.
     """
-    model_joints, data_joints = model.skeleton.joints, samples.skeleton.joints
-    if model_joints != data_joints:
-        raise ValueError(
-            f"{model.name} predicts {', '.join(model_joints)}; {samples.name} has "
-            f"{', '.join(data_joints)}: expected the same joints in the same order"
-        )
+    owners = f"the model {model.name}", f"the data set {samples.skeleton.name}"
+    to_model = joint_order(model.skeleton.joints, samples.skeleton.joints, *owners)
+    skeleton = samples.skeleton.reordered(to_model)
+    check_pairs(model.skeleton, skeleton, *owners)
+    if skeleton.joints == samples.skeleton.joints:
+        return samples, to_model
+    reordered = replace(
+        samples, skeleton=skeleton, joints_NK2=samples.joints_NK2[:, list(to_model)]
+    )
+    return reordered, tuple(to_model.index(joint) for joint in range(len(to_model)))
 
 
 def predict(

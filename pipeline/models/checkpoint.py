@@ -16,21 +16,26 @@ the data set and the recipe, because the record's top level states:
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import nn
 
+from ...data.io.files import read_bytes
 from ...data.settings import Settings
 from ...data.skeletons import Skeleton
 from ...data.views import Geometry
-from ..runtime.files import atomic, read_json
+from ..runtime.files import atomic, read_sealed_json, sha256
 from .networks import AnyModel
 from .offset import fix_offset
+
+MAX_WEIGHTS_BYTES = 16 << 30
+"""Limit of a weights file, which is read into memory; the paper's teacher has 0.1 GB."""
 
 
 class ModelFacts(Settings):
@@ -85,9 +90,80 @@ class ModelDir:
         """The content of `record.json`.
 
         Raises:
-            ValueError: it is missing or damaged.
+            ValueError: it is missing or damaged, or was changed since it was written.
         """
-        return read_json(self.record_path)
+        return read_sealed_json(self.record_path, f"remove {self.path} and train it again")
+
+    def identity(self) -> dict[str, Any]:
+        """What the weights depend on, by the record: "settings" and "inputs".
+
+        Raises:
+            ValueError: the record is missing or damaged.
+        """
+        identity = self.record().get("identity")
+        parts = ("settings", "inputs")
+        if not isinstance(identity, dict) or not all(
+            isinstance(identity.get(part), dict) for part in parts
+        ):
+            raise ValueError(f"{self.record_path} is damaged (no identity): {self._remedy}")
+        return identity
+
+    def recorded_sha256(self) -> str:
+        """SHA-256 of the weights file by the record, in hexadecimal; the file is not read.
+
+        Raises:
+            ValueError: the record is missing or damaged.
+        """
+        result = self.record().get("result")
+        digest = result.get("weights_sha256") if isinstance(result, dict) else None
+        if not isinstance(digest, str):
+            raise ValueError(
+                f"{self.record_path} is damaged (no result.weights_sha256): {self._remedy}"
+            )
+        return digest
+
+    def read_weights(self) -> bytes:
+        """The content of the weights file, which is the one that the record describes.
+
+        Raises:
+            ValueError: the weights or the record are missing or damaged, or the record describes
+                another file.
+        """
+        expected = self.recorded_sha256()
+        self._check_exists()
+        content = read_bytes(self.weights, MAX_WEIGHTS_BYTES, "weights")
+        self._check_digest(expected, hashlib.sha256(content).hexdigest())
+        return content
+
+    def check_weights(self) -> str:
+        """SHA-256 of the weights file, in hexadecimal, after comparing it with the record.
+
+        Raises:
+            ValueError: see `read_weights`.
+        """
+        expected = self.recorded_sha256()
+        self._check_exists()
+        self._check_digest(expected, sha256(self.weights))
+        return expected
+
+    def _check_exists(self) -> None:
+        if not self.weights.is_file():
+            raise ValueError(
+                f"{self.weights} is missing, although {self.record_path} describes a finished "
+                f"model: {self._remedy}"
+            )
+
+    def _check_digest(self, expected: str, found: str) -> None:
+        if found != expected:
+            raise ValueError(
+                f"{self.weights} is not the file that {self.record_path.name} describes (expected "
+                f"SHA-256 {expected[:12]}…, found {found[:12]}…): it was damaged or replaced: "
+                f"{self._remedy}"
+            )
+
+    @property
+    def _remedy(self) -> str:
+        return f"restore it, or remove {self.path} and train it again"
 
     def facts(self) -> ModelFacts:
         """What the record states about the weights.
@@ -127,7 +203,7 @@ class TrainedModel:
             heatmaps, float32 (B, K, H, W), of which the last is the prediction.
         model, geometry: the settings that it was built and trained with.
         skeleton: the joints that its K heatmaps are of.
-        weights_sha256: of its weights file, as recorded after training.
+        weights_sha256: of its weights file.
     """
 
     name: str
@@ -142,12 +218,12 @@ def load_model(folder: ModelDir, device: torch.device) -> TrainedModel:
     """Load a finished model, ready to predict.
 
     Raises:
-        ValueError: the record or the weights are missing or damaged, the weights are another
-            network's, or the network cannot be built here.
+        ValueError: the record or the weights are missing or damaged, the weights are not those
+            that the record describes, or the network cannot be built here.
     """
     facts = folder.facts()
     network: nn.Module = facts.model.build(facts.skeleton.num_joints)
-    load_weights(network, folder.weights)
+    parse_weights(network, folder.read_weights(), folder.weights)
     network = to_device(fix_offset(network, facts.log_mass), device).eval()
     return TrainedModel(
         name=folder.name,
@@ -165,21 +241,38 @@ def to_device(network: nn.Module, device: torch.device) -> nn.Module:
     return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def save_weights(network: nn.Module, out: ModelDir) -> None:
-    """Write the network's tensors to `weights.safetensors`."""
+def save_weights(network: nn.Module, out: ModelDir) -> str:
+    """Write the network's tensors to `weights.safetensors`, and return the file's SHA-256."""
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    content = save(tensors)
     with atomic(out.weights) as temporary:
-        temporary.write_bytes(save(tensors))
+        temporary.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Load a network's tensors from a safetensors file.
+def read_weights_file(path: Path) -> bytes:
+    """The content of a weights file; of one in a finished model's folder, as the record has it.
 
     Raises:
-        ValueError: the file is missing, damaged, or another network's.
+        ValueError: the file cannot be read, or is not the one that the record beside it describes.
+    """
+    folder = ModelDir(path.parent)
+    if path.name == folder.weights.name and folder.finished:
+        return folder.read_weights()
+    return read_bytes(path, MAX_WEIGHTS_BYTES, "weights")
+
+
+def parse_weights(network: nn.Module, content: bytes, path: Path) -> None:
+    """Load a network's tensors from the content of a safetensors file.
+
+    Args:
+        path: of the file, for messages.
+
+    Raises:
+        ValueError: the content is damaged, or another network's.
     """
     try:
-        tensors = load_file(path)
+        tensors = load(content)
     except Exception as error:  # safetensors has its own error class for damaged files
         raise ValueError(f"{path} cannot be read as weights: {error}") from None
     try:

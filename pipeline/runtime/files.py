@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import secrets
@@ -37,8 +38,8 @@ def make_writable(folder: Path, what: str, remedy: str) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test-{os.getpid()}"
-        probe.write_bytes(b"")
+        probe = folder / f".write-test-{secrets.token_hex(8)}"
+        create_new(probe)
         probe.unlink()
     except OSError as error:
         raise ValueError(
@@ -46,22 +47,31 @@ def make_writable(folder: Path, what: str, remedy: str) -> None:
         ) from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, remedy: str = "remove it and run its stage again") -> dict[str, Any]:
     """Read one of our own JSON files.
+
+    Args:
+        remedy: what to do if it is damaged, for the message.
 
     Raises:
         ValueError: the file cannot be read, or is damaged.
     """
     content = read_bytes(path, MAX_JSON_BYTES, "one of fpd's own files")
     try:
-        value = json.loads(content)
+        value = json.loads(content, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): remove it and run its stage again"
-        ) from None
+        raise ValueError(f"{path} is damaged ({error}): {remedy}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged (no JSON object): remove it and run its stage again")
+        raise ValueError(f"{path} is damaged (no JSON object): {remedy}")
     return value
+
+
+def _finite(text: str) -> float:
+    """A number of a JSON file; NaN, Infinity and 1e999, which Python would accept, are refused."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"expected finite numbers, found {text:.40}")
+    return number
 
 
 def write_json(path: Path, value: dict[str, Any], *, sort_keys: bool = True) -> None:
@@ -72,6 +82,46 @@ def write_json(path: Path, value: dict[str, Any], *, sort_keys: bool = True) -> 
     """
     with atomic(path) as temporary:
         temporary.write_text(as_json(value, sort_keys=sort_keys), "utf-8")
+
+
+CHECKSUM = "checksum"
+"""The key under which a sealed JSON file has the SHA-256 of the rest of its content."""
+
+
+def write_sealed_json(path: Path, value: dict[str, Any], *, sort_keys: bool = True) -> None:
+    """As `write_json`, with a checksum of the content under `CHECKSUM`, as the last key.
+
+    The checksum reveals damage and accidental edits; it is no signature.
+    """
+    sealed = json.loads(as_json(value, sort_keys=sort_keys))
+    sealed.pop(CHECKSUM, None)  # of the file that the value was read from
+    sealed[CHECKSUM] = _checksum(sealed)
+    write_json(path, sealed, sort_keys=False)
+
+
+def read_sealed_json(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a file of `write_sealed_json`. The value has no checksum.
+
+    Args:
+        remedy: what else to do than to restore a file that was changed, for the message.
+
+    Raises:
+        ValueError: the file cannot be read, is damaged, or was changed since it was written.
+    """
+    value = read_json(path, f"restore it, or {remedy}")
+    checksum = value.pop(CHECKSUM, None)
+    if checksum != _checksum(value):
+        state = "has no checksum" if checksum is None else "does not match its checksum"
+        raise ValueError(
+            f"{path} {state}: it is damaged, or was changed since fpd wrote it: restore it, or "
+            f"{remedy}"
+        )
+    return value
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    """SHA-256 of a JSON object, in hexadecimal; it depends on the order of the keys."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def as_json(value: dict[str, Any], *, sort_keys: bool = True) -> str:
@@ -126,6 +176,8 @@ def atomic_group(*paths: Path) -> Iterator[list[Path]]:
     # Not named by process id: on a shared disk, processes of two machines may have the same one.
     final_paths = {p.with_name(f".{p.name}.{secrets.token_hex(8)}.tmp"): p for p in paths}
     try:
+        for temporary in final_paths:
+            create_new(temporary)
         yield list(final_paths)
         for temporary in final_paths:
             sync(temporary)
@@ -145,6 +197,16 @@ def atomic_group(*paths: Path) -> Iterator[list[Path]]:
         for temporary in final_paths:
             with suppress(OSError):  # an earlier error is the one to report
                 temporary.unlink(missing_ok=True)
+
+
+def create_new(path: Path) -> None:
+    """Create an empty file. No existing file is opened, and no symbolic link is followed.
+
+    Raises:
+        OSError: it cannot be created, or something of this name exists.
+    """
+    no_follow = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | no_follow, 0o666))
 
 
 def sync(path: Path) -> None:

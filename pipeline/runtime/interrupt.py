@@ -1,4 +1,8 @@
-"""Stop requests: Ctrl-C, or SIGTERM from a job scheduler."""
+"""Stop requests: Ctrl-C, or SIGTERM from a job scheduler.
+
+A command ends with `exit_status` after either. Loops that can stop and save use `stop_requested`;
+everywhere else the signal raises an exception at once (`raise_on_sigterm`).
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from .device import is_launched
-
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 FORWARDED_S = 5.0
@@ -21,6 +23,9 @@ directly (a terminal's Ctrl-C, a scheduler's SIGTERM). Under a launcher, a secon
 time counts as a copy of the first."""
 
 JOIN_TIMEOUT_S = 0.1
+
+INTERRUPTED_EXIT = 130  # what shells report of a process that Ctrl-C ended
+REQUEUE_EXIT = 75  # after SIGTERM: EX_TEMPFAIL of sysexits.h, "try again later"
 
 
 class Interrupted(Exception):
@@ -35,6 +40,18 @@ class Interrupted(Exception):
         self.signal = signal
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where nothing else handles it; every block ends for it that ends for Ctrl-C."""
+
+
+def exit_status(error: Interrupted | KeyboardInterrupt) -> int:
+    """A command's exit status after Ctrl-C or SIGTERM."""
+    is_terminated = isinstance(error, Terminated) or (
+        isinstance(error, Interrupted) and error.signal == signal.SIGTERM
+    )
+    return REQUEUE_EXIT if is_terminated else INTERRUPTED_EXIT
+
+
 class Stop(threading.Event):
     """Set by the first signal; `signal` is its number (0: none was received)."""
 
@@ -42,18 +59,66 @@ class Stop(threading.Event):
 
 
 @contextmanager
-def stop_requested() -> Iterator[Stop]:
-    """Yield an event that the first Ctrl-C or SIGTERM sets. A second one ends the process."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread receives signals
+def raise_on_sigterm() -> Iterator[Stop]:
+    """Raise `Terminated` on SIGTERM while the block runs, as Python does KeyboardInterrupt.
+
+    Yields an event that each SIGTERM sets, also one that `stop_requested` handles: an exception
+    that is raised inside an import or a destructor may arrive as another one, or not at all, and
+    the end of other processes that received the signal may be noticed first.
+    """
+    global _received
+    received = Stop()
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        yield received
         return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        received.signal = number
+        received.set()
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    _received = received
+    try:
+        yield received
+    finally:
+        _received = None
+        signal.signal(signal.SIGTERM, before)
+
+
+_received: Stop | None = None
+"""The event of `raise_on_sigterm`."""
+
+_current: Stop | None = None
+"""The event of the outermost `stop_requested` of the main thread."""
+
+
+@contextmanager
+def stop_requested() -> Iterator[Stop]:
+    """Yield an event that the first Ctrl-C or SIGTERM sets. A second one ends the block.
+
+    Inside another such block, the event is the outer one's: a signal that came between two inner
+    blocks is not lost.
+    """
+    global _current
+    if threading.current_thread() is not threading.main_thread():
+        yield Stop()  # only the main thread receives signals
+        return
+    if _current is not None:
+        yield _current
+        return
+    from .device import is_launched  # imported here: PyTorch takes seconds
+
+    stop = Stop()
     old_handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     ignore_copies_s = FORWARDED_S if is_launched() else 0.0
     stopped_at = 0.0
 
     def request(number: int, frame: FrameType | None) -> None:
         nonlocal stopped_at
+        if _received is not None and number == signal.SIGTERM:
+            _received.set()
         if not stop.is_set():
             stopped_at = time.monotonic()
             stop.signal = number
@@ -65,9 +130,11 @@ def stop_requested() -> Iterator[Stop]:
 
     for number in old_handlers:
         signal.signal(number, request)
+    _current = stop
     try:
         yield stop
     finally:
+        _current = None
         for number, handler in old_handlers.items():
             signal.signal(number, handler)
 
@@ -84,6 +151,20 @@ def ignore_first_signal() -> None:
         signal.signal(number, signal.SIG_DFL)
 
     signal.signal(signal.SIGTERM, restore_default)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # see `signals_blocked`
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Delay Ctrl-C and SIGTERM while the block runs, also in processes that it starts.
+
+    Those have to unblock them (`ignore_first_signal`).
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @atexit.register

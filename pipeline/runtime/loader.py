@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+import multiprocessing
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import cv2
@@ -10,7 +12,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from .device import loader_workers
-from .interrupt import ignore_first_signal
+from .interrupt import ignore_first_signal, signals_blocked
+from .memory import explain_exhausted
 
 T = TypeVar("T")
 
@@ -33,7 +36,7 @@ def make_loader(
         prefetch: number of batches that each process reads ahead.
     """
     processes = loader_workers(workers, device)
-    return DataLoader(
+    return Loader(
         dataset,
         batch_sampler=batches,
         num_workers=processes,
@@ -42,6 +45,41 @@ def make_loader(
         prefetch_factor=prefetch if processes else None,
         worker_init_fn=_init_worker,
     )
+
+
+class Loader(DataLoader[Any]):
+    """A PyTorch loader that explains errors of exhausted memory in its processes."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """The batches.
+
+        Raises:
+            ValueError: memory, shared memory or file descriptors ran out; other errors of a
+                loader process are raised as they are.
+        """
+        try:
+            yield from self._start()
+        except (RuntimeError, MemoryError, OSError, cv2.error) as error:
+            # multiprocessing's own semaphores are in /dev/shm, too: their error names no file.
+            is_semaphore = (
+                isinstance(error, OSError)
+                and error.errno == errno.ENOSPC
+                and error.filename is None
+            )
+            message = explain_exhausted(
+                OSError("unable to allocate shared memory") if is_semaphore else error
+            )
+            if message is None:
+                raise
+            raise ValueError(message) from None
+
+    def _start(self) -> Iterator[Any]:
+        if not self.num_workers:
+            return super().__iter__()
+        multiprocessing.Event()  # fails here, and not in a loader that is made in half
+        # A signal to the whole process group waits until new processes know what to do with it.
+        with signals_blocked():
+            return super().__iter__()
 
 
 def in_batches(keys: Sequence[T], batch_size: int) -> list[Sequence[T]]:

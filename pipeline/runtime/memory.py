@@ -1,7 +1,8 @@
-"""Measures a pass's peak memory, and turns out-of-memory errors into advice."""
+"""Measures a pass's peak memory, and turns errors of exhausted resources into advice."""
 
 from __future__ import annotations
 
+import errno
 import re
 import weakref
 from collections import Counter
@@ -56,6 +57,59 @@ def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
         match = re.search(r"ried to allocate [\d.]+ \w+", str(error))
         size = f" (t{match[0]})" if match else ""
         raise ValueError(f"{what} did not fit into memory{size}: {advice}") from None
+
+
+NO_MEMORY = (
+    "CPUAllocator",  # PyTorch, on the CPU
+    "Insufficient memory",  # OpenCV
+    "is killed by signal: Killed",  # the system, of a loader process
+    "annot allocate memory",
+)
+NO_SHARED_MEMORY = (
+    "is killed by signal: Bus error",  # a loader process wrote beyond a full /dev/shm
+    "unable to write to file </torch_",
+    "unable to allocate shared memory",
+    "unable to open shared memory",
+    "unable to mmap",
+)
+NO_DESCRIPTORS = ("Too many open files", "received 0 items of ancdata")
+
+
+def explain_exhausted(error: BaseException) -> str | None:
+    """A sentence with a remedy for an error that says that the machine lacks memory.
+
+    Python, PyTorch, OpenCV and the operating system each raise errors of their own.
+
+    Returns:
+        The sentence; None: the error says something else.
+    """
+    text = str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.EMFILE, errno.ENFILE) or any(part in text for part in NO_DESCRIPTORS):
+        return (
+            "the limit of open files is reached: raise it with `ulimit -n 4096`, or use fewer "
+            "loader processes (--set loader.workers=1), and run the same command again"
+        )
+    if any(part in text for part in NO_SHARED_MEMORY):
+        return (
+            "the shared memory of this machine, /dev/shm, is full: the loader processes pass their "
+            "batches through it. Enlarge it (in a container, --shm-size=8g or --ipc=host), remove "
+            "files that ended processes left there, or load in this process with --set "
+            "loader.workers=0; finished work is kept, run the same command again"
+        )
+    if (
+        isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
+        or number == errno.ENOMEM
+        or any(part in text for part in NO_MEMORY)
+    ):
+        match = re.search(r"llocate ([\d.]+ [KMGT]i?B)", text)
+        size = f" (a piece of {match[1]})" if match else ""
+        return (
+            f"there is too little memory{size}: end other programs, or use smaller batches (--set "
+            "SECTION.batch_size, of the sections teacher, student and store) and fewer loader "
+            "processes (--set loader.workers=0); finished work is kept, run the same command again"
+        )
+    return None
 
 
 class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Counts, sizes, durations and ranges of numbers, parsed from text and formatted as text."""
+"""Text of unknown origin, made printable; counts, sizes, durations and ranges as text."""
 
 from __future__ import annotations
 
@@ -6,9 +6,32 @@ import re
 from collections.abc import Iterable
 from itertools import pairwise
 
-from pydantic import ByteSize
-
 DURATIONS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+
+UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # controls, among them the escape that begins a terminal's commands
+    "\u2028\u2029"  # line and paragraph separators
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # these reorder the text around them
+    "\ud800-\udfff]"  # halves of characters, which JSON's escapes can name; no file can hold them
+)
+"""Characters that act on a terminal, a log or a plot instead of being shown."""
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """Text of unknown origin, with characters that would not be shown as escapes such as `\\x1b`.
+
+    Args:
+        lines: keep line feeds. Without, the text stays on one line.
+    """
+    if lines:
+        return "\n".join(map(printable, text.split("\n")))
+    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def shorten(text: str, most: int) -> str:
+    """Text of unknown origin as a plot's label: printable, and cut to `most` characters."""
+    shown = printable(text)
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
 def parse_bytes(text: str) -> int:
@@ -35,6 +58,8 @@ def parse_bytes(text: str) -> int:
 
 def format_bytes(count: float) -> str:
     """Format a size in powers of 1000 with one decimal: `21.3 GB`."""
+    from pydantic import ByteSize  # imported here: it takes a tenth of a second
+
     return ByteSize(count).human_readable(decimal=True, separator=" ").replace("KB", "kB")
 
 
@@ -47,6 +72,28 @@ def format_duration(seconds: float) -> str:
         if whole:
             return f"{whole:,} {large}" + (f" {rest} {small}" if rest else "")
     return f"{seconds:.0f} s"
+
+
+_SECRET_PARAMETER = re.compile(
+    r"[?&][^=&]*(key|secret|token|password|passwd|signature|credential|\bsig)[^=&]*=", re.IGNORECASE
+)
+
+
+def check_url(url: str) -> None:
+    """Refuse a URL that holds a user, a password or a key: it would be kept in files and printed.
+
+    Raises:
+        ValueError: it does; the message does not repeat it.
+    """
+    # fsspec chains URLs: simplecache::ftp://user:password@host/folder
+    authorities = [part.split("/", 1)[0] for part in url.split("://")[1:]]
+    if any("@" in part for part in authorities) or _SECRET_PARAMETER.search(url):
+        protocol = url.split("://", 1)[0]
+        raise ValueError(
+            f"expected a {protocol}:// URL without user, password and keys, found one with them "
+            "(not shown): give them in the environment or in the profile files of the URL's "
+            "library, such as AWS_PROFILE and ~/.aws/credentials for s3"
+        )
 
 
 def pluralize(count: int, singular: str, plural: str | None = None) -> str:
@@ -97,7 +144,11 @@ def show_ranges(numbers: Iterable[int], most: int | None = None) -> str:
 
 
 def align(rows: list[list[str]]) -> str:
-    """Pad the columns of a table: the first one is aligned left, the others right."""
+    """Pad the columns of a table: the first one is aligned left, the others right.
+
+    Cells may be of unknown origin (`printable`).
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()

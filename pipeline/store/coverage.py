@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,8 @@ SHARDS_CHECKED = 64
 store that was copied in part."""
 
 Receipt = dict[str, Any]
+
+_DIGEST = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Coverage:
             if key.startswith("max")
             else sum(share * e[key] for share, e in errors)
             for key in (errors[0][1] if errors else {})
+            if all(key in e for _, e in errors)
         }
 
 
@@ -92,7 +97,11 @@ def coverage(storage: Storage, layout: Layout, views: Iterable[int] | None = Non
         views: view numbers to check; None: all.
     """
     missing, receipts = [], []
+    begun = storage.names(RECEIPTS)  # metadata may state any number of views
     for view in range(layout.views) if views is None else views:
+        if str(view) not in begun:
+            missing += [(view, shard) for shard in range(layout.shards)]
+            continue
         for shard, receipt in enumerate(_complete_receipts(storage, view, layout)):
             if receipt is None:
                 missing.append((view, shard))
@@ -116,7 +125,12 @@ def audited(manifest: Manifest, layout: Layout) -> bool:
     """Whether every shard of a layout was complete at the last audit."""
     audit: Any = manifest.get(AUDIT)
     try:
-        return bool(audit["views"] >= layout.views and audit["samples"] >= layout.samples)
+        counts = [audit[key] for key in ("views", "samples", "shards", "bytes")]
+        return (
+            all(map(_is_count, counts))
+            and counts[0] >= layout.views
+            and counts[1] >= layout.samples
+        )
     except (KeyError, TypeError):
         return False
 
@@ -125,7 +139,8 @@ def shard_bytes(storage: Storage, layout: Layout) -> int:
     """Size of the complete shards' files. Taken from the audit if it is of exactly this layout."""
     manifest = read_manifest(storage)
     if audited(manifest, layout) and manifest[AUDIT].get("shards") == layout.views * layout.shards:
-        return int(manifest[AUDIT]["bytes"])
+        audited_bytes: int = manifest[AUDIT]["bytes"]
+        return audited_bytes
     return coverage(storage, layout).bytes()
 
 
@@ -138,7 +153,7 @@ def check_complete(storage: Storage, layout: Layout, work: object) -> None:
     Raises:
         ValueError: stating how many shards exist and which command adds the rest.
     """
-    if audited(read_manifest(storage), layout) and _some_are_complete(storage, layout):
+    if audited(read_manifest(storage, work), layout) and _some_are_complete(storage, layout):
         return
     present = coverage(storage, layout)
     if present.missing:
@@ -179,12 +194,38 @@ def read_receipt(storage: Storage, view: int, shard: int) -> Receipt | None:
         unchanged = content == _with_seal(
             content.replace(SEAL % receipt["seal"].encode(), UNSEALED)
         )
-        has_sizes = all(isinstance(receipt["arrays"][name]["bytes"], int) for name in ARRAYS)
-        is_of_shard = (receipt["view"], receipt["shard"]) == (view, shard)
-        has_errors = receipt["samples"] > 0 and isinstance(receipt["encoding_error"], dict)
+        is_valid = _is_valid(receipt, view, shard)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return receipt if unchanged and has_sizes and is_of_shard and has_errors else None
+    return receipt if unchanged and is_valid else None
+
+
+def _is_valid(receipt: Receipt, view: int, shard: int) -> bool:
+    """Whether a receipt is of this shard, and all that is read from it has the right type."""
+    files = [receipt["arrays"][name] for name in ARRAYS]
+    canaries = receipt["canaries"]
+    return (
+        (receipt["view"], receipt["shard"]) == (view, shard)
+        and _is_count(receipt["samples"], 1)
+        and all(_is_count(file["bytes"]) and _DIGEST.fullmatch(file["blake2b"]) for file in files)
+        and isinstance(receipt["encoding_error"], dict)
+        and all(_is_finite(value) for value in receipt["encoding_error"].values())
+        and isinstance(canaries, list)
+        and all(
+            isinstance(canary, dict) and _is_count(canary["row"], below=receipt["samples"])
+            for canary in canaries
+        )
+    )
+
+
+def _is_count(value: Any, least: int = 0, below: float = math.inf) -> bool:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return is_whole and least <= value < below
+
+
+def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) < math.inf
 
 
 def sealed(receipt: Receipt) -> bytes:

@@ -7,17 +7,29 @@ samples; the store serves a run on any of them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from ...data.samples import SampleSet
+from ...data.skeletons import SKELETONS
 from ...data.views import VIEW_VERSION
 from ..config.recipe import Recipe
 from ..runtime.diff import differences
 from ..runtime.files import versions
-from .schema import ARRAYS, MANIFEST, SCHEMA_VERSION, Layout
+from .schema import (
+    ARRAYS,
+    MANIFEST,
+    MAX_SHARD_SAMPLES,
+    MAX_SHARDS,
+    MAX_VIEW_PIXELS,
+    MAX_VIEWS,
+    RECEIPTS,
+    SCHEMA_VERSION,
+    Layout,
+)
 from .storage import Storage
 
 Manifest = dict[str, Any]
@@ -32,6 +44,19 @@ AUDIT = "audit"
 NOT_COMPARED = ("versions", "encoding_error", AUDIT)
 MAX_METADATA_BYTES = 1 << 24
 
+CHECKSUM = f"{MANIFEST}_checksum"
+"""The group's attribute beside the manifest: its digest (`manifest_checksum`)."""
+
+UNKNOWN_WORK = "WORK"
+"""Stands for the work directory in the commands of messages, where it is not known."""
+
+
+MOVE_AWAY = "; move it away, or name another location with --store"
+
+
+class ManifestError(ValueError):
+    """A store has no readable manifest, or one that was changed after it was written."""
+
 
 def make_manifest(recipe: Recipe, samples: SampleSet, teacher: TeacherEntry) -> Manifest:
     """The manifest of the store that a recipe, a data set and a teacher determine.
@@ -42,6 +67,11 @@ def make_manifest(recipe: Recipe, samples: SampleSet, teacher: TeacherEntry) -> 
     """
     if isinstance(teacher, str):
         teacher = {"sha256": teacher, "model": recipe.teacher.model.model_dump()}
+    skeleton = samples.skeleton
+    pairs: Manifest = {}
+    if recipe.flip_averaged and skeleton not in SKELETONS.values():
+        # The joints of the known skeletons determine their pairs.
+        pairs["flip_indices"] = list(skeleton.flip_indices)
     return {
         "schema": SCHEMA_VERSION,
         "view_version": VIEW_VERSION,
@@ -51,7 +81,8 @@ def make_manifest(recipe: Recipe, samples: SampleSet, teacher: TeacherEntry) -> 
         "flip_averaged": recipe.flip_averaged,
         "seed": recipe.store.seed,
         "geometry": recipe.geometry.model_dump() | {"heatmap_px": recipe.geometry.heatmap_px},
-        "joints": list(samples.skeleton.joints),
+        "joints": list(skeleton.joints),
+        **pairs,
         "max_error": recipe.store.max_error,
         "shard_samples": recipe.store.shard_samples,
         "versions": versions(),
@@ -68,73 +99,155 @@ def layout_of(manifest: Manifest, views: int, samples: int | None = None) -> Lay
         ValueError: the manifest is damaged.
     """
     try:
-        totals = [int(dataset["samples"]) for dataset in manifest["datasets"]]
+        totals = [_whole(dataset["samples"]) for dataset in manifest["datasets"]]
         if samples is not None:
             totals = totals[: totals.index(samples) + 1]
         layout = Layout(
             views=views,
             segments=tuple(after - before for before, after in pairwise([0, *totals])),
             joints=len(manifest["joints"]),
-            heatmap_px=int(manifest["geometry"]["heatmap_px"]),
-            shard_samples=int(manifest["shard_samples"]),
+            heatmap_px=_whole(manifest["geometry"]["heatmap_px"]),
+            shard_samples=_whole(manifest["shard_samples"]),
         )
+        if not isinstance(manifest["teacher"]["sha256"], str):
+            raise TypeError("expected a digest of the teacher")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"expected a manifest, found a damaged one ({error!r})") from None
     sizes = (layout.shard_samples, layout.joints, layout.heatmap_px, views, *layout.segments)
     if not layout.segments or min(sizes) < 1:
         raise ValueError("expected a manifest, found a damaged one (a size below 1)")
+    _check_size("views", layout.views, MAX_VIEWS, "fewer")
+    _check_size("shards", layout.views * layout.shards, MAX_SHARDS, "larger store.shard_samples")
+    _check_size("samples a shard", layout.shard_samples, MAX_SHARD_SAMPLES, "smaller ones")
+    view_pixels = layout.joints * layout.heatmap_px**2
+    _check_size("pixels of a view's heatmaps", view_pixels, MAX_VIEW_PIXELS, "smaller heatmaps")
     return layout
 
 
-def stored_layout(storage: Storage) -> Layout:
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"expected a whole number, found {value!r:.40}")
+    return value
+
+
+def _check_size(what: str, count: int, limit: int, remedy: str) -> None:
+    """Check a size before anything is counted or allocated by it."""
+    if count > limit:
+        raise ValueError(
+            f"expected a store of at most {limit:,} {what}, found {count:,}: it needs {remedy}, "
+            "unless its metadata is damaged"
+        )
+
+
+def stored_layout(storage: Storage, work: object = UNKNOWN_WORK) -> Layout:
     """The sizes of the arrays of a store, from its own metadata.
+
+    Args:
+        work: what follows `-w` in the command that messages name.
 
     Raises:
         ValueError: there is no store, it has another schema, or its metadata is damaged.
     """
-    manifest = read_manifest(storage)
+    manifest = read_manifest(storage, work)
+    try:
+        layout_of(manifest, 1)
+    except ValueError as error:
+        raise ValueError(
+            f"{storage}: {error}; rebuild it with `fpd cache-heatmaps -w {work} --overwrite`"
+        ) from None
     try:
         return layout_of(manifest, _stored_views(storage))
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{storage} has damaged metadata: {error}") from None
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{storage} has damaged metadata: {error}; repair it with "
+            f"`fpd verify-cache -w {work} --repair`"
+        ) from None
 
 
-def read_manifest(storage: Storage) -> Manifest:
+def read_manifest(storage: Storage, work: object = UNKNOWN_WORK) -> Manifest:
     """The manifest of a store.
 
+    Args:
+        work: what follows `-w` in the command that messages name.
+
     Raises:
-        ValueError: there is no store, its manifest is damaged, or it has another schema.
+        ManifestError: there is no store, or its manifest is damaged.
+        ValueError: it has another schema.
         OSError: the store could not be reached.
     """
     try:
-        manifest = read_metadata(storage, "zarr.json")["attributes"][MANIFEST]
+        attributes = read_metadata(storage, "zarr.json")["attributes"]
+        manifest, checksum = attributes[MANIFEST], attributes.get(CHECKSUM)
     except (
         FileNotFoundError,
-        IsADirectoryError,
-        NotADirectoryError,
         KeyError,
         TypeError,
+        AttributeError,
         ValueError,
         RecursionError,
     ) as error:  # no other OSError: a lost connection does not mean that there is no store
-        raise ValueError(
-            f"{storage} is not a heatmap store (no {MANIFEST!r} manifest: {type(error).__name__})"
-        ) from None
+        problem = f"is not a heatmap store (no {MANIFEST!r} manifest: {type(error).__name__})"
+        remedy = "" if isinstance(error, FileNotFoundError) else MOVE_AWAY
+        raise ManifestError(f"{storage} {problem}{_restore(storage, work) or remedy}") from None
     if not isinstance(manifest, dict):
-        raise ValueError(f"{storage} is not a heatmap store (its manifest is damaged)")
+        raise ManifestError(
+            f"{storage} is not a heatmap store (its manifest is damaged)"
+            f"{_restore(storage, work) or MOVE_AWAY}"
+        )
     if manifest.get("schema") != SCHEMA_VERSION:
         raise ValueError(
             f"{storage}: expected a store of schema {SCHEMA_VERSION}, found schema "
-            f"{manifest.get('schema')}; rebuild it with `fpd cache-heatmaps -w WORK --overwrite`"
+            f"{manifest.get('schema')!r:.40}; rebuild it with `fpd cache-heatmaps -w {work} "
+            "--overwrite`"
+        )
+    try:
+        is_unchanged = checksum == manifest_checksum(manifest)
+    except RecursionError:
+        is_unchanged = False
+    if not is_unchanged:
+        raise ManifestError(
+            f"{storage}: its manifest was changed after it was written (zarr.json: the checksum "
+            f"does not match){_restore(storage, work) or MOVE_AWAY}"
         )
     return manifest
 
 
+def _restore(storage: Storage, work: object) -> str:
+    """The command that restores a manifest, for messages; "" where there is nothing to restore."""
+    if not has_shards(storage):
+        return ""
+    return f"; restore its manifest with `fpd verify-cache -w {work} --repair`"
+
+
+def has_shards(storage: Storage) -> bool:
+    """Whether there are receipts of shards, with or without a manifest."""
+    return storage.has_any(RECEIPTS)
+
+
+def manifest_checksum(manifest: Manifest) -> str:
+    """The hexadecimal BLAKE2b-128 digest of a manifest, as JSON sorted by key, without spaces."""
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def with_manifest(metadata: dict[str, Any], manifest: Manifest) -> bytes:
+    """The content of the group's `zarr.json` with a manifest and its checksum.
+
+    Args:
+        metadata: the group's; the other attributes in it are kept.
+    """
+    others = metadata.get("attributes")
+    attributes = {
+        **(others if isinstance(others, dict) else {}),
+        MANIFEST: manifest,
+        CHECKSUM: manifest_checksum(manifest),
+    }
+    return json.dumps({**metadata, "attributes": attributes}, indent=2, sort_keys=True).encode()
+
+
 def write_manifest(storage: Storage, manifest: Manifest) -> None:
     """Replace the manifest of an existing store."""
-    metadata = read_metadata(storage, "zarr.json")
-    metadata["attributes"][MANIFEST] = manifest
-    storage.write("zarr.json", json.dumps(metadata, indent=2, sort_keys=True).encode())
+    storage.write("zarr.json", with_manifest(read_metadata(storage, "zarr.json"), manifest))
 
 
 def check_manifest(storage: Storage, expected: Manifest, manifest: Manifest, work: object) -> None:
@@ -198,7 +311,7 @@ def _last(values: Any) -> Any:
 
 def _stored_views(storage: Storage) -> int:
     """Number of views of the arrays, according to the array that is enlarged last."""
-    return int(read_metadata(storage, f"{ARRAYS[-1]}/zarr.json")["shape"][0])
+    return _whole(read_metadata(storage, f"{ARRAYS[-1]}/zarr.json")["shape"][0])
 
 
 def read_metadata(storage: Storage, name: str) -> dict[str, Any]:

@@ -11,11 +11,13 @@ from .manifest import (
     Manifest,
     TeacherEntry,
     check_manifest,
+    has_shards,
     make_manifest,
     read_manifest,
     served_layout,
 )
-from .reader import StoreReader
+from .reader import StoreReader, has_own_layout
+from .schema import Layout
 from .storage import Storage, open_storage
 
 
@@ -34,24 +36,38 @@ def open_store(
     """
     storage = existing_store(work, recipe)
     work_options = work.command_options(recipe)
-    manifest = read_manifest(storage)
+    manifest = read_manifest(storage, work_options)
     expected = make_manifest(recipe, samples, teacher)
     check_manifest(storage, expected, manifest, work_options)
     layout = served_layout(expected, manifest, recipe.store.views)
+    _check_metadata(storage, layout, work_options)
     check_complete(storage, layout, work_options)
     check_canaries(storage, layout, stored_views(recipe, samples), manifest, work_options)
     return StoreReader(storage, layout, work_options), manifest
 
 
+def _check_metadata(storage: Storage, layout: Layout, work_options: str) -> None:
+    """Refuse a store whose arrays have other types, chunks or codecs than fpd writes."""
+    try:
+        is_own = has_own_layout(storage, layout)
+    except (OSError, ValueError, RecursionError):
+        is_own = False
+    if not is_own:
+        raise ValueError(
+            f"{storage} has damaged metadata (zarr.json of an array); repair it with "
+            f"`fpd verify-cache -w {work_options} --repair`"
+        )
+
+
 def existing_store(work: WorkDir, recipe: Recipe) -> Storage:
-    """The storage of the recipe's store.
+    """The storage of the recipe's store, whose manifest can be read.
 
     Raises:
-        ValueError: there is no store.
+        ValueError: there is no store, or its manifest is damaged.
     """
     storage = open_storage(work.store_location(recipe))
-    if not storage.exists():
-        raise ValueError(
-            f"{storage} is missing: run `fpd cache-heatmaps -w {work.command_options(recipe)}`"
-        )
+    work_options = work.command_options(recipe)
+    if not storage.exists() and not has_shards(storage):
+        raise ValueError(f"{storage} is missing: run `fpd cache-heatmaps -w {work_options}`")
+    read_manifest(storage, work_options)
     return storage

@@ -6,12 +6,11 @@ must be equal; this is checked, by their receipts, before anything is copied.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..runtime.diff import differences
-from .coverage import MAX_RECEIPT_BYTES, coverage
+from .coverage import MAX_RECEIPT_BYTES, coverage, read_receipt
 from .manifest import NOT_COMPARED, Manifest, read_manifest, stored_layout
 from .schema import ARRAYS, receipt_name, shard_name
 from .storage import Storage
@@ -63,7 +62,7 @@ def plan_copies(sources: Sequence[Storage], target: Storage | None) -> list[Copy
                 raise ValueError(
                     f"{owner} and {storage} differ in view {task[0]}, shard {task[1]}: one of them "
                     "does not match the teacher's output. Nothing has been copied; find out which "
-                    "with `fpd verify-cache` on each"
+                    "with `fpd verify-cache -w WORK --deep` in the work directory of each"
                 )
     return [
         Copy(owner, *task) for task, (owner, _) in sorted(owners.items()) if owner is not target
@@ -78,19 +77,27 @@ def copy_shard(copy: Copy, target: Storage) -> None:
         FileNotFoundError: a file was removed after the copies were planned.
     """
     source, view, shard = copy
-    receipt = source.read(receipt_name(view, shard), MAX_RECEIPT_BYTES)
-    arrays = json.loads(receipt)["arrays"]
+    content = source.read(receipt_name(view, shard), MAX_RECEIPT_BYTES)
+    receipt = read_receipt(source, view, shard)
+    if receipt is None:
+        raise _damaged(copy, receipt_name(view, shard))
     target.delete(receipt_name(view, shard))  # a half-copied shard must not count as complete
     for array in ARRAYS:
         name = shard_name(array, view, shard)
-        content = source.read(name)
-        if digest(content) != arrays[array].get("blake2b"):
-            raise ValueError(
-                f"{source}: {name} (view {view}, shard {shard}) is damaged: repair it where it was "
-                "made with `fpd verify-cache --deep --repair`, and run this again"
-            )
-        target.write(name, content)
-    target.write(receipt_name(view, shard), receipt)
+        expected = receipt["arrays"][array]
+        values = source.read(name, limit=expected["bytes"])
+        if digest(values) != expected["blake2b"]:
+            raise _damaged(copy, name)
+        target.write(name, values)
+    target.write(receipt_name(view, shard), content)
+
+
+def _damaged(copy: Copy, name: str) -> ValueError:
+    return ValueError(
+        f"{copy.source}: {name} (view {copy.view}, shard {copy.shard}) is damaged: repair it with "
+        f"`fpd verify-cache -w WORK --deep --repair` in the work directory where it was made, and "
+        "run this again"
+    )
 
 
 def _without_measurements(manifest: Manifest) -> Manifest:

@@ -1,6 +1,8 @@
 """Reading single views: a shard is mapped, its index checked once, and one chunk decoded per read.
 
-zarr-python reads the whole index of a shard again for every chunk, and a student reads single
+Before a reader's first read from a shard, its files are compared with the digests in its receipt: a
+chunk's checksum finds flipped bits, but not files that were swapped, replaced or written by another
+tool. zarr-python reads the whole index of a shard again for every chunk, and a student reads single
 chunks in random order. This reader supports only the layout that `schema` defines, for which it
 agrees with `zarr.open` bit for bit (a test checks this). A remote shard is fetched whole, once. A
 store of any other layout (rechunked or recompressed) is read through zarr-python, by whole shards.
@@ -27,9 +29,11 @@ from numpy.typing import NDArray
 from zstandard import ZstdDecompressor, ZstdError, frame_content_size
 
 from .compression import decompress
-from .manifest import MAX_METADATA_BYTES, read_metadata, stored_layout
-from .schema import ARRAYS, Layout, create_arrays, shard_name, specs
+from .coverage import read_receipt
+from .manifest import MAX_METADATA_BYTES, UNKNOWN_WORK, read_metadata, stored_layout
+from .schema import ARRAYS, Layout, Spec, create_arrays, shard_name, specs
 from .storage import Storage, open_storage
+from .writer import digest
 
 OPEN_SHARDS = 1 << 14
 """Shards that a reader keeps open. Linux allows a process 65,530 mappings (vm.max_map_count)."""
@@ -81,24 +85,38 @@ class StoreReader:
     Not thread-safe: use one reader per thread.
     """
 
-    def __init__(self, storage: Storage, layout: Layout, work: object = ".") -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        layout: Layout,
+        work: object = UNKNOWN_WORK,
+        *,
+        check_digests: bool = True,
+        own_layout: bool | None = None,
+    ) -> None:
         """Read a store whose manifest has been checked.
 
         Args:
             layout: the part of the store to read.
             work: what follows `-w` in the command that messages name.
+            check_digests: compare the files of every shard with its receipt, once. Stores of
+                other layouts, which have no receipts of their files, can only be read without.
+            own_layout: whether the arrays are as `schema` defines them; None: determined at the
+                first read.
         """
         self.storage = storage
         self.layout = layout
         self.work = work
+        self.check_digests = check_digests
+        self._checked: set[tuple[int, int]] = set()
         self._specs = specs(layout.joints, layout.heatmap_px)
         self._zstd = ZstdDecompressor()
-        self._has_own_layout: bool | None = None
+        self._has_own_layout = own_layout
         self._shards: OrderedDict[tuple[int, int], _MappedShard | _DecodedShard] = OrderedDict()
         self._memory = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        not_pickled = ("_zstd", "_shards", "_memory")
+        not_pickled = ("_zstd", "_shards", "_memory", "_checked")
         return {key: value for key, value in self.__dict__.items() if key not in not_pickled}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -106,6 +124,7 @@ class StoreReader:
             "_zstd": ZstdDecompressor(),
             "_shards": OrderedDict(),
             "_memory": 0,
+            "_checked": set(),
         }
 
     def read(self, view: int, index: int) -> CachedHeatmaps:
@@ -145,6 +164,8 @@ class StoreReader:
             return self._shards[key]
         if self._has_own_layout is None:
             self._has_own_layout = has_own_layout(self.storage, self.layout)
+        if self.check_digests and not self._has_own_layout:
+            raise ValueError("the metadata of an array is not what fpd wrote")
         opened = self._map(view, shard) if self._has_own_layout else self._load(view, shard)
         self._shards[key] = opened
         self._memory += self._memory_of(opened)
@@ -163,21 +184,37 @@ class StoreReader:
         shard_samples = self.layout.shard_samples
         name = partial(shard_name, view=view, shard=shard)
         content = self.storage.read_array(name("heatmaps"))
+        small_files = [self.storage.read(name(array), MAX_METADATA_BYTES) for array in ARRAYS[1:]]
+        if self.check_digests and (view, shard) not in self._checked:
+            self._check_digests(view, shard, [content, *small_files])
         index = content[-(shard_samples * INDEX_ENTRY_BYTES + CRC32C_BYTES) :]
         small_arrays = (
-            self._decode(
-                array, self.storage.read(name(array), MAX_METADATA_BYTES), (shard_samples,)
-            )
-            for array in ARRAYS[1:]
+            self._decode(array, encoded, (shard_samples,))
+            for array, encoded in zip(ARRAYS[1:], small_files, strict=True)
         )
         checked_index = np.frombuffer(CRC32C(location="end").decode(index), "<u8")
         return _MappedShard(content, checked_index.reshape(shard_samples, 2), *small_arrays)
 
+    def _check_digests(self, view: int, shard: int, files: Sequence[Any]) -> None:
+        receipt = read_receipt(self.storage, view, shard)
+        if receipt is None:
+            raise ValueError("its receipt is missing or damaged")
+        for array, content in zip(ARRAYS, files, strict=True):
+            if digest(memoryview(content)) != receipt["arrays"][array]["blake2b"]:
+                raise ValueError(f"{array} was changed after it was written")
+        self._checked.add((view, shard))
+
     def _load(self, view: int, shard: int) -> _DecodedShard:
         size = self.layout.shard_samples
         rows = slice(shard * size, (shard + 1) * size)
-        group = zarr.open_group(self.storage.zarr(), mode="r")
-        return _DecodedShard(*(np.asarray(group[name][view, rows]) for name in ARRAYS))  # type: ignore[index]
+        try:
+            group = zarr.open_group(self.storage.zarr(), mode="r")
+            arrays: dict[str, Any] = {name: group[name] for name in ARRAYS}
+        except (KeyError, TypeError) as error:  # of metadata that zarr-python does not expect
+            raise ValueError(f"its metadata cannot be read: {error}") from None
+        for name in ARRAYS:
+            _check_shape(arrays[name], name, self._specs[name])
+        return _DecodedShard(*(np.asarray(arrays[name][view, rows]) for name in ARRAYS))
 
     def _decode(self, array: str, encoded: Any, leading: tuple[int, ...]) -> NDArray[Any]:
         """Decompress a chunk of an array.
@@ -194,6 +231,18 @@ class StoreReader:
         # Copied, because PyTorch requires writable memory.
         decoded = bytearray(self._zstd.decompress(encoded, allow_extra_data=False))
         return np.ndarray(shape, dtype, buffer=decoded)
+
+
+def _check_shape(array: Any, name: str, spec: Spec) -> None:
+    """Check the sizes of an array in another layout, before zarr-python allocates by them."""
+    chunk_bytes = math.prod(array.chunks) * array.dtype.itemsize
+    index_bytes = math.prod(array.shards or ()) // math.prod(array.chunks) * INDEX_ENTRY_BYTES
+    is_bounded = max(chunk_bytes, index_bytes) <= CACHE_BYTES
+    if array.shape[2:] != spec.shape or array.dtype != spec.dtype or not is_bounded:
+        raise ValueError(
+            f"expected {name} as {spec.dtype} (view, sample, {', '.join(map(str, spec.shape))}), "
+            f"found {array.dtype} {array.shape} in chunks of {array.chunks}"
+        )
 
 
 def has_own_layout(storage: Storage, layout: Layout) -> bool:
@@ -227,7 +276,7 @@ def read_heatmaps(location: str | Path, view: int, samples: Sequence[int]) -> ND
     """
     storage = open_storage(location)
     layout = stored_layout(storage)
-    reader = StoreReader(storage, layout)
+    reader = StoreReader(storage, layout, check_digests=has_own_layout(storage, layout))
     cached = [reader.read(view, index) for index in samples]
     if not cached:
         return np.zeros((0, layout.joints, layout.heatmap_px, layout.heatmap_px), np.float32)

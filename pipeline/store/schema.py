@@ -17,6 +17,7 @@ implementations of Zarr v3 read them.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,20 @@ SCHEMA_VERSION = 3
 MANIFEST = "fpd"
 # Inside an array: in the group itself, zarr-python would take the folder for a damaged node.
 RECEIPTS = "heatmaps/receipts"
+
+MAX_SHARDS = 1 << 21
+"""Largest number of shards of a store: 10^9 views in shards of 512 (docs/store.md) are 2.0 million.
+Sizes come from metadata that anybody may have written, and loops over shards follow them."""
+
+MAX_VIEWS = 1_000_000
+"""Largest `store.views` of a recipe."""
+
+MAX_SHARD_SAMPLES = 1 << 16
+"""Largest `store.shard_samples` of a recipe."""
+
+MAX_VIEW_PIXELS = 1 << 26
+"""Largest number of pixels of one view's heatmaps: 64 MiB once decoded; 17 joints of 512 x 512
+are 4.5 million."""
 
 # Level 3 takes 24 % more bytes, 19 takes the same, 22 saves 5 % in 55 x the time (docs/store.md).
 ZSTD_LEVEL = 15
@@ -199,6 +214,16 @@ def _common_options() -> dict[str, Any]:
         # So that an all-zero view can be told from a missing one.
         "config": {"write_empty_chunks": True},
     }
+
+
+_OBJECT_NAME = re.compile(
+    r"(\w+/)?zarr\.json|\w+/c(/\d+)*|" + RECEIPTS + r"/\d+/\d+\.json", re.ASCII
+)
+
+
+def is_object_name(name: str) -> bool:
+    """Whether an object of this name can belong to a store: metadata, a chunk or a receipt."""
+    return _OBJECT_NAME.fullmatch(name) is not None
 
 
 def view_folder(array: str, view: int) -> str:

@@ -7,8 +7,11 @@ name, synced and renamed. A remote object is put in place by the object store, a
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,13 +24,24 @@ import torch
 from numpy.typing import NDArray
 
 from ..runtime.files import atomic
-from .lock import writer_lock
+from ..runtime.lock import writer_lock
+from ..runtime.text import check_url
+from .schema import MANIFEST, is_object_name
 
 MAX_OBJECT_BYTES = 1 << 32
 """Limit of what is read into memory; every object of a store is smaller."""
 
-TEMPORARY_NAMES = (".*.tmp", "*.partial")
+_TEMPORARY_NAME = re.compile(
+    r"\.(?P<atomic>[^/]+)\.[0-9a-f]{16}\.tmp|(?P<zarr>zarr)\.[0-9a-f]{32}\.partial"
+)
 """Unfinished files, as named by `atomic` and by zarr-python (for metadata)."""
+
+EXECUTING_PROTOCOLS = {"dask", "jlab", "jupyter", "pyscript", "reference"}
+"""fsspec's protocols that connect to something that runs code, or that render templates: a recipe
+of somebody else could name them (fsspec/implementations/dask.py, jupyter.py, reference.py)."""
+
+MAX_GROUP_BYTES = 1 << 24
+"""Limit of the group's metadata."""
 
 
 class Storage(Protocol):
@@ -60,11 +74,21 @@ class Storage(Protocol):
         Empty if there is no such folder.
         """
 
+    def has_any(self, folder: str) -> bool:
+        """Whether there is an object below a folder."""
+
+    def names(self, folder: str) -> set[str]:
+        """Names of the objects and folders directly in a folder; empty if there is none."""
+
     def exists(self) -> bool:
         """Whether there is a store, that is, the metadata of its group, which is written last."""
 
     def remove(self) -> None:
-        """Remove all objects."""
+        """Remove a store. Nothing else is ever removed.
+
+        Raises:
+            ValueError: the group has no manifest of ours, or there are other files.
+        """
 
     def zarr(self) -> Any:
         """The argument by which zarr-python opens the store."""
@@ -82,11 +106,20 @@ def open_storage(location: str | Path) -> Storage:
     """The storage at a path or URL. Nothing has to exist there yet.
 
     Raises:
-        ValueError: the URL is incomplete, or its protocol needs a package that is not installed.
+        ValueError: the URL is incomplete, holds a password or could run code, or its protocol needs
+            a package that is not installed.
     """
     if isinstance(location, Path) or "://" not in location:
         return LocalStorage(Path(location))
+    check_url(location)
     protocol, path = location.split("://", 1)
+    executing = EXECUTING_PROTOCOLS & set(re.split(r"::|://", location))
+    if executing:
+        raise ValueError(
+            f"expected a location such as s3://bucket/run.zarr, got the protocol "
+            f"{min(executing)}://, by which another machine or a file of references could run "
+            "code here"
+        )
     if not path.strip("/"):
         raise ValueError(f"expected a location such as s3://bucket/run.zarr, got {location}")
     return LocalStorage(Path(path)) if protocol == "file" else RemoteStorage(location.rstrip("/"))
@@ -94,7 +127,7 @@ def open_storage(location: str | Path) -> Storage:
 
 @dataclass(frozen=True)
 class LocalStorage:
-    """A folder."""
+    """A folder, or a symbolic link to one. Links below it are not followed to write."""
 
     root: Path
 
@@ -105,18 +138,25 @@ class LocalStorage:
     def is_local(self) -> bool:
         return True
 
+    @property
+    def _folder(self) -> Path:
+        """The folder itself, where `root` is a link to it."""
+        return Path(os.path.realpath(self.root))
+
     def read(self, name: str, limit: int = MAX_OBJECT_BYTES) -> bytes:
         path = self.root / name
-        _check_size(path.stat().st_size, limit, str(path))
-        return path.read_bytes()
+        _check_size(_file_size(path), limit, str(path))
+        with path.open("rb") as file:  # it may grow meanwhile
+            content = file.read(limit + 1)
+        _check_size(len(content), limit, str(path))
+        return content
 
     def read_array(self, name: str) -> NDArray[np.uint8]:
         path = self.root / name
+        size = _file_size(path)
         # Unlike `mmap`, PyTorch keeps no file descriptor open for a mapping; a process usually may
         # have 1024 of them.
-        mapped = torch.from_file(
-            str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8
-        )
+        mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
         content: NDArray[np.uint8] = mapped.numpy()
         content.flags.writeable = False
         return content
@@ -124,14 +164,38 @@ class LocalStorage:
     def write(self, name: str, content: bytes) -> None:
         path = self.root / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(path) as temporary:
+            self._make_room(name)
+            with atomic(self._folder / name) as temporary:
                 temporary.write_bytes(content)
         except OSError as error:  # name the file: a full disk is reported without one
             raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
+    def _make_room(self, name: str) -> None:
+        """Create an object's folder, and remove an empty folder in the object's place.
+
+        Raises:
+            ValueError: a link, a file or a folder with content is in the way.
+        """
+        path = self._folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise ValueError(
+                f"expected a folder at {path.parent}, found a file there or above it: move it "
+                "away, and run the same command again"
+            ) from None
+        if os.path.realpath(path.parent) != str(path.parent):
+            raise ValueError(
+                f"expected a folder at {path.parent}, found a symbolic link: a store is written "
+                "into no other folder; replace the link by the folder"
+            )
+        _remove_empty_folder(path)
+
     def delete(self, name: str) -> None:
-        (self.root / name).unlink(missing_ok=True)
+        path = self.root / name
+        with suppress(FileNotFoundError, NotADirectoryError):
+            _remove_empty_folder(path)
+            path.unlink()
 
     def sizes(self, folder: str) -> dict[str, int]:
         base = self.root / folder
@@ -142,13 +206,23 @@ class LocalStorage:
                     sizes[path.relative_to(base).as_posix()] = path.stat().st_size
         return sizes
 
+    def has_any(self, folder: str) -> bool:
+        return any(names for _, _, names in os.walk(self.root / folder))
+
+    def names(self, folder: str) -> set[str]:
+        try:
+            return {path.name for path in (self.root / folder).iterdir()}
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+
     def exists(self) -> bool:
         return (self.root / "zarr.json").is_file()
 
     def remove(self) -> None:
+        check_removable(self)
         # Renamed first, which is atomic: a half-removed store would be neither a store nor an empty
         # folder.
-        self.root.rename(self._to_remove)
+        self._folder.rename(self._to_remove)
         shutil.rmtree(self._to_remove)
 
     def zarr(self) -> Any:
@@ -156,22 +230,30 @@ class LocalStorage:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        with writer_lock(self.root):
+        with writer_lock(self._folder):
             self._remove_leftovers()
             yield
             self._remove_leftovers()  # of workers that were killed meanwhile
 
     @property
     def _to_remove(self) -> Path:
-        return self.root.with_name(f".{self.root.name}.removed")
+        return self._folder.with_name(f".{self._folder.name}.removed")
 
     def _remove_leftovers(self) -> None:
-        """Remove unfinished files of killed writers. Call with the lock held."""
-        if self._to_remove.exists():
-            shutil.rmtree(self._to_remove)
-        for pattern in TEMPORARY_NAMES:
-            for path in self.root.rglob(pattern):
-                path.unlink(missing_ok=True)
+        """Remove unfinished files of killed writers, and nothing else. Call with the lock held."""
+        to_remove = LocalStorage(self._to_remove)
+        if to_remove.root.is_dir() and not to_remove.root.is_symlink():
+            unknown = foreign_names(to_remove)
+            if unknown:
+                raise ValueError(
+                    f"expected the rest of a removed store at {to_remove}, found {unknown[0]} in "
+                    "it: move the folder away, and run the same command again"
+                )
+            shutil.rmtree(to_remove.root)
+        for parent, _, names in os.walk(self._folder):
+            for path in (Path(parent) / name for name in names):
+                if _is_temporary(path.relative_to(self._folder).as_posix()):
+                    path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -232,6 +314,14 @@ class RemoteStorage:
             }
         return {}
 
+    def has_any(self, folder: str) -> bool:
+        return bool(self.names(folder))
+
+    def names(self, folder: str) -> set[str]:
+        with suppress(FileNotFoundError), self._file_system(folder) as (system, base):
+            return {path.rstrip("/").rpartition("/")[2] for path in system.ls(base, detail=False)}
+        return set()
+
     def exists(self) -> bool:
         with suppress(FileNotFoundError), self._file_system("zarr.json") as (system, path):
             system.info(path)
@@ -239,6 +329,7 @@ class RemoteStorage:
         return False
 
     def remove(self) -> None:
+        check_removable(self)
         # The metadata of the group last. If interrupted, this is still a store, and the same
         # command removes the rest.
         names = [name for name in self.sizes("") if name != "zarr.json"]
@@ -268,6 +359,79 @@ class RemoteStorage:
         except Exception as error:  # each library has its own exceptions
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise OSError(_error_number(error), reason, location) from error
+
+
+def check_removable(storage: Storage) -> None:
+    """Check that a location holds a store of ours, of any schema, and nothing else.
+
+    Raises:
+        ValueError: it does not.
+    """
+    try:
+        group = json.loads(storage.read("zarr.json", MAX_GROUP_BYTES))
+        is_ours = "schema" in group["attributes"][MANIFEST]
+    except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError):
+        is_ours = False
+    if not is_ours:
+        raise ValueError(
+            f"{storage} is not a heatmap store (its zarr.json has no manifest), so it is not "
+            "removed: move it away, or name another location with --store"
+        )
+    unknown = foreign_names(storage)
+    if unknown:
+        raise ValueError(
+            f"{storage} also holds {unknown[0]}, which is not part of a heatmap store, so it is "
+            "not removed: move that away, or name another location with --store"
+        )
+
+
+def foreign_names(storage: Storage) -> list[str]:
+    """Names of the objects that no store has, in order."""
+    names = storage.sizes("")
+    return sorted(name for name in names if not (is_object_name(name) or _is_temporary(name)))
+
+
+def _is_temporary(name: str) -> bool:
+    """Whether this is the name of an unfinished object of a store."""
+    folder, slash, file = name.rpartition("/")
+    match = _TEMPORARY_NAME.fullmatch(file)
+    if match is None:
+        return False
+    finished = match["atomic"] or f"{match['zarr']}.json"
+    return is_object_name(f"{folder}{slash}{finished}")
+
+
+def _file_size(path: Path) -> int:
+    """Size of a regular file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: something else has its name, such as a folder.
+    """
+    try:
+        status = path.stat()
+    except NotADirectoryError:
+        raise ValueError(f"{path}: expected a file, found one in its folder's place") from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "something else"
+        raise ValueError(f"{path}: expected a file, found {kind}")
+    return status.st_size
+
+
+def _remove_empty_folder(path: Path) -> None:
+    """Remove a folder in a file's place.
+
+    Raises:
+        ValueError: it is not empty.
+    """
+    if path.is_dir() and not path.is_symlink():
+        try:
+            path.rmdir()
+        except OSError:
+            raise ValueError(
+                f"expected a file at {path}, found a folder that is not empty: move it away, and "
+                "run the same command again"
+            ) from None
 
 
 def _error_number(error: Exception) -> int:

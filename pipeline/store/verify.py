@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from numcodecs.zstd import Zstd
+from numpy.typing import NDArray
 
 from ..runtime.text import pluralize
 from .coverage import read_receipt
-from .manifest import MAX_METADATA_BYTES, layout_of, read_manifest
+from .manifest import (
+    MAX_METADATA_BYTES,
+    Manifest,
+    layout_of,
+    read_manifest,
+    read_metadata,
+    with_manifest,
+)
 from .reader import StoreReader
-from .schema import ARRAYS, Layout, shard_name
+from .schema import ARRAYS, MAX_VIEWS, RECEIPTS, Layout, shard_name
 from .storage import Storage
 from .writer import digest, empty_store
 
@@ -38,14 +48,25 @@ class Damage(NamedTuple):
     what: str
 
 
+ViewParameters = Callable[[int, int], NDArray[np.float64]]
+"""The augmentation parameters of a sample's view, by (sample index, view number)."""
+
+
 def examine(
-    storage: Storage, layout: Layout, view: int, shard: int, *, decode: bool = True
+    storage: Storage,
+    layout: Layout,
+    view: int,
+    shard: int,
+    *,
+    decode: bool = True,
+    parameters: ViewParameters | None = None,
 ) -> list[Damage]:
     """Read the files of a shard and compare them with its receipt.
 
     Args:
         decode: decode every view as well. A receipt may match files that were damaged before it was
             written; the checksums inside the files are older.
+        parameters: that the views must have; None: they are not compared.
     """
     receipt = read_receipt(storage, view, shard)
     if receipt is None or receipt["samples"] != len(layout.rows(shard)):
@@ -56,10 +77,14 @@ def examine(
     }
     damages = [Damage(name, view, shard, what) for name, what in faults.items() if what]
     if decode and not damages:
-        reader = StoreReader(storage, layout)
+        reader = StoreReader(storage, layout, check_digests=False)  # compared above
         try:
             for index in layout.rows(shard):
-                reader.read(view, index)
+                stored = reader.read(view, index).parameters
+                if parameters and not np.array_equal(stored, parameters(index, view)):
+                    what = f"has other parameters for sample {index} than its augmentation gives"
+                    damages.append(Damage("parameters", view, shard, what))
+                    break
         except ValueError as error:
             damages.append(Damage(ARRAYS[0], view, shard, f"cannot be decoded: {error}"))
     return damages
@@ -68,36 +93,43 @@ def examine(
 def _fault(storage: Storage, name: str, expected: dict[str, Any]) -> str | None:
     """What is wrong with a file; None if it matches its entry in the receipt."""
     try:
-        content = storage.read(name)
+        content = storage.read(name, limit=expected["bytes"])
     except FileNotFoundError:
         return "is missing"
     except (OSError, ValueError) as error:
         return f"cannot be read ({error})"
     if len(content) != expected["bytes"]:
         return f"has {len(content)} bytes, expected {expected['bytes']}"
-    if digest(content) != expected.get("blake2b"):
+    if digest(content) != expected["blake2b"]:
         return "was changed after it was written: its digest differs from that in the receipt"
     return None
 
 
-def damaged_metadata(storage: Storage) -> dict[str, bytes]:
+def damaged_metadata(storage: Storage, views: int = 1) -> dict[str, bytes]:
     """The damaged or missing objects that describe the arrays, with their correct content, by name.
 
-    The metadata of the group is not checked, because it holds the manifest.
+    Args:
+        views: number of views that a run needs, for a store of which no array has a readable shape.
 
     Raises:
-        ValueError: there is no store, its manifest is damaged, or no array has a readable shape.
+        ValueError: there is no store, or its manifest is damaged.
     """
-    views = _stored_views(storage)
-    if views is None:
-        raise ValueError(f"{storage} has damaged metadata: the shape of no array can be read")
-    expected = empty_store(layout_of(read_manifest(storage), views))
-    del expected["zarr.json"]
-    return {
+    manifest = read_manifest(storage)
+    expected = empty_store(layout_of(manifest, array_views(storage, views)))
+    group = json.loads(expected.pop("zarr.json"))
+    damaged = {
         name: content
         for name, content in expected.items()
         if not _is_equivalent(storage, name, content)
     }
+    stored = read_metadata(storage, "zarr.json")
+    if any(stored.get(key) != value for key, value in group.items() if key != "attributes"):
+        damaged["zarr.json"] = with_manifest(stored | group | _attributes(stored), manifest)
+    return damaged
+
+
+def _attributes(metadata: Manifest) -> dict[str, Any]:
+    return {"attributes": metadata["attributes"]}
 
 
 def _is_equivalent(storage: Storage, name: str, expected: bytes) -> bool:
@@ -107,23 +139,37 @@ def _is_equivalent(storage: Storage, name: str, expected: bytes) -> bool:
     try:
         content = storage.read(name, MAX_METADATA_BYTES)
         if name.endswith("zarr.json"):
-            return bool(json.loads(expected).items() <= json.loads(content).items())
+            return _is_equivalent_metadata(json.loads(content), json.loads(expected))
         return bool(Zstd().decode(content) == Zstd().decode(expected))
     except (OSError, ValueError, RuntimeError, AttributeError, RecursionError):
         return False
 
 
-def _stored_views(storage: Storage) -> int | None:
-    """The number of views that most arrays have; None if no shape can be read."""
+def _is_equivalent_metadata(found: dict[str, Any], expected: dict[str, Any]) -> bool:
+    """Whether metadata has the expected entries, and no others that readers must understand."""
+    others = [value for key, value in found.items() if key not in expected]
+    ignorable = all(isinstance(o, dict) and o.get("must_understand") is False for o in others)
+    return ignorable and expected.items() <= found.items()
+
+
+def array_views(storage: Storage, views: int) -> int:
+    """The number of views that most arrays have.
+
+    Args:
+        views: the least, if no shape can be read; then the receipts decide.
+    """
     counts: Counter[int] = Counter()
     for name in ARRAYS:
         try:
-            shape = json.loads(storage.read(f"{name}/zarr.json", MAX_METADATA_BYTES))["shape"]
-            counts[int(shape[0])] += 1
+            shape = read_metadata(storage, f"{name}/zarr.json")["shape"]
+            counts[shape[0]] += isinstance(shape[0], int) and 0 < shape[0] <= MAX_VIEWS
         except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
             continue
-    usable = [views for views, _ in counts.most_common() if views > 0]
-    return usable[0] if usable else None
+    usable = [views for views, count in counts.most_common() if count]
+    if usable:
+        return usable[0]
+    written = storage.names(RECEIPTS)
+    return max([views, *(int(view) + 1 for view in written if view.isdecimal())])
 
 
 def spread(layout: Layout, tasks: list[tuple[int, int]], count: int) -> list[SampleView]:

@@ -24,16 +24,18 @@ from .manifest import (
     AUDIT,
     Manifest,
     check_manifest,
+    has_shards,
     layout_of,
     read_manifest,
     read_metadata,
     served_layout,
     stored_layout,
     with_added,
+    with_manifest,
     write_manifest,
 )
-from .schema import ARRAYS, MANIFEST, Layout, create_arrays, receipt_name, shard_array, shard_name
-from .storage import Storage
+from .schema import ARRAYS, Layout, create_arrays, receipt_name, shard_array, shard_name
+from .storage import Storage, foreign_names
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,13 @@ class StoreWriter:
         """
         self.storage, self.manifest = storage, manifest
         if not storage.exists():
-            _create(storage, manifest, layout_of(manifest, views))
-        stored = read_manifest(storage)
+            _create(storage, manifest, layout_of(manifest, views), work)
+        stored = read_manifest(storage, work)
         extended = stored if samples is None else with_added(manifest, stored, samples)
         check_manifest(storage, manifest, extended, work)
         self.layout = served_layout(manifest, extended, views)
         _enlarge(storage, layout_of(extended, views), work)
+        stored_layout(storage, work)  # the sizes that `finish` goes by
         if extended != stored:
             write_manifest(storage, extended)
         self._may_be_audited = True
@@ -177,25 +180,29 @@ def encode_shard(name: str, values: NDArray[Any], layout: Layout) -> bytes:
     return stored_bytes(store, key)
 
 
-def digest(content: bytes) -> str:
+def digest(content: bytes | memoryview) -> str:
     """The BLAKE2b-128 digest of a file's content, in hexadecimal."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _create(storage: Storage, manifest: Manifest, layout: Layout) -> None:
+def _create(storage: Storage, manifest: Manifest, layout: Layout, work: object) -> None:
     """Write metadata and basis. The group's metadata is last, and without it there is no store."""
     objects = empty_store(layout)
-    unknown = sorted(set(storage.sizes("")) - set(objects))
-    if unknown:
+    names = set(storage.sizes("")) - set(objects)
+    if has_shards(storage) and not foreign_names(storage):
         raise ValueError(
-            f"expected a heatmap store or an empty place at {storage}, found {unknown[0]}: name "
+            f"{storage} has shards, but no manifest (zarr.json): restore it with "
+            f"`fpd verify-cache -w {work} --repair`"
+        )
+    if names:
+        raise ValueError(
+            f"expected a heatmap store or an empty place at {storage}, found {min(names)}: name "
             "another with --store"
         )
     group = json.loads(objects.pop("zarr.json"))
-    group["attributes"][MANIFEST] = manifest
     for name, content in objects.items():
         storage.write(name, content)
-    storage.write("zarr.json", json.dumps(group, indent=2, sort_keys=True).encode())
+    storage.write("zarr.json", with_manifest(group, manifest))
 
 
 def empty_store(layout: Layout) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ combines several teachers, and `resolve` finds the teachers of a run.
 """
 
 from .ensemble import covered_joints, ensemble_predictor
-from .registry import parse
+from .registry import CodeNotAllowed, parse
 from .resolve import (
     HeatmapSource,
     check_teacher,
@@ -21,6 +21,7 @@ from .resolve import (
 from .spec import Teacher, TeacherSpec
 
 __all__ = [
+    "CodeNotAllowed",
     "HeatmapSource",
     "Teacher",
     "TeacherSpec",

@@ -5,17 +5,18 @@
 `torch.export.load` is not safe for untrusted files: it unpickles weights marked as pickled, custom
 objects and example inputs, and evaluates strings from the file (torch 2.13:
 export/pt2_archive/_package.py; _export/serde/serialize.py, `_parse_sym_expr`; export/_unlift.py,
-`_convert_guards_code_to_fn`). Therefore the archive is inspected first, and refused unless it holds
-only raw tensors, example inputs that `weights_only` reads, ATen operators and arithmetic, and sizes
-that are simple formulas. Guards, which are Python code, are not used.
+`_convert_guards_code_to_fn`). Therefore the file is read once, and refused unless it holds only raw
+tensors, example inputs that `weights_only` reads, ATen operators and arithmetic, and sizes that are
+simple formulas. What is loaded is a new archive of the members that were checked, not the file.
+Guards, which are Python code, are not used.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,12 +24,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..runtime.files import sha256
+from ...data.io.files import read_bytes
+from ..runtime.zip_files import read_members, repack
 from .spec import TeacherSpec, read_spec
 
 MAX_FILE_BYTES = 16 << 30
 MAX_GRAPH_BYTES = 64 << 20
 """Size limit of models/model.json; that of an 8 x 256 hourglass has 4 MB."""
+
+EXAMPLE_INPUTS = "data/sample_inputs/model.pt"
 
 PLAIN_FILES = re.compile(
     r"archive_format|archive_version|byteorder|\.data/\w+|\.format_version|\.storage_alignment"
@@ -72,12 +76,15 @@ def load(path: Path) -> ExportedTeacher:
         ValueError: it has no spec, is damaged, or holds more than plain tensors and operators.
     """
     spec = read_spec(path.with_name(path.name + ".json"))
+    content = read_bytes(path, MAX_FILE_BYTES, "an exported program")
+    digest = hashlib.sha256(content).hexdigest()
     try:
-        _check_archive(path)
-    except (OSError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as e:
+        archive = _vetted_archive(path, content)
+    except (KeyError, TypeError, AttributeError, RecursionError, UnicodeDecodeError) as e:
         raise ValueError(f"{path} cannot be read as an exported program: {e!r}") from None
+    del content  # may be large
     try:
-        program = torch.export.load(path)
+        program = torch.export.load(archive)
         # Guards are Python code from the file; `ensemble` checks shapes instead.
         network = program.module(check_guards=False)
     except Exception as error:  # of many types
@@ -85,28 +92,38 @@ def load(path: Path) -> ExportedTeacher:
             f"{path} cannot be read as an exported program ({type(error).__name__}); it may be "
             f"from another version of PyTorch than {torch.__version__}: export it again"
         ) from None
-    return ExportedTeacher(network.requires_grad_(False), spec, sha256(path))
+    return ExportedTeacher(network.requires_grad_(False), spec, digest)
 
 
-def _check_archive(path: Path) -> None:
-    """Refuse a file that could run code while it is loaded or run."""
-    with zipfile.ZipFile(path) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > MAX_FILE_BYTES:
-            raise ValueError(f"{path} has more than {MAX_FILE_BYTES} bytes")
-        files = {_without_root(entry.filename): entry for entry in archive.infolist()}
-        for name in files:
-            if not PLAIN_FILES.fullmatch(name):
-                raise _refused(path, f"contains {name}")
-        if len(files) < len(archive.infolist()):
-            raise _refused(path, "contains two files with the same name")
-        if files["models/model.json"].file_size > MAX_GRAPH_BYTES:
-            raise _refused(path, f"has a graph of more than {MAX_GRAPH_BYTES} bytes")
-        for kind in ("weights", "constants"):
-            config = json.loads(archive.read(files[f"data/{kind}/model_{kind}_config.json"]))
-            if any(payload.get("use_pickle", True) for payload in config["config"].values()):
-                raise _refused(path, f"contains pickled {kind}")
-        _check_inputs(path, archive.read(files["data/sample_inputs/model.pt"]))
-        _check_graph(path, json.loads(archive.read(files["models/model.json"])))
+def _vetted_archive(path: Path, content: bytes) -> io.BytesIO:
+    """A new archive of the file's members, after refusing any that could run code.
+
+    PyTorch is given this archive, never the file: another zip reader may find other members in a
+    file than `zipfile` does.
+    """
+    try:
+        members = read_members(content, MAX_FILE_BYTES)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}: expected an exported program") from None
+    files = {_without_root(name): member for name, member in members.items()}
+    for name in files:
+        if not PLAIN_FILES.fullmatch(name):
+            raise _refused(path, f"contains {name}")
+    if len(files) < len(members):
+        raise _refused(path, "contains two files with the same name")
+    if len(files["models/model.json"]) > MAX_GRAPH_BYTES:
+        raise _refused(path, f"has a graph of more than {MAX_GRAPH_BYTES} bytes")
+    for kind in ("weights", "constants"):
+        name = f"data/{kind}/model_{kind}_config.json"
+        config = json.loads(files[name].decode("utf-8"))
+        if any(payload.get("use_pickle", True) for payload in config["config"].values()):
+            raise _refused(path, f"contains pickled {kind}")
+        files[name] = json.dumps(config).encode()
+    graph = json.loads(files["models/model.json"].decode("utf-8"))
+    _check_graph(path, graph)
+    files["models/model.json"] = json.dumps(graph).encode()
+    files[EXAMPLE_INPUTS] = _resaved_inputs(path, files[EXAMPLE_INPUTS])
+    return repack({f"archive/{name}": member for name, member in files.items()})
 
 
 def _without_root(name: str) -> str:
@@ -122,11 +139,14 @@ def _refused(path: Path, reason: str) -> ValueError:
     )
 
 
-def _check_inputs(path: Path, content: bytes) -> None:
+def _resaved_inputs(path: Path, content: bytes) -> bytes:
+    """The example inputs, pickled anew: PyTorch unpickles them without restrictions."""
+    resaved = io.BytesIO()
     try:
-        torch.load(io.BytesIO(content), weights_only=True)
+        torch.save(torch.load(io.BytesIO(content), weights_only=True), resaved)
     except Exception:  # of many types
         raise _refused(path, "contains pickled example inputs") from None
+    return resaved.getvalue()
 
 
 def _check_graph(path: Path, program: dict[str, Any]) -> None:

@@ -9,8 +9,9 @@ projects differ in how they normalize crops and where they place joints in heatm
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,13 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
+from ...data.io.files import read_bytes
 from ...data.skeletons import MPII
 from ..models.hourglass import Hourglass, HourglassSettings, StemWidths, stem_widths
-from ..runtime.files import sha256
+from ..runtime.zip_files import is_zip, read_members, repack
 from .spec import TeacherSpec, explain, read_spec
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".tar")
@@ -91,19 +93,20 @@ def load(path: Path, layout: str | None) -> HourglassTeacher:
     file = _read(path)
     network = _build(path, file.tensors)
     spec = _spec(path, layout or file.layout, len(network.score[0].bias))  # type: ignore[arg-type]
-    return HourglassTeacher(network.eval(), spec, sha256(path))
+    return HourglassTeacher(network.eval(), spec, file.digest)
 
 
 @dataclass(frozen=True)
 class _File:
     tensors: dict[str, Tensor]
     layout: str | None
+    digest: str
 
 
 def _read(path: Path) -> _File:
     """The tensors of a file by name, without the prefix of torch.nn.DataParallel."""
-    _check_size(path)
-    content = _load(path)
+    encoded = read_bytes(path, MAX_FILE_BYTES, "a stacked hourglass")
+    content = _parse(path, encoded)
     layout = next((LAYOUT_KEYS[key] for key in LAYOUT_KEYS if key in content), None)
     state = content.get("state_dict", content)
     if not isinstance(state, Mapping):
@@ -113,23 +116,21 @@ def _read(path: Path) -> _File:
         for name, value in state.items()
         if isinstance(value, Tensor)
     }
-    return _File(tensors, layout)
+    return _File(tensors, layout, hashlib.sha256(encoded).hexdigest())
 
 
-def _check_size(path: Path) -> None:
-    size = path.stat().st_size
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            size = max(size, sum(entry.file_size for entry in archive.infolist()))
-    if size > MAX_FILE_BYTES:
-        raise ValueError(f"{path} has more than {MAX_FILE_BYTES} bytes: not a stacked hourglass")
-
-
-def _load(path: Path) -> Mapping[str, Any]:
+def _parse(path: Path, encoded: bytes) -> Mapping[str, Any]:
+    file = io.BytesIO(encoded)
+    if is_zip(encoded) and path.suffix != ".safetensors":
+        # PyTorch could see other members in the file than those whose size is checked here.
+        try:
+            file = repack(read_members(encoded, MAX_FILE_BYTES))
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read as plain tensors: {error}") from None
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            return load_safetensors(encoded)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # of many types, for damage and for refused pickles
         raise ValueError(
             f"{path} cannot be read as plain tensors ({type(error).__name__}); if you trust "

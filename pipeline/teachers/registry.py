@@ -72,14 +72,37 @@ def parse(name: str) -> TeacherRef:
     )
 
 
-def load(ref: TeacherRef) -> Teacher:
-    """Load a teacher, on the CPU.
+class CodeNotAllowed(ValueError):
+    """A teacher is Python code, which this command may not run."""
+
+
+def check_allowed(name: str, *, allow_code: bool) -> None:
+    """Refuse to run a factory, unless code is allowed.
 
     Raises:
+        CodeNotAllowed: the message names it, and the option that allows it.
+    """
+    if not allow_code:
+        raise CodeNotAllowed(
+            f"the recipe names {name} as a teacher: Python code, which was not run. If you trust "
+            "that module, run the same command with --allow-code"
+        )
+
+
+def load(ref: TeacherRef, *, allow_code: bool) -> Teacher:
+    """Load a teacher, on the CPU.
+
+    Args:
+        allow_code: whether to run Python code, if the teacher is a factory. Only the user's own
+            command line may set it, never a file.
+
+    Raises:
+        CodeNotAllowed: it is a factory, and code is not allowed.
         ValueError: it does not exist or cannot be used; see the `load` of each kind.
     """
     path = ref.path
     if path is None:
+        check_allowed(ref.name, allow_code=allow_code)
         return factory.load(ref.name)
     if not path.exists():
         raise ValueError(f"--teacher {ref.name}: expected a file or folder, found none")
@@ -91,10 +114,28 @@ def load(ref: TeacherRef) -> Teacher:
 
 
 def quick_digest(ref: TeacherRef) -> str | None:
-    """A teacher's digest, if files determine it without building the network; otherwise None."""
+    """A teacher's digest, if files determine it without building the network; otherwise None.
+
+    Raises:
+        ValueError: see `model_digest`.
+    """
     if ref.path is None or not ref.path.exists():
         return None
     if ref.kind == "vitpose":
         return vitpose.digest(ref.path)
-    file = ModelDir(ref.path).weights if ref.kind == "folder" else ref.path
-    return sha256(file) if file.is_file() else None
+    if ref.kind == "folder":
+        return model_digest(ModelDir(ref.path))
+    return sha256(ref.path) if ref.path.is_file() else None
+
+
+def model_digest(folder: ModelDir) -> str | None:
+    """SHA-256 of a finished model's weights; None: the folder has no finished model.
+
+    Weights that were removed, as a store does not need them, have the digest in the record.
+
+    Raises:
+        ValueError: the record is damaged, or the weights are not those that it describes.
+    """
+    if not folder.finished:
+        return None
+    return folder.check_weights() if folder.weights.exists() else folder.recorded_sha256()

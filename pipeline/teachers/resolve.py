@@ -21,14 +21,15 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ...data.skeletons import Skeleton
+from ...data.joint_names import joint_order
+from ...data.skeletons import Skeleton, check_pairs
 from ..config.recipe import Recipe
 from ..models.checkpoint import ModelDir, load_model
 from ..models.predictor import HeatmapPredictor, make_predictor
 from ..runtime.files import sha256
 from ..workdir import WorkDir
 from .ensemble import covered_joints, ensemble_predictor
-from .registry import TeacherRef, load, parse, quick_digest
+from .registry import TeacherRef, check_allowed, load, model_digest, parse, quick_digest
 from .resampling import letterbox_placement
 from .spec import Teacher, TeacherSpec
 
@@ -64,15 +65,24 @@ class TrainedTeacher:
     @cached_property
     def entry(self) -> Entry:
         return {
-            "sha256": sha256(self.folder.weights),
+            "sha256": self.folder.check_weights(),
             "model": self.recipe.teacher.model.model_dump(),
         }
 
     def predictor(self, device: torch.device) -> HeatmapPredictor:
-        network = load_model(self.folder, device).network
-        return make_predictor(
-            network, device, self.skeleton.flip_indices if self.recipe.flip_averaged else None
+        model = load_model(self.folder, device)
+        owners = f"the teacher {model.name}", f"the data set {self.skeleton.name}"
+        to_model = joint_order(model.skeleton.joints, self.skeleton.joints, *owners)
+        check_pairs(model.skeleton, self.skeleton.reordered(to_model), *owners)
+        predictor = make_predictor(
+            model.network,
+            device,
+            model.skeleton.flip_indices if self.recipe.flip_averaged else None,
         )
+        if to_model == tuple(range(len(to_model))):
+            return predictor
+        order = [to_model.index(joint) for joint in range(len(to_model))]
+        return lambda crops: predictor(crops)[:, order]
 
 
 @dataclass(frozen=True)
@@ -144,40 +154,51 @@ class ExternalTeachers:
         )
 
 
-def load_teacher(own: ModelDir, recipe: Recipe, skeleton: Skeleton) -> HeatmapSource:
+def load_teacher(
+    own: ModelDir, recipe: Recipe, skeleton: Skeleton, *, allow_code: bool
+) -> HeatmapSource:
     """The teacher, or teachers, of a run.
 
     Args:
         own: the folder of the work directory's own teacher, which is used if the recipe names none.
+        allow_code: whether to run teachers that are Python code; see `registry.load`.
 
     Raises:
         ValueError: a teacher cannot be loaded, or covers none of the skeleton's joints.
     """
     if not recipe.store.teachers:
         return TrainedTeacher(own, recipe, skeleton)
-    return load_external_teachers(recipe, skeleton, averaged=recipe.flip_averaged)
+    return load_external_teachers(
+        recipe, skeleton, averaged=recipe.flip_averaged, allow_code=allow_code
+    )
 
 
 def load_external_teachers(
-    recipe: Recipe, skeleton: Skeleton, *, averaged: bool
+    recipe: Recipe, skeleton: Skeleton, *, averaged: bool, allow_code: bool
 ) -> ExternalTeachers:
     """The teachers that a recipe names.
+
+    Args:
+        allow_code: whether to run teachers that are Python code; see `registry.load`.
 
     Raises:
         ValueError: one of them cannot be loaded.
     """
     refs = tuple(parse(name) for name in recipe.store.teachers)
-    teachers = tuple(load(ref) for ref in refs)
+    check_code(recipe, allow_code=allow_code)  # before the others are loaded
+    teachers = tuple(load(ref, allow_code=allow_code) for ref in refs)
     return ExternalTeachers(refs, teachers, recipe, skeleton, averaged)
 
 
-def find_teacher(own: ModelDir, recipe: Recipe, skeleton: Skeleton) -> HeatmapSource | None:
+def find_teacher(
+    own: ModelDir, recipe: Recipe, skeleton: Skeleton, *, allow_code: bool
+) -> HeatmapSource | None:
     """As `load_teacher`, or None if a file is missing: stores are usable without their teacher."""
     if recipe.store.teachers:
         exists = external_teachers_exist(recipe)
     else:
         exists = own.finished and own.weights.is_file()
-    return load_teacher(own, recipe, skeleton) if exists else None
+    return load_teacher(own, recipe, skeleton, allow_code=allow_code) if exists else None
 
 
 def external_teachers_exist(recipe: Recipe) -> bool:
@@ -201,13 +222,17 @@ def expected_entry(
 
     Returns:
         An entry, or the digest of the trained teacher's weights, for `make_manifest`.
+
+    Raises:
+        ValueError: a teacher's weights are not those that its record describes.
     """
     entry = manifest.get("teacher")
     stored = entry if isinstance(entry, dict) else {}
     parts = stored.get("teachers")
     names = recipe.store.teachers
-    if not names and own.weights.is_file() and not trusting:
-        return sha256(own.weights)
+    own_digest = None if names or trusting else _own_digest(own)
+    if own_digest is not None:
+        return own_digest
     if not names:
         # A store that was copied here without its teachers: their paths are unknown.
         return stored if isinstance(parts, list) else str(stored.get("sha256", "none"))
@@ -219,6 +244,13 @@ def expected_entry(
         if digest is not None and isinstance(part, dict):
             part["sha256"] = digest
     return expected
+
+
+def _own_digest(own: ModelDir) -> str | None:
+    """SHA-256 of the trained teacher's weights, as far as there are any."""
+    if not own.finished and own.weights.is_file():
+        return sha256(own.weights)  # it is still being trained, or lost its record
+    return model_digest(own)
 
 
 def compatibility_warnings(entry: Entry, recipe: Recipe, skeleton: Skeleton) -> list[str]:
@@ -255,12 +287,28 @@ def _sigma_on_store(spec: TeacherSpec, recipe: Recipe) -> float | None:
     return spec.sigma_px * recipe.geometry.heatmap_px / crop_side_px
 
 
-def check_teacher(work: WorkDir, recipe: Recipe) -> None:
-    """Refuse a run whose teacher does not exist, before anything slow is done.
+def check_code(recipe: Recipe, *, allow_code: bool) -> None:
+    """Refuse a recipe that names Python code as a teacher, unless code is allowed.
 
     Raises:
-        ValueError: a file or folder is missing, or the work directory has no finished teacher.
+        CodeNotAllowed: the message names the code, and the option that allows it.
     """
+    for name in recipe.store.teachers:
+        if parse(name).kind == "python":
+            check_allowed(name, allow_code=allow_code)
+
+
+def check_teacher(work: WorkDir, recipe: Recipe, *, allow_code: bool) -> None:
+    """Refuse a run whose teacher does not exist, before anything slow is done.
+
+    Args:
+        allow_code: whether to run teachers that are Python code; see `registry.load`.
+
+    Raises:
+        ValueError: a file or folder is missing, the work directory has no finished teacher, or the
+            recipe names code that is not allowed.
+    """
+    check_code(recipe, allow_code=allow_code)
     if not recipe.store.teachers:
         work.check_teacher()
     for name in recipe.store.teachers:

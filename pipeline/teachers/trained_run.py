@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ..config.sections import Targets
 from ..models.checkpoint import ModelDir, load_model
-from ..runtime.files import sha256
 from .spec import TeacherSpec
 
 
@@ -50,14 +49,14 @@ def load(path: Path) -> TrainedRunTeacher:
         peak=1 / (2 * math.pi * targets.sigma_px**2) if targets.area_normalized else 1.0,
         sigma_px=targets.sigma_px,
     )
-    return TrainedRunTeacher(model.network.requires_grad_(False), spec, sha256(folder.weights))
+    return TrainedRunTeacher(model.network.requires_grad_(False), spec, model.weights_sha256)
 
 
 def _targets(folder: ModelDir) -> Targets:
     """The settings of the label heatmaps that the network was trained on."""
     try:
-        return Targets.model_validate(folder.record()["identity"]["settings"]["targets"])
-    except (KeyError, TypeError, ValidationError):
+        return Targets.model_validate(folder.identity()["settings"]["targets"])
+    except (KeyError, ValidationError):
         raise ValueError(
             f"{folder.record_path} is damaged: expected a finished model's folder, such as "
             "work/other/teacher"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from ...data.io.files import parse_json, read_bytes
@@ -45,6 +46,22 @@ MAX_CONFIG = {
 
 MAX_JOINTS = 1024
 
+MAX_FILE_BYTES = 8 << 30
+"""Limit of a file of weights, which is read into memory; ViTPose++ huge has 3.7 GB in all."""
+
+CODE_SETTINGS = {
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "experts_implementation",
+    "_experts_implementation",
+    "_experts_implementation_internal",
+    "auto_map",
+    "custom_pipelines",
+}
+"""Settings in config.json that name code to load (transformers 5.24: modeling_utils.py, kernels of
+the Hub; dynamic_module_utils.py)."""
+
 
 class VitPoseTeacher:
     """A teacher that runs a ViTPose network."""
@@ -72,20 +89,32 @@ def load(folder: Path) -> VitPoseTeacher:
     Raises:
         ValueError: transformers is not installed, or the folder has no ViTPose in safetensors.
     """
-    _check_folder(folder)
-    network, info = _from_pretrained(folder)
+    encoded = read_bytes(folder / "config.json", MAX_SPEC_BYTES, "JSON")
+    settings = _check_folder(folder, encoded)
+    contents = {
+        file: encoded if file.suffix == ".json" else read_bytes(file, MAX_FILE_BYTES, "weights")
+        for file in _files(folder)
+    }
+    network, info = _build(folder, settings, contents)
     if info["missing_keys"]:  # transformers would initialize them randomly
         some = ", ".join(sorted(info["missing_keys"])[:3])
         raise ValueError(f"{folder} lacks {len(info['missing_keys'])} weights: {some}")
     experts = int(getattr(network.config.backbone_config, "num_experts", 1))
     spec = _spec(folder, network.config)
-    return VitPoseTeacher(network.train(False).requires_grad_(False), spec, digest(folder), experts)
+    sums = {file.name: hashlib.sha256(content).hexdigest() for file, content in contents.items()}
+    network = network.train(False).requires_grad_(False)
+    return VitPoseTeacher(network, spec, _digest_of(sums), experts)
 
 
-def _from_pretrained(folder: Path) -> Any:
-    """The network, and transformers' report on what was loaded."""
+def _build(folder: Path, settings: dict[str, Any], contents: dict[Path, bytes]) -> Any:
+    """The network, and transformers' report on what was loaded.
+
+    transformers is given settings and tensors that were read and checked here, not the folder: it
+    would follow what other files in it name, such as adapters, and what its settings name, such as
+    attention kernels on the Hub.
+    """
     try:
-        from transformers import VitPoseForPoseEstimation
+        from transformers import VitPoseConfig, VitPoseForPoseEstimation
         from transformers.utils import logging
     except ImportError as error:
         raise ValueError(
@@ -94,10 +123,13 @@ def _from_pretrained(folder: Path) -> Any:
         ) from None
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
+        tensors: dict[str, Tensor] = {}
+        for file in _weight_files(list(contents)):
+            tensors |= load_safetensors(contents[file])
         return VitPoseForPoseEstimation.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
+            None,
+            config=VitPoseConfig.from_dict(_without_code(settings)),
+            state_dict=tensors,
             dtype=torch.float32,
             output_loading_info=True,
         )
@@ -107,16 +139,45 @@ def _from_pretrained(folder: Path) -> Any:
         raise ValueError(f"{folder} cannot be read as a ViTPose: {reason}") from None
 
 
+def _without_code(value: Any) -> Any:
+    """Settings without those by which transformers would load code."""
+    if isinstance(value, dict):
+        return {k: _without_code(v) for k, v in value.items() if k not in CODE_SETTINGS}
+    return [_without_code(item) for item in value] if isinstance(value, list) else value
+
+
 def digest(folder: Path) -> str:
     """SHA-256 of the network's settings and weights, in hexadecimal."""
-    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
-    parts = [[file.name, sha256(file)] for file in files]
+    return _digest_of({file.name: sha256(file) for file in _files(folder)})
+
+
+def _digest_of(sums: dict[str, str]) -> str:
+    """SHA-256 of the SHA-256 of each file, by name."""
+    parts = [[name, sum_] for name, sum_ in sums.items()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _check_folder(folder: Path) -> None:
-    """Refuse a folder that is not a ViTPose, has no safetensors, or would need too much memory."""
-    config = _read(folder / "config.json")
+def _files(folder: Path) -> list[Path]:
+    """The files that decide the network: its settings, and all weights."""
+    return [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+
+
+def _weight_files(files: list[Path]) -> list[Path]:
+    """The files of weights: one, or all shards."""
+    whole = [file for file in files if file.name == "model.safetensors"]
+    return whole or [file for file in files if file.suffix == ".safetensors"]
+
+
+def _check_folder(folder: Path, encoded: bytes) -> dict[str, Any]:
+    """The settings of a folder, after refusing one that is not a ViTPose, has no safetensors, or
+    would need too much memory.
+
+    Args:
+        encoded: the content of config.json.
+    """
+    config = parse_json(folder / "config.json", encoded, "JSON")
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder}/config.json: expected a JSON object")
     if config.get("model_type") != "vitpose":
         raise ValueError(
             f"{folder}/config.json: expected model_type vitpose, the only supported Hugging Face "
@@ -127,6 +188,10 @@ def _check_folder(folder: Path) -> None:
             f"expected weights in {folder}/*.safetensors, found none; other formats are not read: "
             "write this one with save_pretrained of transformers"
         )
+    if config.get("quantization_config") is not None:
+        raise ValueError(
+            f"{folder}/config.json: expected weights in floating point, found quantization_config"
+        )
     for key, limit in MAX_CONFIG.items():
         value = (config.get("backbone_config") or {}).get(key, 1)
         values = value if isinstance(value, list) else [value]
@@ -136,6 +201,7 @@ def _check_folder(folder: Path) -> None:
             )
     if len(config.get("id2label") or ()) > MAX_JOINTS:
         raise ValueError(f"{folder}/config.json: expected up to {MAX_JOINTS} joints")
+    return config
 
 
 def _spec(folder: Path, config: Any) -> TeacherSpec:

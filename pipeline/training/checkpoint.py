@@ -1,10 +1,12 @@
 """Checkpoints: the complete state of a run, from which it resumes as if never interrupted.
 
-`state.pt` holds only tensors, numbers and text, and is read with `weights_only=True`.
+`state.pt` holds only tensors, numbers and text, and is read with `weights_only=True`. It ends with
+a checksum, which is compared before anything is parsed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from dataclasses import dataclass, field
@@ -20,6 +22,10 @@ from ..models.checkpoint import ModelDir
 from ..runtime.diff import differences
 from ..runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from ..runtime.files import atomic
+from ..runtime.zip_files import is_zip, read_members, repack
+
+CHECKSUM_MARK = b"\nfpd sha256 "
+"""Stands between the content of `state.pt` and its SHA-256 in hexadecimal."""
 
 Identity = dict[str, Any]
 """Everything a run's weights depend on. A checkpoint with another identity is refused."""
@@ -37,6 +43,7 @@ class Progress:
         history: one row per finished epoch; `metrics.jsonl` is written from it.
         best_pck: the highest validation PCK so far, in 0..1; -1: none yet, or no validation.
         best_epoch: the epoch, from 1, whose weights are kept; -1: none yet.
+        weights_sha256: of the weights file as it was saved after that epoch.
     """
 
     epoch: int = 0
@@ -45,6 +52,7 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     best_pck: float = -1.0
     best_epoch: int = -1
+    weights_sha256: str = ""
 
     def add(self, **amounts: float) -> None:
         """Add to the sums of the current epoch."""
@@ -84,15 +92,21 @@ class TrainingState:
             "progress": json.dumps(vars(self.progress)),
             "identity": json.dumps(identity),
         }
-        with atomic(out.metrics) as temporary:
-            lines = (json.dumps(row) + "\n" for row in self.progress.history)
-            temporary.write_text("".join(lines), "utf-8")
+        self.write_metrics(out)
         # Serialized in memory first, so that a full disk raises OSError. torch.save to a file would
         # raise a RuntimeError.
         content = io.BytesIO()
         torch.save(state, content)
+        content.write(CHECKSUM_MARK + hashlib.sha256(content.getbuffer()).hexdigest().encode())
         with atomic(out.state) as temporary:
             temporary.write_bytes(content.getbuffer())
+
+    def write_metrics(self, out: ModelDir) -> str:
+        """Write `metrics.jsonl` from the history, and return its SHA-256."""
+        lines = "".join(json.dumps(row) + "\n" for row in self.progress.history).encode()
+        with atomic(out.metrics) as temporary:
+            temporary.write_bytes(lines)
+        return hashlib.sha256(lines).hexdigest()
 
     def restore(
         self, out: ModelDir, identity: Identity, group: ProcessGroup = SINGLE_PROCESS
@@ -109,11 +123,15 @@ class TrainingState:
         content = group.broadcast(out.state.read_bytes() if reads_file else None)
         if content is None:
             return False
+        content = _unsealed(out, content)
         try:
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            # PyTorch gets the members that `zipfile` finds; together they are as large as the file.
+            file = repack(read_members(content, len(content))) if is_zip(content) else None
+            file = file or io.BytesIO(content)
+            state = torch.load(file, map_location="cpu", weights_only=True)
             saved_identity = json.loads(state["identity"])
         except Exception as error:  # damaged files raise many kinds of errors
-            raise _damaged(out, error) from None
+            raise _damaged(out, type(error).__name__) from None
         check_identity(out, expected=identity, found=saved_identity)
         try:
             self.network.load_state_dict(state["network"])
@@ -123,13 +141,31 @@ class TrainingState:
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
             self.progress = Progress(**json.loads(state["progress"]))
         except Exception as error:
-            raise _damaged(out, error) from None
+            raise _damaged(out, type(error).__name__) from None
+        if group.is_first and self.progress.best_epoch > 0 and not out.weights.is_file():
+            raise ValueError(
+                f"{out.weights} of epoch {self.progress.best_epoch} is missing: restore it, or "
+                f"remove {out.path} to start over"
+            )
         return True
 
 
-def _damaged(out: ModelDir, error: Exception) -> ValueError:
-    kind = type(error).__name__
-    return ValueError(f"{out.state} is damaged ({kind}): remove {out.path} to start over")
+def _unsealed(out: ModelDir, content: bytes) -> bytes:
+    """The content of `state.pt` without its checksum, which is compared with it.
+
+    Raises:
+        ValueError: they do not match.
+    """
+    content, mark, checksum = content.rpartition(CHECKSUM_MARK)
+    if not mark or hashlib.sha256(content).hexdigest().encode() != checksum:
+        raise _damaged(out, "checksum")
+    return content
+
+
+def _damaged(out: ModelDir, reason: str) -> ValueError:
+    return ValueError(
+        f"{out.state} is damaged ({reason}): restore it, or remove {out.path} to start over"
+    )
 
 
 def check_identity(out: ModelDir, expected: Identity, found: Identity) -> None:

@@ -11,10 +11,25 @@ from ..config.recipe import Recipe
 from ..config.sections import Student, Training
 from ..evaluation.pck import pck
 from ..models.checkpoint import ModelDir
-from ..runtime.text import pluralize
+from ..runtime.text import pluralize, printable
 from .sampler import EpochSampler
 
 log = logging.getLogger("fpd")
+
+
+def describe_data(samples: SampleSet, validation: SampleSet, out: ModelDir) -> None:
+    """Log who is trained on, who was left out and why, and at the start the pairs of a flip."""
+    for tally in samples.tallies:
+        for line in (str(tally), *tally.notes):
+            log.info("%s: %s", out.name, printable(line))
+    log.info(
+        "%s: %s to train on, %d held out to select weights",
+        out.name,
+        pluralize(len(samples), "sample"),
+        len(validation),
+    )
+    if not out.state.is_file():
+        log.info("%s: %s", out.name, printable(samples.skeleton.describe_pairs()))
 
 
 def check_labels(samples: SampleSet, training: Training, recipe: Recipe, out: ModelDir) -> None:

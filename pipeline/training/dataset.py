@@ -71,7 +71,7 @@ class DistillationViews(Dataset[CachedView]):
             raise ValueError(
                 f"{self.store.storage}: view {number} of {self.views.samples.ids[index]} was "
                 f"cached with parameters {cached.parameters}, expected {view['parameters']}; "
-                "rebuild the store with `fpd cache-heatmaps --overwrite`"
+                f"repair the store with `fpd verify-cache -w {self.store.work} --deep --repair`"
             )
         if flipped:
             view = self.views.flipped(view)

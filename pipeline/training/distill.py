@@ -157,7 +157,9 @@ def _weights_file(work: WorkDir, name: str | None) -> Path | None:
     if name is None:
         return None
     path = init_path(work, name)
-    file = path / "weights.safetensors" if path.is_dir() else path
+    if ModelDir(path).finished:
+        return ModelDir(path).weights  # whether they are there is checked when they are read
+    file = ModelDir(path).weights if path.is_dir() else path
     if not file.is_file():
         raise ValueError(
             f"--init-from {name}: expected a weights file or a model's folder, by its path or by "

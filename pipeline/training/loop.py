@@ -175,7 +175,7 @@ class Run:
             progress.best_pck = -1.0 if pck is None else pck
             progress.best_epoch = progress.epoch + 1
             if self.group.is_first:
-                save_weights(self.state.trained, self.out)
+                progress.weights_sha256 = save_weights(self.state.trained, self.out)
         self.reporter.log_epoch(row)
         self.monitor.after_epoch(progress.history, validation_score, self._scored_network())
         self.reporter.warn_if_collapsed(progress.sums, progress.epoch + 1)

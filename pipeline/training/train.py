@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ...data.skeletons import SKELETONS, Skeleton
 from ..config.recipe import Recipe
 from ..config.sections import Training
-from ..models.checkpoint import ModelDir, load_weights, to_device
+from ..models.checkpoint import ModelDir, parse_weights, read_weights_file, to_device
 from ..models.offset import label_log_mass
 from ..runtime.distributed import ProcessGroup, join_process_group
-from ..runtime.files import sha256, versions, write_json
+from ..runtime.files import sha256, versions, write_sealed_json
 from ..runtime.loader import make_loader
 from .checkpoint import Identity, TrainingState, check_identity
-from .checks import check_batch_size, check_labels, check_validation
+from .checks import check_batch_size, check_labels, check_validation, describe_data
 from .dataset import TrainingData
 from .loop import Run
 from .monitor import Monitor
@@ -28,6 +30,22 @@ from .optimizers import make_lr_scheduler, make_optimizer
 from .sampler import EpochSampler
 
 _seed_lock = threading.Lock()
+
+
+class InitialWeights(NamedTuple):
+    """The weights file that training starts from, read once."""
+
+    path: Path
+    content: bytes
+
+    @classmethod
+    def read(cls, path: Path) -> InitialWeights:
+        """Read a file; one beside the record of a finished model must be the recorded one.
+
+        Raises:
+            ValueError: it cannot be read, or the record describes another file.
+        """
+        return cls(path, read_weights_file(path))
 
 
 def train_model(
@@ -54,18 +72,21 @@ def train_model(
         The content of `record.json`.
 
     Raises:
-        ValueError: `out` holds another run, the data or the batch size cannot be used, the weights
-            to start from do not fit, or the loss diverges.
+        ValueError: `out` holds another run, or a finished one without its weights, the data or the
+            batch size cannot be used, the weights to start from do not fit or are not those that
+            their record describes, or the loss diverges.
         Interrupted: after a signal, with everything saved.
     """
-    inputs = data.inputs
-    if init_from is not None:
-        inputs = inputs | {"init_from": sha256(init_from)}
+    inputs = data.inputs | _skeleton_inputs(data.samples.skeleton)
+    initial = None if init_from is None else InitialWeights.read(init_from)
+    if initial is not None:
+        inputs = inputs | {"init_from": hashlib.sha256(initial.content).hexdigest()}
     identity = make_identity(recipe, training, inputs)
     if out.finished:
-        record = out.record()
-        check_identity(out, expected=identity, found=record["identity"])
-        return record
+        check_identity(out, expected=identity, found=out.identity())
+        out.check_weights()
+        return out.record()
+    describe_data(data.samples, data.validation, out)
     check_labels(data.samples, training, recipe, out)
     check_validation(data.validation, training)
     with join_process_group(device) as group:
@@ -78,7 +99,7 @@ def train_model(
             data=data,
             identity=identity,
             device=device,
-            init_from=init_from,
+            initial=initial,
             group=group,
         )
         run.train()
@@ -86,6 +107,15 @@ def train_model(
             _write_record(run)
         group.barrier()
     return out.record()
+
+
+def _skeleton_inputs(skeleton: Skeleton) -> dict[str, Any]:
+    """The joints and pairs of a skeleton that the data set defines; {} for the known ones."""
+    if skeleton in SKELETONS.values():
+        return {}
+    return {
+        "skeleton": {"joints": list(skeleton.joints), "flip_indices": list(skeleton.flip_indices)}
+    }
 
 
 def make_identity(recipe: Recipe, training: Training, inputs: dict[str, Any]) -> Identity:
@@ -114,7 +144,7 @@ def _prepare(
     data: TrainingData,
     identity: Identity,
     device: torch.device,
-    init_from: Path | None,
+    initial: InitialWeights | None,
     group: ProcessGroup,
 ) -> Run:
     """A run, restored from its checkpoint if there is one."""
@@ -143,7 +173,7 @@ def _prepare(
         num_joints=data.samples.skeleton.num_joints,
         total_steps=training.epochs * sampler.steps,
         device=device,
-        init_from=init_from,
+        initial=initial,
         resuming=out.state.is_file(),
     )
     state.restore(out, identity, group)
@@ -176,7 +206,7 @@ def _initial_state(
     num_joints: int,
     total_steps: int,
     device: torch.device,
-    init_from: Path | None,
+    initial: InitialWeights | None,
     resuming: bool,
 ) -> TrainingState:
     """The state before the first step.
@@ -189,8 +219,8 @@ def _initial_state(
         torch.manual_seed(training.seed)
         build = training.model.build if resuming else training.model.start
         network: nn.Module = build(num_joints)
-    if init_from is not None:
-        load_weights(network, init_from)
+    if initial is not None:
+        parse_weights(network, initial.content, initial.path)
     network = to_device(network, device)
     if training.compile:
         network.compile()  # in place, so that the parameters keep their names
@@ -219,8 +249,17 @@ def _log_mass(recipe: Recipe, training: Training) -> float | None:
 
 
 def _write_record(run: Run) -> None:
-    """Write `record.json`, which marks the run as finished."""
-    progress = run.state.progress
+    """Write `record.json`, which marks the run as finished.
+
+    Raises:
+        ValueError: the weights file is not the one that this run saved.
+    """
+    progress, out = run.state.progress, run.out
+    if not out.weights.is_file() or sha256(out.weights) != progress.weights_sha256:
+        raise ValueError(
+            f"{out.weights} is not the file that this run saved after epoch {progress.best_epoch}: "
+            f"it was damaged, replaced or removed: restore it, or remove {out.path} to start over"
+        )
     record = {
         "model": run.training.model.model_dump(mode="json"),
         "geometry": run.recipe.geometry.model_dump(mode="json"),
@@ -228,7 +267,8 @@ def _write_record(run: Run) -> None:
         "log_mass": run.log_mass,
         "identity": run.identity,
         "result": {
-            "weights_sha256": sha256(run.out.weights),
+            "weights_sha256": progress.weights_sha256,
+            "metrics_sha256": run.state.write_metrics(out),
             "epochs": progress.epoch,
             "best_epoch": progress.best_epoch,
             "validation_pck": None if progress.best_pck < 0 else progress.best_pck,
@@ -238,4 +278,4 @@ def _write_record(run: Run) -> None:
         "processes": run.group.size,
         "versions": versions(),
     }
-    write_json(run.out.record_path, record)
+    write_sealed_json(out.record_path, record)

@@ -33,6 +33,9 @@ class ArrayImages:
     def locate(self, index: int) -> str:
         return f"array {index}"
 
+    def note(self, index: int) -> None:
+        pass
+
 
 MakeSamples = Callable[..., SampleSet]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from fpd.data.skeletons import LSP, MPII
+from fpd.data.skeletons import COCO, LSP, MPII, Skeleton, check_pairs
 
 # Order of the published joints.mat, from the data set's README.
 PUBLISHED = (
@@ -109,3 +112,30 @@ def test_sides_are_those_of_the_names() -> None:
     sides = {LSP.joints[joint]: LSP.side(joint) for joint in range(LSP.num_joints)}
     assert sides["left wrist"] == "left" and sides["right ankle"] == "right"
     assert sides["neck"] == sides["head top"] == "middle"
+
+
+def test_sides_of_names_in_other_forms() -> None:
+    """A name that begins with l is not left, and one that does not may be."""
+    joints = ("lip", "eyeR", "eyeL", "top", "bottom")
+    skeleton = replace(LSP, joints=joints, flip_indices=(0, 2, 1, 4, 3))
+    assert [skeleton.side(k) for k in range(5)] == ["middle", "right", "left", "left", "right"]
+    assert skeleton.pairs == (("eyeL", "eyeR"), ("top", "bottom"))
+    assert skeleton.describe_pairs() == "a flip exchanges eyeL/eyeR, top/bottom; it keeps lip"
+
+
+@pytest.mark.parametrize("skeleton", [LSP, MPII, COCO])
+def test_joints_in_another_order(skeleton: Skeleton) -> None:
+    """Every part of a reordered skeleton names the same joints; the inverse order restores it."""
+    order = np.random.default_rng(1).permutation(skeleton.num_joints).tolist()
+    other = skeleton.reordered(order)
+    names, others = np.array(skeleton.joints), np.array(other.joints)
+    assert others.tolist() == names[order].tolist()
+    twin = dict(zip(names, names[list(skeleton.flip_indices)], strict=True))
+    assert dict(zip(others, others[list(other.flip_indices)], strict=True)) == twin
+    assert others[np.array(other.limbs)].tolist() == names[np.array(skeleton.limbs)].tolist()
+    assert other.reordered(np.argsort(order).tolist()) == skeleton
+    check_pairs(other, other, "one", "other")
+    with pytest.raises(ValueError, match="left and right in one and in other, found other count"):
+        check_pairs(
+            skeleton, replace(skeleton, flip_indices=tuple(range(len(order)))), "one", "other"
+        )

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fpd.data.io.images import ImageFolder
-from fpd.data.validation import check
+from fpd.data.validation import check, find_problems
 
 JOINTS = np.tile([[40.0, 30.0], [60.0, 50.0]], (7, 1))  # (14, 2), inside the 120 x 90 images
 
@@ -86,8 +86,29 @@ def test_samples_may_share_images_in_any_order(make_samples, tmp_path) -> None:
         make_samples([JOINTS] * 3, images), image_N=np.array([1, 1, 1], dtype=np.int64)
     )
     check(samples)
-    with pytest.raises(ValueError, match=r"1 of 3 .*: sample/1: .*missing\.jpg is missing$"):
+    with pytest.raises(
+        ValueError,
+        match=r"1 of 3 .*: sample/1: .*missing\.jpg is missing: restore it, or remove .*$",
+    ):
         check(dataclasses.replace(samples, image_N=np.array([1, 0, 1])))
+
+
+def test_images_and_folders_are_reported_once(make_samples, tmp_path) -> None:
+    """Five people on a missing image, and three images in a missing folder."""
+    Image.new("RGB", (120, 90)).save(tmp_path / "good.jpg")
+    names = ["good.jpg", "missing.jpg", *(f"none/{i}.jpg" for i in range(3))]
+    samples = dataclasses.replace(
+        make_samples([JOINTS] * 9, ImageFolder(tmp_path, names)),
+        image_N=np.array([0, 1, 1, 1, 1, 1, 2, 3, 4]),
+    )
+    image, folder = find_problems(samples)
+    assert (image.sample, image.samples, image.of_image) == ("sample/1", 5, True)
+    assert str(image).endswith("(4 more samples)") and "missing.jpg is missing" in str(image)
+    assert (folder.sample, folder.samples) == ("sample/6", 3)
+    assert folder.message.startswith(f"{tmp_path / 'none'} is missing, a folder")
+    with pytest.raises(ValueError, match=r"^toy: 8 of 9 samples cannot be used: ") as error:
+        check(samples)
+    assert str(error.value).count("is missing") == 2
 
 
 def message_for(make_samples, bad_count: int) -> str:

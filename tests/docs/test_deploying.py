@@ -25,21 +25,38 @@ def script() -> str:
     return block
 
 
+@pytest.mark.parametrize(
+    ("box", "reduction"),
+    [
+        ((40, 20, 45, 50), 1),
+        ((40, 20, 120, 160), 2),
+        ((40, 20, 200, 250), 4),
+        ((9, 5, 400, 420), 8),
+    ],
+)
 def test_the_script_finds_what_predict_finds(
-    toy_work: Path, toy_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    box: tuple[int, ...],
+    reduction: int,
+    toy_work: Path,
+    toy_onnx: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Also where predict reduces a JPEG while it decodes it."""
     assert set(re.findall(r"^import (\w+)", script(), re.MULTILINE)) == IMPORTS
     assert "from " not in script().replace("# ", "")
     pixels, _ = synthetic_samples("test", 1).images.read(0, 1.0)
-    # Without loss, whatever the name says: a JPEG of this size would be shrunk in decoding.
-    Image.fromarray(pixels).save(tmp_path / "photo.jpg", format="PNG")
+    Image.fromarray(pixels).resize((611, 603)).save(tmp_path / "photo.jpg", quality=95)
     shutil.copy(toy_onnx, tmp_path / "student.onnx")
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
-    exec(script(), found)
-    box = ",".join(str(found[name]) for name in "xywh")
-    arguments = ["predict", "photo.jpg", "-w", str(toy_work), "--name", "teacher", "--box", box]
-    result = CliRunner().invoke(main, [*arguments, "-o", "out"])
+    code, count = re.subn("x, y, w, h = .*", f"x, y, w, h = {box}", script())
+    assert count == 1
+    exec(code, found)
+    assert found["r"] == reduction
+    arguments = ["predict", "photo.jpg", "-w", str(toy_work), "--name", "teacher"]
+    box_text = ",".join(map(str, box))
+    result = CliRunner().invoke(main, [*arguments, "--box", box_text, "-o", "out"])
     assert result.exit_code == 0, result.output
     (row,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
     expected = np.array(row["keypoints"]).reshape(-1, 3)
@@ -48,6 +65,7 @@ def test_the_script_finds_what_predict_finds(
 
 
 def test_the_numbers_of_the_text_are_those_of_the_code() -> None:
+    from fpd.data.io.boxes import MIN_SCORE
     from fpd.pipeline.evaluation.overlay import MIN_PEAK
     from fpd.pipeline.models.export.parity import BATCHES, HEATMAP_TOLERANCE, JOINT_TOLERANCE_PX
     from fpd.stages.export import CALIBRATION_CROPS, COMPARED_VIEWS
@@ -60,3 +78,4 @@ def test_the_numbers_of_the_text_are_those_of_the_code() -> None:
     assert f"for {COMPARED_VIEWS} views" in text and f"up to {CALIBRATION_CROPS} crops" in text
     assert "batches of {}, {} and {}".format(*BATCHES) in text
     assert f"peak is below {MIN_PEAK:g}" in text
+    assert f"a score below {MIN_SCORE:g} (`--min-score`)" in text

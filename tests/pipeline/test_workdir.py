@@ -8,7 +8,7 @@ import pytest
 
 from fpd.pipeline.config.recipe import Recipe, load_recipe
 from fpd.pipeline.models.checkpoint import ModelDir
-from fpd.pipeline.runtime.files import write_json
+from fpd.pipeline.runtime.files import write_sealed_json
 from fpd.pipeline.workdir import WorkDir
 
 
@@ -48,7 +48,7 @@ def test_a_kept_sweep_keeps_the_order_of_its_points(tmp_path: Path) -> None:
 
 def test_overrides_of_later_commands_are_not_kept(tmp_path: Path) -> None:
     work = WorkDir(tmp_path)
-    first = command(work, None, ("student.alpha=0.25",))
+    first = command(work, "demo", ("student.alpha=0.25",))
     start_stage(work)
     later = command(work, None, ("student.epochs=3",))
     assert (later.student.alpha, later.student.epochs) == (0.25, 3)
@@ -57,7 +57,7 @@ def test_overrides_of_later_commands_are_not_kept(tmp_path: Path) -> None:
 
 def test_a_recipe_that_a_later_command_names_is_not_kept(tmp_path: Path) -> None:
     work = WorkDir(tmp_path)
-    first = command(work, None, ("student.alpha=0.25",))
+    first = command(work, "demo", ("student.alpha=0.25",))
     start_stage(work)
     assert command(work, "demo", ()) == load_recipe("demo")
     assert command(work, None, ()) == first
@@ -68,13 +68,90 @@ def test_the_recipe_can_be_replaced_until_a_stage_has_started(tmp_path: Path) ->
     work = WorkDir(tmp_path)
     command(work, "lsp", ("data.root=typo",))
     corrected = command(work, "lsp", ("data.root=right",))
-    assert str(corrected.data.root) == "right"
+    assert corrected.data.root == Path("right").absolute()
     start_stage(work)
     assert command(work, None, ()) == corrected
 
 
-def test_the_demo_is_the_default_recipe(tmp_path: Path) -> None:
-    assert command(WorkDir(tmp_path / "x"), None, ()) == load_recipe("demo")
+def test_a_new_directory_needs_a_recipe(tmp_path: Path) -> None:
+    """The demo's would train on synthetic people with noisy labels, whatever the data set is."""
+    work = WorkDir(tmp_path / "x")
+    with pytest.raises(
+        ValueError, match=r"x has no recipe yet: .* -r, .*demo, lsp, mpii.*`fpd run"
+    ):
+        command(work, None, ("data.reader=coco", "data.root=datasets"))
+    assert not work.root.exists()
+    (work.root / "notes").mkdir(parents=True)  # of the user, not of a stage
+    with pytest.raises(ValueError, match=r"has no recipe yet"):
+        command(work, None, ())
+    assert work.recipe(None, (), default="demo") == load_recipe("demo")
+    assert work.recipe(None, (), required=False) == Recipe()
+
+
+@pytest.mark.parametrize(
+    "made", ["teacher", "heatmaps.zarr", "evaluation", "sweeps", "small/record.json", "b/state.pt"]
+)
+def test_a_lost_recipe_is_not_that_of_the_demo(tmp_path: Path, made: str) -> None:
+    work = WorkDir(tmp_path)
+    path = tmp_path / made
+    (path.parent if path.suffix in (".json", ".pt") else path).mkdir(parents=True)
+    if path.suffix in (".json", ".pt"):
+        path.touch()
+    folder = made.partition("/")[0]
+    for default in (None, "demo"):
+        with pytest.raises(ValueError, match=rf"has {folder}, but no recipe\.json: restore .* -r"):
+            work.recipe(None, (), default=default)
+    assert work.recipe("lsp", ("data.root=x",)).data.reader == "lsp+lspet"
+    assert work.recipe(None, (), required=False) == Recipe()
+
+
+def test_keeping_a_recipe_says_whether_it_is_the_first(tmp_path: Path) -> None:
+    work = WorkDir(tmp_path / "x")
+    recipe = work.recipe("demo", ())
+    assert [work.keep(recipe), work.keep(recipe)] == [True, False]
+
+
+PATHS = (
+    "data.reader=lsp",
+    "data.root=data",
+    "data.unlabeled_root=more",
+    "store.location=stores/a.zarr",
+    'store.teachers=["t.pt2", "hourglass:t.pth", "my.module:make", "none.pt2"]',
+    "student.init_from=small",
+    "students.a.init_from=weights.safetensors",
+    'sweeps.s.points={b = {"student.init_from" = "weights.safetensors"}}',
+    'sweeps.s.grid={"student.init_from" = ["small", "weights.safetensors"]}',
+)
+
+
+def test_paths_are_kept_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They mean the folders they were given for, wherever the next command runs."""
+    given, other = tmp_path / "given", tmp_path / "other"
+    (given / "w" / "small").mkdir(parents=True)
+    (given / "small").mkdir()  # the work directory's own comes first
+    other.mkdir()
+    for name in ("t.pt2", "t.pth", "weights.safetensors"):
+        (given / name).touch()
+    monkeypatch.chdir(given)
+    first = command(WorkDir(Path("w")), "demo", PATHS)
+    monkeypatch.chdir(other)
+    recipe = command(WorkDir(given / "w"), None, ())
+    assert recipe == first
+    assert (recipe.data.root, recipe.data.unlabeled_root) == (given / "data", given / "more")
+    assert recipe.store.location == str(given / "stores/a.zarr")
+    assert recipe.store.teachers == (
+        str(given / "t.pt2"),
+        f"hourglass:{given / 't.pth'}",
+        "my.module:make",
+        "none.pt2",
+    )
+    weights = str(given / "weights.safetensors")
+    assert recipe.student.init_from == "small"
+    assert recipe.students["a"]["init_from"] == weights
+    assert recipe.sweeps["s"].points["b"]["student.init_from"] == weights
+    assert recipe.sweeps["s"].grid["student.init_from"] == ["small", weights]
+    moved = command(WorkDir(given / "w"), None, ("data.root=here", "store.location=s3://b/a.zarr"))
+    assert moved.data.root == other / "here" and moved.store.location == "s3://b/a.zarr"
 
 
 def test_a_refused_recipe_is_not_kept(tmp_path: Path) -> None:
@@ -105,7 +182,7 @@ def test_models_are_the_finished_ones_with_the_teacher_first(tmp_path: Path) -> 
     for name in ("zebra", "teacher", "alpha", "student", "unfinished", "evaluation"):
         (tmp_path / name).mkdir()
     for name in ("zebra", "teacher", "alpha", "student"):
-        write_json(tmp_path / name / "record.json", {"name": name})
+        write_sealed_json(tmp_path / name / "record.json", {"name": name})
     (tmp_path / "unfinished" / "state.pt").touch()
     (tmp_path / "recipe.json").touch()
     assert WorkDir(tmp_path / "nowhere").models() == {}
@@ -118,7 +195,7 @@ def test_models_are_the_finished_ones_with_the_teacher_first(tmp_path: Path) -> 
 
 def test_unknown_models_are_named_with_the_command(tmp_path: Path) -> None:
     (tmp_path / "teacher").mkdir()
-    write_json(tmp_path / "teacher" / "record.json", {})
+    write_sealed_json(tmp_path / "teacher" / "record.json", {})
     with pytest.raises(ValueError, match=r"'mine' \(finished: teacher\).*--name mine -w"):
         WorkDir(tmp_path).model("mine")
     with pytest.raises(ValueError, match=r"'teacher' \(finished: none\).*`fpd run teacher -w"):
@@ -127,7 +204,7 @@ def test_unknown_models_are_named_with_the_command(tmp_path: Path) -> None:
 
 def test_a_damaged_recipe_is_named(tmp_path: Path) -> None:
     work = WorkDir(tmp_path)
-    command(work, None, ())
+    command(work, "demo", ())
     (tmp_path / "recipe.json").write_text("{")
     with pytest.raises(ValueError, match=r"recipe\.json is damaged"):
         command(work, None, ())

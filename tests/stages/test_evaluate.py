@@ -28,7 +28,7 @@ def test_prediction_files_have_the_scores_of_the_report(work: WorkDir, toy_recip
     assert json.loads((work.evaluation / "report.json").read_text()) == report
     samples = load(toy_recipe.data, "test")
     path = work.evaluation / "predictions" / "teacher.json"
-    file = read_predictions(path, {len(samples)}, samples.skeleton.num_joints)
+    file = read_predictions(path, {len(samples)}, samples.skeleton.joints)
     score = pck(file.joints_NK2, samples.joints_NK2, samples.normalizer_N, samples.skeleton)
     row = report["models"]["teacher"]
     assert score.mean == row["mean"] and score.auc == row["auc"]

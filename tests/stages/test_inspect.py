@@ -18,6 +18,7 @@ from fpd.commands.summaries.inspect import describe
 from fpd.data.samples import SampleSet
 from fpd.pipeline.caching.figure import CachedFigure
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
+from fpd.pipeline.runtime.files import sha256, write_sealed_json
 from fpd.pipeline.store import Coverage, Layout, coverage, open_storage, read_heatmaps
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import heatmaps, inspect
@@ -244,6 +245,9 @@ def test_another_teacher_is_not_compared(work: WorkDir, toy_recipe: Recipe) -> N
     weights = bytearray(work.teacher.weights.read_bytes())
     weights[-1] ^= 1
     work.teacher.weights.write_bytes(weights)
+    record = work.teacher.record()
+    record["result"]["weights_sha256"] = sha256(work.teacher.weights)
+    write_sealed_json(work.teacher.record_path, record)
     drawn = figure_of(work, toy_recipe, "0", 0)
     assert drawn.live_KHW is None
     assert "not the store's" in drawn.title

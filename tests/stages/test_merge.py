@@ -20,6 +20,7 @@ from fpd.data.datasets import load
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.runtime.interrupt import Interrupted, Stop
 from fpd.pipeline.store import Shard, StoreWriter, open_storage, read_manifest
+from fpd.pipeline.store.manifest import write_manifest
 from fpd.pipeline.store.match import open_store
 from fpd.pipeline.store.merge import Copy, copy_shard
 from fpd.pipeline.store.storage import LocalStorage
@@ -66,7 +67,7 @@ def copied(store: Path, to: Path) -> Path:
 
 
 def merge(work: Path, *sources: Path | str) -> dict[str, Any]:
-    recipe = WorkDir(work).recipe(None, ())
+    recipe = WorkDir(work).recipe(None, (), required=False)
     return merge_stage.run(WorkDir(work), recipe, [str(source) for source in sources])
 
 
@@ -195,9 +196,9 @@ def test_a_target_that_is_being_written_is_refused(
 
 
 def change_manifest(store: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    metadata = json.loads((store / "zarr.json").read_text())
-    change(metadata["attributes"]["fpd"])
-    (store / "zarr.json").write_text(json.dumps(metadata))
+    manifest = read_manifest(open_storage(store))
+    change(manifest)
+    write_manifest(open_storage(store), manifest)
 
 
 def test_stores_of_different_runs_are_refused_naming_each_difference(

@@ -243,7 +243,7 @@ def test_a_plan_changes_nothing(work: WorkDir, store: bool, budget: tuple[str, .
 
 
 def test_a_plan_without_a_teacher_names_the_command_and_makes_no_folder(tmp_path: Path) -> None:
-    result = fpd("cache-heatmaps", "-w", tmp_path / "new", "--plan")
+    result = fpd("cache-heatmaps", "-r", "demo", "-w", tmp_path / "new", "--plan")
     assert result.exit_code == 1
     assert "has no finished teacher: run `fpd run teacher" in result.output
     assert not (tmp_path / "new").exists()

@@ -134,7 +134,8 @@ def test_every_image_is_drawn_unless_disabled(model: Path, photos: Path, tmp_pat
         drawn, before = (cv2.imread(str(folder / name)) for folder in (tmp_path / "a", photos))
         assert drawn.shape == before.shape
     assert fpd(*arguments, "-o", tmp_path / "b", "--no-draw").exit_code == 0
-    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["joints.json", "predictions.json"]
+    names = {p.name for p in (tmp_path / "b").iterdir()} - {".fpd.lock"}
+    assert names == {"joints.json", "predictions.json"}
 
 
 def test_one_box_and_the_whole_image(
@@ -181,6 +182,50 @@ def test_several_people_on_one_image_by_cocos_annotations(
     assert [row["image_id"] for row in rows] == [41, 41]
     assert rows[1]["score"] == pytest.approx(0.5 * keypoints(rows[1])[:, 2].mean(), abs=1e-4)
     assert sorted(p.name for p in out.glob("*.png")) == ["003.png"]
+
+
+def test_other_boxes_than_peoples_are_left_out_and_counted(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    box = [5, 5, 40, 60]
+    rows = [
+        {"image_id": "000", "category_id": 1, "bbox": box, "score": 0.9},
+        {"image_id": "000", "category_id": 17, "bbox": box, "score": 0.9},
+        {"image_id": "001", "category_id": 1, "bbox": box, "score": 0.001},
+        {"image_id": "002", "category_id": 1, "bbox": box, "iscrowd": "1"},
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps(rows))
+    arguments = (photos, "-w", model, "--boxes", tmp_path / "boxes.json", "-o", tmp_path / "o")
+    result = fpd(*arguments)
+    assert result.exit_code == 0, result.output
+    assert [row["file_name"] for row in results(tmp_path / "o")] == ["000.png"]
+    assert "left out: 1 of other categories than 1, 1 with a score below 0.3" in (result.output)
+    assert "1 around crowds" in result.output and "7 images without a person" in result.output
+    assert fpd(*arguments, "--min-score", "0").exit_code == 0
+    assert len(results(tmp_path / "o")) == 2
+    assert fpd(*arguments, "--category", "17").exit_code == 0
+    assert [row["category_id"] for row in results(tmp_path / "o")] == [17]
+    (tmp_path / "boxes.json").write_text(json.dumps(rows[2:]))
+    assert_refused(fpd(*arguments), "no person's box on the given images", "1 around crowds")
+    assert_refused(fpd(photos / "000.png", "-w", model, "--category", "1"), "with --boxes")
+
+
+def test_boxes_of_the_picture_as_stored_are_told(model: Path, photos: Path, tmp_path: Path) -> None:
+    pixels = Image.open(photos / "003.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels.crop((0, 0, 90, 70)).save(tmp_path / "phone.png", exif=exif)
+    boxes = {
+        "images": [{"id": 1, "file_name": "phone.png", "width": 90, "height": 70}],
+        "annotations": [{"image_id": 1, "bbox": [5, 5, 40, 60]}],
+    }
+    (tmp_path / "b.json").write_text(json.dumps(boxes))
+    arguments = (tmp_path / "phone.png", "-w", model, "--boxes", tmp_path / "b.json")
+    assert_refused(fpd(*arguments), "has 70 x 90 pixels, its boxes are for 90 x 70", "--as-stored")
+    assert fpd(*arguments, "--as-stored").exit_code == 0
+    boxes["images"][0]["width"] = 45
+    (tmp_path / "b.json").write_text(json.dumps(boxes))
+    assert_refused(fpd(*arguments), "its boxes are for 45 x 70: give the pictures")
 
 
 def test_flip_test_and_scales_are_those_of_evaluation(

@@ -372,6 +372,51 @@ def test_malformed_coco_predictions_are_refused(
     assert_refused(coco_score(*SIGMAS), message)
 
 
+def test_what_does_not_count_is_told(
+    coco_score: Callable[..., Result],
+    coco_labels: dict[str, Any],
+    coco_predictions: list[dict[str, Any]],
+) -> None:
+    coco_labels["categories"].append({"id": 3, "name": "leaf"})
+    coco_labels["annotations"][1] |= {"keypoints": [], "iscrowd": "0"}
+    coco_predictions.append(coco_predictions[0] | {"category_id": "3", "keypoints": []})
+    coco_predictions[1] |= {"image_id": "2", "score": "0.5"}
+    keypoints = coco_predictions[0]["keypoints"]
+    for row in coco_predictions[:2]:
+        row["keypoints"] = [list(map(str, row["keypoints"][i : i + 3])) for i in (0, 3, 6)]
+    result = coco_score(*SIGMAS)
+    assert "OKS in percent, 2 predictions of 2 samples (fly)" in result.output
+    assert "1 sample ignored: " in result.output
+    assert "1 prediction of other categories left out" in result.output
+    assert re.search(r"results.json +100\.0 ", result.output)
+    coco_predictions[:] = coco_predictions[2:]
+    assert_refused(coco_score(*SIGMAS), "of fly (category 2), found 1 of other categories only")
+    coco_predictions[0] |= {"category_id": 9, "keypoints": keypoints}
+    assert_refused(
+        coco_score(*SIGMAS), "prediction 1: expected a category_id of the ground truth's"
+    )
+
+
+def test_results_beside_their_joints_names_are_matched_by_name(
+    tmp_path: Path,
+    coco_score: Callable[..., Result],
+    coco_predictions: list[dict[str, Any]],
+) -> None:
+    """As `fpd predict` writes them; without the names, the same file would score 0."""
+    for row in coco_predictions:
+        row["keypoints"] = np.reshape(row["keypoints"], (3, 3))[[2, 0, 1]].ravel().tolist()
+    before = coco_score(*SIGMAS, "--json", tmp_path / "before.json")
+    assert before.exit_code == 0
+    assert json.loads((tmp_path / "before.json").read_text())["oks"]["AR"] == 0
+    names = tmp_path / "joints.json"
+    names.write_text(json.dumps({"joints": ["RightWing", "Head", "LeftWing"]}))
+    result = coco_score(*SIGMAS, "--json", tmp_path / "after.json")
+    assert "joints matched by name" in result.output
+    assert json.loads((tmp_path / "after.json").read_text())["oks"]["AR"] == pytest.approx(0.5)
+    names.write_text(json.dumps({"joints": ["RightWing", "Head", "tail"]}))
+    assert_refused(coco_score(*SIGMAS), "(fly) alone has left wing; ")
+
+
 def test_options_of_pck_and_oks_are_not_mixed(
     truth: Path, predictions: Path, coco_score: Callable[..., Result]
 ) -> None:

@@ -124,7 +124,7 @@ def test_a_student_that_runs_out_of_memory_is_a_failure_too(
 
 
 @pytest.mark.usefixtures("no_plot")
-def test_ctrl_c_while_scoring_stops_after_that_student(
+def test_ctrl_c_while_scoring_keeps_that_student_and_stops(
     work: WorkDir, short_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid = Sweep(grid={"student.alpha": [0, 1]}, seeds=1)
@@ -138,7 +138,8 @@ def test_ctrl_c_while_scoring_stops_after_that_student(
         patched.setattr(sweep_variants, "load_model", interrupted)
         with pytest.raises(Interrupted, match="the same command"):
             sweep.run(work, short_recipe, CPU, "s", grid)
-    assert len(list(work.sweep("s").rglob("score.json"))) == 1
+    assert len(list(work.sweep("s").rglob("record.json"))) == 1
+    assert not list(work.sweep("s").rglob("score.json"))
     assert not (work.sweep("s") / "sweep.json").exists()
     assert len(sweep.run(work, short_recipe, CPU, "s", grid)["runs"]) == 2
 

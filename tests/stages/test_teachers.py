@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,9 @@ from fpd.pipeline.caching.worker import make_job
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.models.hourglass import Hourglass, HourglassSettings
 from fpd.pipeline.runtime.dask_cluster import TaskFailed, Workers
-from fpd.pipeline.runtime.files import write_json
+from fpd.pipeline.runtime.files import write_sealed_json
 from fpd.pipeline.store import open_storage, read_heatmaps, read_manifest
-from fpd.pipeline.teachers import TeacherSpec, compatibility_warnings
+from fpd.pipeline.teachers import TeacherSpec, compatibility_warnings, parse
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import inspect
 
@@ -123,7 +125,7 @@ def make_work(recipe: Recipe) -> WorkDir:
         recipe.model_dump(mode="json"),
         ["store.flip_averaged=true", "store.views=1", "student.epochs=1"],
     )
-    write_json(work.kept_recipe, recipe.model_dump(mode="json"))
+    write_sealed_json(work.kept_recipe, recipe.model_dump(mode="json"))
     return work
 
 
@@ -153,7 +155,11 @@ def cached(cached_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """A copy of `cached_folder`, which is the current directory, to change."""
     shutil.copytree(cached_folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    return WorkDir(Path("work"))
+    work = WorkDir(Path("work"))
+    tree = work.read_kept()  # which names the file that was copied
+    tree["store"]["teachers"] = [str(tmp_path / "model.pt2")]
+    work.write_kept(tree)
+    return work
 
 
 def read_report(work: WorkDir) -> dict[str, Any]:
@@ -162,6 +168,11 @@ def read_report(work: WorkDir) -> dict[str, Any]:
 
 
 NECK_AND_HEAD_TOP = ["neck", "head top"]
+
+
+def allowing(names: list[str]) -> list[str]:
+    """The option that a command needs to run the teachers that the recipe names."""
+    return ["--allow-code"] if any(":" in name for name in names) else []
 
 
 @pytest.mark.parametrize(
@@ -188,8 +199,10 @@ def test_each_kind_fills_a_store(
     peaks_K = read_heatmaps(empty_work.store, 0, range(18)).max((0, 2, 3))
     blank = {name for name, peak in zip(LSP.joints, peaks_K, strict=True) if not peak}
     assert blank == set(uncovered)
-    assert json.loads(empty_work.kept_recipe.read_text())["store"]["teachers"] == names
-    verified = fpd("verify-cache", "-w", empty_work.root, "--deep")
+    assert json.loads(empty_work.kept_recipe.read_text())["store"]["teachers"] == [
+        parse(name).absolute for name in names
+    ]
+    verified = fpd("verify-cache", "-w", empty_work.root, "--deep", *allowing(names))
     assert verified.exit_code == 0, verified.output
     assert "error / bound" in verified.output
 
@@ -200,7 +213,8 @@ def test_from_the_cache_to_the_scores(
 ) -> None:
     names = make(Path(), toy_work)
     result = fpd(
-        "run", "all", "-w", empty_work.root, "--set", f"store.teachers={json.dumps(names)}"
+        *("run", "all", "-w", empty_work.root, "--set", f"store.teachers={json.dumps(names)}"),
+        *allowing(names),
     )
     assert result.exit_code == 0, result.output
     assert not empty_work.teacher.path.exists()
@@ -237,7 +251,7 @@ def test_a_joint_without_a_prediction_is_neither_right_nor_wrong(
     empty_work: WorkDir, toy_work: Path
 ) -> None:
     shutil.copytree(toy_work / "teacher", empty_work.teacher.path)
-    write_json(
+    write_sealed_json(
         empty_work.kept_recipe, json.loads(empty_work.kept_recipe.read_text()) | {"store": {}}
     )
     Path("only_neck.py").write_text(
@@ -249,7 +263,7 @@ def test_a_joint_without_a_prediction_is_neither_right_nor_wrong(
         "        return crops.mean(1, keepdim=True)[:, :, ::2, ::2].sigmoid()\n"
     )
     named = ("--set", 'store.teachers=["only_neck:Neck"]')
-    scored = fpd("evaluate", "-w", empty_work.root, *named)
+    scored = fpd("evaluate", "-w", empty_work.root, *named, "--allow-code")
     assert scored.exit_code == 0, scored.output
     row = read_report(empty_work)["models"]["teacher@store"]
     assert row["mean"] == row["mean_unweighted"] == row["per_joint"]["neck"]
@@ -276,6 +290,116 @@ def test_a_missing_or_damaged_teacher_has_no_row(
         assert list(read_report(cached)["models"]) == ["student"]
 
 
+# Code runs only for whoever names it on the command line
+
+
+MARKING_MODULE = "from pathlib import Path\nPath('code-ran').touch()\n" + MODULE
+
+
+@pytest.fixture
+def cached_by_code(
+    empty_work: WorkDir, toy_work: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[WorkDir, Path]]:
+    """A work directory whose recipe names a factory, its store, a student, and the marker file.
+
+    The module touches the marker when it is imported.
+    """
+    monkeypatch.delitem(sys.modules, "marking", raising=False)
+    Path("marking.py").write_text(MARKING_MODULE)
+    marker = Path("code-ran").absolute()
+    made = fpd("cache-heatmaps", "-w", empty_work.root, "--teacher", "marking:Brightness")
+    assert made.exit_code == 0, made.output
+    assert marker.exists()  # it was named on the command line
+    marker.unlink()
+    del sys.modules["marking"]
+    shutil.copytree(toy_work / "teacher", empty_work.root / "student")
+    yield empty_work, marker
+    sys.modules.pop("marking", None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code"),
+    [
+        (["cache-heatmaps"], 1),
+        (["cache-heatmaps", "--plan"], 1),
+        (["cache-heatmaps", "--budget", "1GB"], 1),
+        (["verify-cache"], 1),
+        (["verify-cache", "--repair", "--samples", "0"], 1),
+        (["run", "all"], 1),
+        (["evaluate"], 0),  # the other models are scored
+        (["inspect-cache", "--view", "3", "0"], 0),  # the stored view is drawn
+    ],
+)
+def test_a_recipe_runs_no_code(
+    cached_by_code: tuple[WorkDir, Path],
+    caplog: pytest.LogCaptureFixture,
+    arguments: list[str],
+    exit_code: int,
+) -> None:
+    work, marker = cached_by_code
+    if arguments[0] == "run":
+        shutil.rmtree(work.root / "student")  # it is trained
+    with caplog.at_level("WARNING", "fpd"):
+        result = fpd(*arguments, "-w", work.root)
+    said = result.output + caplog.text
+    assert result.exit_code == exit_code, result.output
+    assert not marker.exists() and "marking" not in sys.modules
+    assert "marking:Brightness" in said and "Python code" in said and "--allow-code" in said
+    allowed = fpd(*arguments, "-w", work.root, "--allow-code")
+    assert allowed.exit_code == 0, allowed.output
+    assert marker.exists()
+
+
+def test_commands_that_need_no_teacher_run_no_code(cached_by_code: tuple[WorkDir, Path]) -> None:
+    work, marker = cached_by_code
+    shutil.rmtree(work.root / "student")
+    for arguments in (
+        ["verify-cache", "--samples", "0", "--deep"],
+        ["inspect-cache"],
+        ["run", "student"],
+        ["profile"],
+    ):
+        result = fpd(*arguments, "-w", work.root)
+        assert result.exit_code == 0, result.output
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("how", ["recipe", "set"])
+def test_neither_a_recipe_file_nor_a_setting_allows_code(
+    empty_work: WorkDir, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """They are copied from others; an option of this command is the user's own word."""
+    monkeypatch.delitem(sys.modules, "marking", raising=False)
+    Path("marking.py").write_text(MARKING_MODULE)
+    Path("theirs.toml").write_text('extends = "demo"\n[store]\nteachers = ["marking:Brightness"]\n')
+    named = {
+        "recipe": ["-r", "theirs.toml"],
+        "set": ["-r", "demo", "--set", 'store.teachers=["marking:Brightness"]'],
+    }
+    for command in (["cache-heatmaps"], ["cache-heatmaps", "--plan"], ["run", "all"]):
+        result = fpd(*command, "-w", "new", *named[how])
+        assert result.exit_code == 1
+        assert "names marking:Brightness as a teacher: Python code, which was" in result.output
+    assert not Path("code-ran").exists()
+
+
+def test_a_worker_runs_code_only_if_its_job_allows_it(
+    cached_by_code: tuple[WorkDir, Path],
+) -> None:
+    work, marker = cached_by_code
+    files, recipe = open_storage(work.store), work.recipe(None, ())
+    workers = Workers(count=1, device="cpu")
+    job = make_job(work, recipe, files, read_manifest(files), workers, allow_code=False)
+    lost, *_ = shards(work.store)
+    lost.unlink()
+    shard = int(lost.parts[lost.parts.index("c") + 2])
+    with pytest.raises(TaskFailed, match="Python code, which was not run"):
+        make_one(replace(job, share_gpus=False), 0, shard)
+    assert not marker.exists()
+    make_one(replace(job, share_gpus=False, allow_code=True), 0, shard)
+    assert marker.exists() and lost.exists()
+
+
 # One kind represents all
 
 
@@ -288,7 +412,7 @@ def test_a_student_needs_no_teacher(cached: WorkDir) -> None:
     assert "no view was compared" in checked.output
     again = fpd("cache-heatmaps", "-w", cached.root)
     assert again.exit_code == 1
-    assert "--teacher model.pt2: expected a file or folder, found none" in again.output
+    assert "model.pt2: expected a file or folder, found none" in again.output
 
 
 def test_a_store_serves_another_work_directory(
@@ -299,7 +423,7 @@ def test_a_store_serves_another_work_directory(
     del tree["store"]["teachers"]
     other = WorkDir(tmp_path / "other")
     other.create()
-    write_json(other.kept_recipe, tree)
+    write_sealed_json(other.kept_recipe, tree)
     monkeypatch.chdir(other.root)
     trained = fpd("run", "student", "-w", other.root, "--store", tmp_path / cached.store)
     assert trained.exit_code == 0, trained.output
@@ -354,7 +478,7 @@ def test_a_view_is_compared_with_the_external_teacher(
     assert 0 < drawing["error"] <= drawing["bound"] == 0.1
     Path("model.pt2").rename("moved.pt2")
     drawing = inspect.draw(cached, recipe, CPU, "3", 0, Path("view.png"))
-    assert "no teacher in model.pt2" in drawing["not_compared"]
+    assert re.match(r"no teacher in .*model\.pt2", drawing["not_compared"])
 
 
 def test_workers_load_the_same_teacher(cached: WorkDir, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +487,7 @@ def test_workers_load_the_same_teacher(cached: WorkDir, monkeypatch: pytest.Monk
     assert len(whole) == 3
     recipe, files = cached.recipe(None, ()), open_storage(cached.store)
     workers = Workers(count=1, device="cpu")
-    job = make_job(cached, recipe, files, read_manifest(files), workers)
+    job = make_job(cached, recipe, files, read_manifest(files), workers, allow_code=False)
     job = replace(job, share_gpus=False)
     lost, *_ = shards(cached.store)
     lost.unlink()
@@ -375,7 +499,7 @@ def test_workers_load_the_same_teacher(cached: WorkDir, monkeypatch: pytest.Monk
 def test_another_teacher_on_a_worker_is_refused(cached: WorkDir) -> None:
     files = open_storage(cached.store)
     recipe, workers = cached.recipe(None, ()), Workers(count=1, device="cpu")
-    job = make_job(cached, recipe, files, read_manifest(files), workers)
+    job = make_job(cached, recipe, files, read_manifest(files), workers, allow_code=False)
     job = replace(job, share_gpus=False)
     lost, *_ = shards(cached.store)
     lost.unlink()
@@ -399,7 +523,7 @@ def test_uncovered_joints_are_logged(
         assert "12 of 14 joints; students learn neck, head top from labels alone" in caplog.text
         caplog.clear()
         assert fpd("run", "student", "-w", empty_work.root).exit_code == 0
-        assert "neck" not in caplog.text
+        assert "does not predict" not in caplog.text
         alone = ("--name", "alone", "--set", "student.alpha=1")
         assert fpd("run", "student", "-w", empty_work.root, *alone).exit_code == 0
     warned = [r.message for r in caplog.records if "alpha = 1" in r.message]

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from fpd.cli import main
 from fpd.data.samples import SampleSet
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
-from fpd.pipeline.runtime.files import sha256, write_json
+from fpd.pipeline.runtime.files import sha256, write_sealed_json
 from fpd.pipeline.store import Shard, StoreReader, StoreWriter, open_storage, read_manifest
 from fpd.pipeline.store.coverage import read_receipt, sealed
-from fpd.pipeline.store.manifest import stored_layout
+from fpd.pipeline.store.manifest import stored_layout, write_manifest
 from fpd.pipeline.store.schema import ARRAYS, receipt_name, shard_name
 from fpd.pipeline.store.writer import digest
 from fpd.pipeline.workdir import WorkDir
@@ -132,7 +132,7 @@ def test_without_a_teacher_the_files_are_checked(work: WorkDir) -> None:
 def test_a_store_of_another_run_is_refused(toy_work: Path, tmp_path: Path) -> None:
     result = fpd("verify-cache", "-w", toy_work, "--set", "store.seed=3")
     assert_refused(result, "seed: expected 3, found 0")
-    missing = fpd("verify-cache", "-w", tmp_path)
+    missing = fpd("verify-cache", "-w", tmp_path, "-r", "demo")
     assert_refused(missing, f"is missing: run `fpd cache-heatmaps -w {tmp_path}`")
 
 
@@ -143,11 +143,11 @@ def test_another_teacher_is_found_by_its_output(work: WorkDir) -> None:
     weights_sha256 = sha256(work.teacher.weights)
     record = work.teacher.record()
     record["result"]["weights_sha256"] = weights_sha256
-    write_json(work.teacher.record_path, record)
-    group = work.store / "zarr.json"
-    metadata = json.loads(group.read_text())
-    metadata["attributes"]["fpd"]["teacher"]["sha256"] = weights_sha256
-    group.write_text(json.dumps(metadata))
+    write_sealed_json(work.teacher.record_path, record)
+    storage = open_storage(work.store)
+    manifest = read_manifest(storage)
+    manifest["teacher"]["sha256"] = weights_sha256
+    write_manifest(storage, manifest)
     result = fpd("verify-cache", "-w", work.root, "--samples", "10")
     assert_refused(result, "views do not match", "--overwrite")
     run_command_in(result)
@@ -303,12 +303,69 @@ def test_other_commands_name_the_command_that_repairs_a_description(
     assert fpd(*command, "-w", work.root).exit_code == 0
 
 
-def test_a_damaged_manifest_names_overwrite(work: WorkDir) -> None:
+@pytest.mark.parametrize("others", [(), ("heatmaps", "steps", "peaks", "parameters", "basis")])
+def test_a_lost_manifest_is_restored_with_the_teacher(
+    work: WorkDir, others: tuple[str, ...]
+) -> None:
+    """Also if the metadata of all arrays is lost with it."""
     undamaged = content(work.store)
-    (work.store / "zarr.json").write_text("{")
-    result = fpd("verify-cache", "-w", work.root, "--deep", "--repair")
-    assert_refused(result, "--overwrite")
-    run_command_in(result)
+    for name in ("zarr.json", *(f"{other}/zarr.json" for other in others)):
+        (work.store / name).unlink()
+    for command in (["cache-heatmaps"], ["cache-heatmaps", "--overwrite"], ["inspect-cache"]):
+        assert_refused(fpd(*command, "-w", work.root), f"verify-cache -w {work.root} --repair`")
+    assert "repaired" in run_command_in(run_student(work)).output
+    assert content(work.store) == undamaged
+
+
+def test_a_manifest_is_restored_after_samples_were_added(work: WorkDir, toy_recipe: Recipe) -> None:
+    more = ["data.synthetic.train=40", "store.views=3"]
+    recipe = apply_overrides(toy_recipe.model_dump(mode="json"), more)
+    heatmaps.run(work, recipe, CPU)
+    undamaged = content(work.store)
+    manifest = read_manifest(open_storage(work.store))
+    assert len(manifest["datasets"]) == 2
+    (work.store / "zarr.json").unlink()
+    options = [option for change in more for option in ("--set", change)]
+    result = fpd("verify-cache", "-w", work.root, "--repair", *options)
+    assert result.exit_code == 0, result.output
+    assert content(work.store) == undamaged
+
+
+def test_no_manifest_is_made_for_shards_of_another_teacher(work: WorkDir) -> None:
+    undamaged = content(work.store)
+    weights = load_file(work.teacher.weights)
+    save_file({name: 1.5 * values for name, values in weights.items()}, work.teacher.weights)
+    record = work.teacher.record()
+    record["result"]["weights_sha256"] = sha256(work.teacher.weights)
+    write_sealed_json(work.teacher.record_path, record)
+    (work.store / "zarr.json").unlink()
+    result = fpd("verify-cache", "-w", work.root, "--repair", "--samples", "0")
+    assert_refused(result, "views do not match the teacher's output", "move it away")
+    del undamaged["zarr.json"]
+    assert content(work.store) == undamaged
+
+
+def test_no_manifest_is_made_without_a_teacher_or_for_other_settings(work: WorkDir) -> None:
+    (work.store / "zarr.json").unlink()
+    repair = ["verify-cache", "-w", work.root, "--repair"]
+    assert_refused(fpd(*repair, "--set", "store.max_error=0.01"), "is of other settings")
+    assert_refused(fpd(*repair, "--set", "store.shard_samples=9"), "none of its views can be read")
+    assert_refused(fpd(*repair, "--set", "store.seed=3"), "move it away")
+    shutil.rmtree(work.teacher.path)
+    assert_refused(fpd(*repair), "no finished teacher to compare its shards")
+    assert not (work.store / "zarr.json").exists()
+
+
+def test_parameters_of_another_augmentation_are_repaired_by_the_command_that_a_student_names(
+    work: WorkDir,
+) -> None:
+    """With a receipt that matches them."""
+    undamaged = content(work.store)
+    values = WRONG["parameters"]
+    rewrite_shard(work, lambda columns: columns.update(parameters=values(columns["parameters"])))
+    result = run_student(work)
+    assert_refused(result, "was cached with parameters", f"verify-cache -w {work.root} --deep")
+    assert "has other parameters for sample 16" in run_command_in(result).output
     assert content(work.store) == undamaged
 
 

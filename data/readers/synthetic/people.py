@@ -101,6 +101,9 @@ class SyntheticImages:
         """The image's name for messages."""
         return f"image {index} of synthetic/{self.split}"
 
+    def note(self, index: int) -> None:
+        """Nothing is unusual about these images."""
+
 
 @lru_cache(maxsize=CACHED_IMAGES)
 def _image(seed: int, split: str, index: int) -> NDArray[np.uint8]:

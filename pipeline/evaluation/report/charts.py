@@ -1,7 +1,8 @@
 """The report's charts: SVG from matplotlib, for inclusion in the HTML page.
 
-Charts contain no text from users, such as names of models: models differ in color, line style and
-marker, which the page's legends explain.
+The only text in them that is not ours are the names of joints, which are shown as they are: a "$"
+does not start a formula. Models differ in color, line style and marker, which the page's legends
+explain.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...runtime.text import shorten
 from .published import Published
 from .svg import INK, PAPER, SERIES, render_svg, render_symbol
 
@@ -26,6 +28,9 @@ JOINT_GAP = 1.0
 
 MIN_JOINT_INCHES = 0.22
 """Smallest height of a joint's bars together, so that the names of joints do not overlap."""
+
+MAX_LETTERS = 24
+"""Of a name in a chart; longer ones are cut, or would leave no space for the data."""
 
 Rows = Mapping[str, Mapping[str, Any]]
 History = Sequence[Mapping[str, Any]]
@@ -86,7 +91,8 @@ def joint_bars(rows: Rows) -> str:
             axes.barh(y, percents, height=0.9, color=color, alpha=0.75)
             axes.plot(percents, y, style.marker, color=color, markersize=3.5)
         middles = [number * step + (len(rows) - 1) / 2 for number in range(len(joints))]
-        axes.set_yticks(middles, joints)
+        names = [shorten(joint, MAX_LETTERS) for joint in joints]
+        axes.set_yticks(middles, names, parse_math=False)
         axes.set(xlabel="correct joints, %", xlim=(0, 102), ylim=(len(joints) * step - 0.5, -1))
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
@@ -177,16 +183,20 @@ def draw_curves(report: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(6, 4), dpi=150, layout="constrained")
     axes = figure.subplots()
     scored = {name: row for name, row in report["models"].items() if row["mean"] is not None}
-    for name, row in scored.items():
+    for row in scored.values():
         shares = [100 * share for share in row["curve"]["pck"]]
-        axes.plot(row["curve"]["thresholds"], shares, label=f"{name}: {100 * row['mean']:.1f}")
+        axes.plot(row["curve"]["thresholds"], shares, label="set below")
     axes.set_xlabel("threshold, units of length")
     axes.set_ylabel("correct joints, %")
     axes.set_ylim(0, 100)
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     if scored:
-        for entry in axes.legend(title=row["metric"]).get_texts():
+        metric = next(iter(scored.values()))["metric"]
+        entries = axes.legend(title=metric).get_texts()
+        for entry, (name, row) in zip(entries, scored.items(), strict=True):
+            # Set here, because matplotlib leaves out labels that start with "_".
+            entry.set_text(f"{shorten(name, MAX_LETTERS)}: {100 * row['mean']:.1f}")
             entry.set_parse_math(False)  # a "$" in a model's name does not start a formula
     figure.savefig(path, format="png")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,10 @@ from numpy.typing import NDArray
 
 from ....data.io.files import read_bytes
 from ....data.samples import SampleSet
+from ...models.checkpoint import ModelDir
 from ..inference import PredictedJoints
+
+log = logging.getLogger("fpd")
 
 MAX_HISTORY_BYTES = 1 << 26
 
@@ -54,11 +59,26 @@ def _finite_lists(values: NDArray[np.float64]) -> Any:
     return objects.tolist()
 
 
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`, one per epoch; unreadable rows and files are skipped."""
+def read_history(model: ModelDir) -> list[dict[str, Any]]:
+    """The rows of a finished model's `metrics.jsonl`, one per epoch.
+
+    Empty, with a warning, if the file is not the one that the model's record describes.
+    """
     try:
-        content = read_bytes(path, MAX_HISTORY_BYTES, "a history")
-    except ValueError:
+        content = read_bytes(model.metrics, MAX_HISTORY_BYTES, "a history")
+    except ValueError as error:
+        log.warning("no training curves of %s: %s", model.name, error)
+        return []
+    result = model.record().get("result")
+    expected = result.get("metrics_sha256") if isinstance(result, dict) else None
+    if hashlib.sha256(content).hexdigest() != expected:
+        log.warning(
+            "no training curves of %s: %s is not the file that %s describes, it was damaged or "
+            "changed; restore it",
+            model.name,
+            model.metrics,
+            model.record_path.name,
+        )
         return []
     rows = []
     for line in content.decode("utf-8", errors="replace").splitlines():

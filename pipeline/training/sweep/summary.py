@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ...runtime.text import align
+from ...runtime.text import align, printable, shorten
+
+MAX_LETTERS = 48
+"""Of a point's name in the plot; longer ones are cut, or would leave no space for the data."""
 
 HEADER = ["student", "runs", "PCK", "AUC", "validation", "params", "GMACs", "epochs", "s"]
 
@@ -65,7 +69,7 @@ def table(sweep: dict[str, Any]) -> str:
     """
     lines = [align([HEADER, *_rows(sweep)])]
     lines += [
-        f"failed: {run['point']}, {_run_name(run)}: {run['error']}"
+        printable(f"failed: {run['point']}, {_run_name(run)}: {run['error']}")
         for run in sweep["runs"]
         if "error" in run
     ]
@@ -73,9 +77,17 @@ def table(sweep: dict[str, Any]) -> str:
 
 
 def markdown(sweep: dict[str, Any]) -> str:
-    """The summary as a Markdown table."""
-    rows = [HEADER, ["---"] * len(HEADER), *_rows(sweep)]
-    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |\n" for row in rows)
+    """The summary as a Markdown table; names are text in it, neither markup nor HTML."""
+    rows = [
+        HEADER,
+        ["---"] * len(HEADER),
+        *(list(map(_markdown_text, row)) for row in _rows(sweep)),
+    ]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _markdown_text(cell: str) -> str:
+    return re.sub(r"([\\`*\[\]<>&])", r"\\\1", printable(cell).replace("|", "/"))
 
 
 def best(sweep: dict[str, Any]) -> str | None:
@@ -126,7 +138,8 @@ def draw(sweep: dict[str, Any], path: Path) -> None:
         deviation = statistics.stdev(percents) if len(percents) > 1 else 0.0
         axes.errorbar(mean, y, xerr=deviation, fmt="|", color="black", capsize=3, markersize=12)
         axes.plot(percents, [y] * len(percents), "o", color="tab:blue", alpha=0.6, markersize=5)
-    axes.set_yticks(range(len(points)), [point["point"] for point in points], parse_math=False)
+    names = [shorten(point["point"], MAX_LETTERS) for point in points]
+    axes.set_yticks(range(len(points)), names, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("PCK, %: runs, mean, standard deviation")
     axes.grid(axis="x", alpha=0.3)

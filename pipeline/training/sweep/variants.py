@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,10 +26,17 @@ from ...evaluation.pck import pck_or_nan
 from ...evaluation.report.scores import pck_fields
 from ...models.checkpoint import ModelDir, load_model
 from ...models.complexity import count
-from ...runtime.files import read_json, write_json
+from ...runtime.files import read_sealed_json, write_json, write_sealed_json
+from ...runtime.interrupt import Interrupted, stop_requested
+from ...runtime.lock import BeingWritten, writer_lock
 from ...store.manifest import TeacherEntry
 from ...workdir import WorkDir
 from ..distill import train_student
+
+log = logging.getLogger("fpd")
+
+
+STOPPED = "the sweep stopped while it scored a student, which is kept; the same command continues"
 
 
 @dataclass(frozen=True)
@@ -148,22 +157,26 @@ def train_and_score(
     out = variant.folder(work, name)
     failure = out.path / "failed.json"
     try:
-        recipe = variant.recipe(base, sweep.folds)
-        record = train_student(
-            work=work,
-            recipe=recipe,
-            student=recipe.student,
-            out=out,
-            device=device,
-            teacher=teacher,
-        )
-        row = _load_or_score(recipe, out, record, device)
-    except ValueError as error:
+        with writer_lock(out.path):
+            try:
+                recipe = variant.recipe(base, sweep.folds)
+                record = train_student(
+                    work=work,
+                    recipe=recipe,
+                    student=recipe.student,
+                    out=out,
+                    device=device,
+                    teacher=teacher,
+                )
+                row = _load_or_score(recipe, out, record, device)
+            except ValueError as error:
+                row = {"error": str(error)}
+                out.path.mkdir(parents=True, exist_ok=True)
+                write_json(failure, row)
+            else:
+                failure.unlink(missing_ok=True)
+    except BeingWritten as error:  # by another process, whose folder this is
         row = {"error": str(error)}
-        out.path.mkdir(parents=True, exist_ok=True)
-        write_json(failure, row)
-    else:
-        failure.unlink(missing_ok=True)
     return {"point": variant.point, "seed": variant.seed, "fold": variant.fold} | row
 
 
@@ -176,11 +189,22 @@ def _load_or_score(
         "weights_sha256": result["weights_sha256"],
         "evaluation": recipe.evaluation.model_dump(mode="json"),
     }
-    row = read_json(path) if path.is_file() else {}
+    row = _read_scores(path)
     if any(row.get(key) != value for key, value in identity.items()):
         row = identity | _score(recipe, out, result, device)
-        write_json(path, row)
+        write_sealed_json(path, row)
     return row
+
+
+def _read_scores(path: Path) -> dict[str, Any]:
+    """The content of a `score.json`; empty if it is missing or damaged, to score again."""
+    if not path.is_file():
+        return {}
+    try:
+        return read_sealed_json(path, "remove it")
+    except ValueError as error:
+        log.warning("%s; the student is scored again", error)
+        return {}
 
 
 def _score(
@@ -203,7 +227,13 @@ def _score(
     if recipe.student.fold is not None:
         return row | {"mean": result["validation_pck"]}
     network = load_model(out, device).network
-    predictions = predict(network, recipe, test_samples, device, tta=recipe.evaluation)
+    try:
+        with stop_requested() as stop:
+            predictions = predict(
+                network, recipe, test_samples, device, stop=stop, tta=recipe.evaluation
+            )
+    except Interrupted as interrupted:
+        raise Interrupted(STOPPED, interrupted.signal) from None
     test_score = pck_or_nan(
         predictions.joints_NK2, test_samples.joints_NK2, test_samples.normalizer_N, skeleton
     )

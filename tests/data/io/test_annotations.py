@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from fpd.data.io import annotations
-from fpd.data.io.annotations import column, numbered_ids, object_list, read_json, unique_images
+from fpd.data.io.annotations import (
+    as_flag,
+    as_id,
+    as_number,
+    column,
+    numbered_ids,
+    object_list,
+    read_json,
+    unique_images,
+)
 
 MISSING = "expected it in the folder"
 
@@ -67,3 +76,33 @@ def test_numbered_ids_and_unique_images() -> None:
     assert images == ["b", "a"] and image_N.tolist() == [0, 1, 0]
     images, image_N = unique_images([])
     assert images == [] and image_N.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(7, 7), ("7", 7), (7.0, 7), (" 7 ", 7), ("007", "007"), ("a/b", "a/b"), (-1, -1), ("٣", "٣")],
+)
+def test_ids(value, expected) -> None:
+    assert as_id(value) == expected and type(as_id(value)) is type(expected)
+
+
+@pytest.mark.parametrize("value", [None, True, 1.5, float("nan"), float("inf"), "", " ", [1], {}])
+def test_what_is_no_id(value) -> None:
+    with pytest.raises(ValueError, match="expected a whole number or text, found "):
+        as_id(value)
+
+
+def test_flags() -> None:
+    assert not any(map(as_flag, (0, "0", False, "false", None, "", 0.0, "0.0", "False")))
+    assert all(map(as_flag, (1, "1", True, "true", 1.0, "1.0", "True")))
+    for value in (2, "no", -1, [], [0], float("nan"), "None"):
+        with pytest.raises(ValueError, match="expected 0 or 1, found "):
+            as_flag(value)
+
+
+def test_numbers() -> None:
+    assert [as_number(v) for v in (1, "1", 1.5, " 2e3 ")] == [1, 1, 1.5, 2000]
+    assert all(np.isnan(as_number(value)) for value in (None, "", float("nan"), "NaN"))
+    for value in ("one", [1], {}, "1,5", 10**400):
+        with pytest.raises(ValueError, match="expected a number, found "):
+            as_number(value)

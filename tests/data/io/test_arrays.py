@@ -160,6 +160,23 @@ def test_a_file_that_inflates_beyond_the_limit_is_refused(tmp_path, monkeypatch)
         read_names(tmp_path / "bomb.mat", "names", 3)
 
 
+def compressed(inner: bytes) -> bytes:
+    packed = zlib.compress(inner)
+    return struct.pack("<II", 15, len(packed)) + packed
+
+
+def test_what_scipy_would_inflate_itself_is_refused(tmp_path) -> None:
+    """A compressed element inside, or behind the matrix of, a compressed element."""
+    matrix = struct.pack("<II", 14, 64) + bytes(64)
+    header = b"MATLAB 5.0".ljust(124) + struct.pack("<H", 0x100) + b"IM"
+    nested = compressed(compressed(struct.pack("<II", 14, 1 << 22) + bytes(1 << 22)))
+    (tmp_path / "nested.mat").write_bytes(header + nested)
+    with pytest.raises(ValueError, match=r"nested\.mat cannot be read: expected a matrix in each"):
+        list_arrays(tmp_path / "nested.mat")
+    behind = header + compressed(matrix + compressed(matrix))
+    assert module._inflate(behind) == header + matrix
+
+
 def test_large_files_unknown_suffixes_and_folders_are_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(module, "MAX_FILE_BYTES", 1 << 20)
     (tmp_path / "large.npy").write_bytes(bytes((1 << 20) + 1))

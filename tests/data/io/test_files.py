@@ -60,3 +60,10 @@ def test_invalid_json_is_named(content: bytes) -> None:
 
 def test_json() -> None:
     assert parse_json(Path("a.json"), b'\xef\xbb\xbf{"\xc3\xa4": [1.5]}', "x") == {"ä": [1.5]}
+
+
+def test_an_empty_file_takes_no_memory_whatever_the_limit(tmp_path: Path) -> None:
+    """Reading `limit` bytes at once would allocate as many."""
+    path = tmp_path / "empty.pt2"
+    path.write_bytes(b"")
+    assert read_bytes(path, 1 << 50, "a program") == b""

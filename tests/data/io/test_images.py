@@ -7,16 +7,18 @@ import os
 import struct
 import subprocess
 import sys
+import unicodedata
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from fpd.data import MAX_PIXELS
-from fpd.data.io.images import ImageFolder
+from fpd.data.io.images import ImageFolder, is_whole_jpeg
 
 
 def smooth(width: int, height: int) -> NDArray[np.uint8]:
@@ -192,7 +194,7 @@ def test_a_missing_file_is_named(tmp_path) -> None:
     with pytest.raises(ValueError, match="is missing") as error:
         images.size(0)
     assert path in str(error.value)
-    with pytest.raises(ValueError, match="No such file") as error:
+    with pytest.raises(ValueError, match="is missing: restore it, or remove it from") as error:
         images.read(0, 1.0)
     assert path in str(error.value)
 
@@ -234,6 +236,163 @@ def test_a_jpeg_cut_short_is_refused_without_decoding_it(folder) -> None:
 def test_a_jpeg_may_have_trailing_padding(folder) -> None:
     image, _ = folder(JPEG + b"\0" * 1000).read(0, 1.0)
     assert image.shape == (60, 80, 3)
+
+
+@pytest.mark.parametrize("trailer", [b"\0" * 9000, b"\0\0\0\x18ftypmp42" + bytes(60000), JPEG])
+def test_a_jpeg_with_data_behind_its_end_is_whole(folder, trailer) -> None:
+    """Phones append a video ("motion photo") or a second picture (MPO)."""
+    images = folder(JPEG + trailer)
+    assert images.size(0) == (80, 60)
+    np.testing.assert_array_equal(images.read(0, 1.0)[0], folder(JPEG, "a.jpg").read(0, 1.0)[0])
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"restart_marker_blocks": 2}, {}])
+def test_every_kind_of_jpeg_has_its_end_found(options) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    encoded = encode(noise, **options)
+    assert is_whole_jpeg(encoded) and is_whole_jpeg(encoded + b"\0" * 9)
+    assert not any(is_whole_jpeg(encoded[:end]) for end in range(2, len(encoded), 97))
+    assert not is_whole_jpeg(encoded[:-2] + b"\0" * 5000)
+
+
+def test_the_end_of_a_thumbnail_is_not_the_end(folder) -> None:
+    """An EXIF thumbnail is a whole JPEG in the header of another."""
+    segment = b"Exif\0\0" + encode(smooth(16, 16))
+    header = b"\xff\xd8\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment
+    whole = header + JPEG[2:]
+    assert folder(whole).size(0) == (80, 60)
+    cut = folder(whole[: len(whole) * 9 // 10])
+    assert JPEG[-2:] in whole[: len(whole) * 9 // 10][-4096:]
+    for use in (lambda: cut.size(0), lambda: cut.read(0, 1.0)):
+        with pytest.raises(ValueError, match=r"photo\.jpg is a JPEG cut short"):
+            use()
+
+
+def gray_16(values: NDArray[np.uint16], suffix: str) -> bytes:
+    return bytes(cv2.imencode(suffix, values)[1])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bit_pictures_are_scaled_to_the_bits_in_use(folder, suffix, bits, channels) -> None:
+    """A microscope's 12 bits, taken for 16, would be nearly black."""
+    values = np.linspace(0, 2**bits - 1, 240).astype(np.uint16).reshape(12, 20)
+    picture = values if channels == 1 else np.dstack([values] * 3)
+    images = folder(gray_16(picture, suffix), f"photo{suffix}")
+    image, _ = images.read(0, 1.0)
+    expected = np.dstack([values >> (bits - 8)] * 3)
+    assert np.abs(image.astype(int) - expected).max() <= 1  # OpenCV rounds 16-bit TIFF
+    assert image.max() == 255
+    note = images.note(0)
+    if bits == 16:
+        assert note is None
+    else:
+        assert f"photo{suffix} uses the lower {bits} of its 16 bits" in note
+
+
+def test_pixels_of_32_bits_are_refused(folder) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.linspace(0, 1, 80, dtype=np.float32).reshape(8, 10)).save(file, "TIFF")
+    with pytest.raises(ValueError, match=r"photo\.tif has pixels of 32 bits .* convert it to 8"):
+        folder(file.getvalue(), "photo.tif").size(0)
+
+
+def test_formats_that_cannot_be_decoded_are_refused_by_their_header(folder) -> None:
+    file = io.BytesIO()
+    Image.fromarray(smooth(12, 8)).save(file, "TGA")
+    with pytest.raises(ValueError, match=r"photo\.tga is .* format TGA.*: convert it to JPEG"):
+        folder(file.getvalue(), "photo.tga").size(0)
+
+
+@pytest.mark.parametrize(("written", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_with_accents_are_found_in_either_form(tmp_path, written, stored) -> None:
+    """macOS' tools write names decomposed, others composed."""
+    name = "café/é.jpg"
+    path = tmp_path / unicodedata.normalize(stored, name)
+    path.parent.mkdir()
+    path.write_bytes(JPEG)
+    listed = unicodedata.normalize(written, name)
+    images = ImageFolder(tmp_path, [listed])
+    assert images.size(0) == (80, 60) and images.read(0, 1.0)[0].shape == (60, 80, 3)
+    assert images.identity(0) == f"{listed} {len(JPEG)}"
+
+
+def test_names_that_differ_in_their_form_alone_are_told_apart(tmp_path) -> None:
+    for form, width in (("NFC", 80), ("NFD", 40)):
+        (tmp_path / unicodedata.normalize(form, "é.jpg")).write_bytes(encode(smooth(width, 60)))
+    names = [unicodedata.normalize(form, "é.jpg") for form in ("NFC", "NFD")]
+    images = ImageFolder(tmp_path, names)
+    assert [images.size(index)[0] for index in range(2)] == [80, 40]
+
+
+def test_backslashes_separate_folders_too(tmp_path) -> None:
+    (tmp_path / "day1").mkdir()
+    (tmp_path / "day1" / "x.jpg").write_bytes(JPEG)
+    assert ImageFolder(tmp_path, ["day1\\x.jpg"]).size(0) == (80, 60)
+
+
+@pytest.mark.parametrize(
+    "name", ["C:\\x.jpg", "\\\\host\\x.jpg", "a\\..\\..\\x.jpg", "a\0.jpg", "\ud800"]
+)
+def test_other_names_outside_the_folder(tmp_path, name) -> None:
+    with pytest.raises(ValueError, match=r"^labels\.json: expected image names inside .*relative"):
+        ImageFolder(tmp_path, [name], label_file=Path("labels.json"))
+
+
+def test_a_missing_folder_has_one_message_for_all_its_images(tmp_path) -> None:
+    images = ImageFolder(tmp_path, ["a/b/1.jpg", "a/b/2.jpg", "a/c/3.jpg"])
+    messages = set()
+    for index in range(3):
+        for use in (lambda i=index: images.size(i), lambda i=index: images.read(i, 1.0)):
+            with pytest.raises(ValueError, match="is missing, a folder") as error:
+                use()
+            messages.add(str(error.value))
+    (message,) = messages
+    assert message.startswith(f"{tmp_path / 'a'} is missing") and "data.root" in message
+
+
+def labeled(tmp_path: Path, encoded: bytes, size: tuple[int, int]) -> ImageFolder:
+    (tmp_path / "photo.jpg").write_bytes(encoded)
+    return ImageFolder(
+        tmp_path,
+        ["photo.jpg"],
+        label_file=Path("labels.json"),
+        labeled_size_N2=np.array([size], np.int64),
+    )
+
+
+def tagged(width: int, height: int, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return encode(smooth(width, height), exif=exif.tobytes())
+
+
+def test_sizes_that_contradict_the_label_file_are_refused(tmp_path) -> None:
+    assert labeled(tmp_path, JPEG, (80, 60)).size(0) == (80, 60)
+    assert labeled(tmp_path, JPEG, (0, 0)).size(0) == (80, 60)  # the file does not give one
+    with pytest.raises(
+        ValueError, match=r"photo\.jpg has 80 x 60 pixels, labels\.json says 160 x 120: restore"
+    ):
+        labeled(tmp_path, JPEG, (160, 120)).size(0)
+
+
+def test_labels_of_turned_pictures_are_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"says 60 x 80, the size after turning it .*auto-orient"):
+        labeled(tmp_path, tagged(80, 60, 6), (60, 80)).size(0)
+    stored = labeled(tmp_path, tagged(80, 60, 6), (80, 60))
+    assert stored.size(0) == (80, 60) and stored.note(0) is None
+
+
+@pytest.mark.parametrize(
+    ("encoded", "size"),
+    [(tagged(80, 60, 3), (80, 60)), (tagged(60, 60, 6), (60, 60)), (tagged(80, 60, 6), (0, 0))],
+    ids=["upside down", "square", "no size"],
+)
+def test_orientation_tags_that_sizes_do_not_explain_are_told(tmp_path, encoded, size) -> None:
+    note = labeled(tmp_path, encoded, size).note(0)
+    assert note is not None and "orientation tag" in note and "as stored" in note
+    assert labeled(tmp_path, JPEG, (80, 60)).note(0) is None
 
 
 def test_a_png_cut_short_is_refused(folder) -> None:

@@ -56,14 +56,41 @@ def test_each_box_is_a_sample(root, suffix) -> None:
     np.testing.assert_allclose(samples.side_N, [75, 37.5])
 
 
+def test_other_boxes_than_peoples_are_left_out_and_counted(root) -> None:
+    rows = [
+        "image,x,y,w,h,score,category_id,iscrowd",
+        "b.jpg,10,20,40,60,0.9,1,0",
+        "b.jpg,10,20,40,60,0.1,1,",
+        "b.jpg,10,20,40,60,0.9,17,",
+        "deep/a.png,1,2,30,30,,1,1",
+        "deep/a.png,1,2,30,20,,,",
+    ]
+    (root / "boxes.csv").write_text("\n".join(rows))
+    samples = folder(root, COCO)
+    assert samples.ids == ("folder/b.jpg/0", "folder/deep/a.png/0")
+    assert str(samples.tallies[0]).endswith(
+        "2 kept; left out: 1 with a score below 0.3, 1 of other categories than 1, 1 around crowds"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("boxes.csv", "image,x,y\na.jpg,1,2", "expected a first line with image,x,y,w,h"),
-        ("boxes.csv", "image,x,y,w,h\n", "expected 1 to 1000000 objects, found 0"),
-        ("boxes.csv", "image,x,y,w,h\nb.jpg,1,2,nan,3", "expected 'w' of a single number"),
-        ("boxes.json", "[{", "cannot be read as labels"),
-        ("boxes.json", '[{"image": "b.jpg"}]', "expected 'x' of a single number"),
+        ("boxes.csv", "image,x,y,w,h\n", "expected 1 to 1000000 boxes, found 0"),
+        (
+            "boxes.csv",
+            "image,x,y,w,h\nb.jpg,1,2,nan,3",
+            "expected four finite numbers x, y, w, h as box 1",
+        ),
+        ("boxes.json", "[{", "cannot be read as JSON"),
+        ("boxes.json", '[{"image": "b.jpg"}]', "a person's box, found none; left out: 1 with"),
+        ("boxes.json", '[{"image": 7, "x":1, "y":1, "w":9, "h":9}]', "expected the name of a file"),
+        (
+            "boxes.csv",
+            "image,x,y,w,h,category_id\nb.jpg,1,1,9,9,17",
+            "found 17: remove category_id",
+        ),
         ("boxes.json", '[{"image": "../b.jpg", "x":1, "y":1, "w":9, "h":9}]', "names inside"),
     ],
 )

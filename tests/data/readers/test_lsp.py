@@ -95,7 +95,11 @@ def test_occluded_joints_of_lsp_are_labeled(root) -> None:
 
 def test_test_images_that_are_training_images_are_excluded(root, monkeypatch) -> None:
     monkeypatch.setattr("fpd.data.readers.lsp.TEST_IMAGES_SEEN_IN_TRAINING", (2, 4))
-    assert lsp(root, "test").ids == ("lsp/im0005",)
+    samples = lsp(root, "test")
+    assert samples.ids == ("lsp/im0005",)
+    (tally,) = samples.tallies
+    assert tally.kept == 1
+    assert dict(tally.left_out)["of photographs that are also in the training split"] == 2
     assert len(lsp(root, "train")) == TRAIN_COUNT
 
 
@@ -234,7 +238,7 @@ def test_samples_with_labels_that_are_not_finite_are_named(root, folder, bad) ->
 def test_a_missing_image_is_named(root) -> None:
     (root / "lspet" / "images" / "im00002.jpg").unlink()
     samples = lsp_lspet(root, "train")
-    with pytest.raises(ValueError, match=r"1 of 7 .*: lspet/im00002: .*im00002\.jpg is missing$"):
+    with pytest.raises(ValueError, match=r"1 of 7 .*: lspet/im00002: .*im00002\.jpg is missing"):
         check(samples)
 
 

@@ -116,6 +116,18 @@ def changed(**changes: Any) -> list[dict[str, Any]]:
     return [record(0), record(1) | changes]
 
 
+def test_every_form_of_a_joint_that_is_not_annotated(root) -> None:
+    """True and false, text, and joints without coordinates, as DeepLabCut writes them."""
+    joints = [[float(k), float(k)] for k in range(16)]
+    joints[0] = joints[1] = [np.nan, np.nan]
+    joints[2] = [None, None]
+    write(root, changed(joints=joints, joints_vis=[0, 1, True, False, "0", "1", *[1.0] * 10]))
+    missing_K = np.isnan(mpii(root, "test").joints_NK2[1]).any(-1)
+    assert np.flatnonzero(missing_K).tolist() == [0, 1, 2, 3, 4]
+    (tally,) = mpii(root, "test").tallies
+    assert (tally.people, tally.kept, tally.left_out) == (2, 2, ())
+
+
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
@@ -123,6 +135,11 @@ def changed(**changes: Any) -> list[dict[str, Any]]:
         ([{"image": "a.jpg"}], "expected 'joints' of 16 x 2 in finite numbers, .* at sample 1$"),
         (changed(joints=[[1, 2]] * 15), "expected 'joints' of 16 x 2 .* at sample 2$"),
         (changed(joints_vis=[1, 1]), "expected 'joints_vis' of 16 .* at sample 2$"),
+        (changed(joints_vis=[2] * 16), "sample 2: joints_vis: expected 0 or 1, found .2, 2"),
+        (changed(joints_vis=[0.4] * 16), "sample 2: joints_vis: expected 0 or 1"),
+        (changed(joints=[[1, None]] * 16), "sample 2: joints: expected x and y of every joint"),
+        (changed(image=None), "sample 2: image: expected text, found nothing"),
+        (changed(image=5), "sample 2: image: expected text, found 5"),
         (changed(scale="large"), "expected 'scale' of a single number .* at sample 2$"),
         (changed(center=[1, float("nan")]), "expected 'center' of 2 .* at sample 2$"),
         (changed(image="../../secret.jpg"), "expected image names inside"),

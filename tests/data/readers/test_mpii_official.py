@@ -117,6 +117,12 @@ def test_test_images_and_incomplete_samples_are_excluded(tmp_path) -> None:
     samples = both_splits(tmp_path)
     assert list(samples) == ["mpii/official/good.jpg/0"]
     assert samples["mpii/official/good.jpg/0"].normalizer_px == 0  # no head box: not scored
+    tallies = [
+        mpii_official.mpii_official(tmp_path, split).tallies[0] for split in ("train", "test")
+    ]
+    for tally in tallies:
+        assert dict(tally.left_out)["without joints, position or scale"] == 4
+    assert sum(tally.kept for tally in tallies) == 1
 
 
 def test_test_samples_share_no_image_with_training_samples(tmp_path) -> None:

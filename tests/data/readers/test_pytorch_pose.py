@@ -89,6 +89,9 @@ def test_without_head_boxes_samples_are_not_scored(root, caplog) -> None:
         ([record("a.jpg", 1)], "expected samples of both splits, found none for train"),
         ([record("a.jpg", 0, joint_self=[[1, 2, 3]])], "expected 'joint_self' of 16 x 3 "),
         ([record("a.jpg", 0, objpos=[float("nan"), 1])], "expected 'objpos' of 2 "),
+        ([record("a.jpg", 2)], "sample 1: isValidation: expected 0 or 1, found 2"),
+        ([record("a.jpg", 0, img_paths=None)], "sample 1: img_paths: expected text"),
+        ([record("a.jpg", 0, joint_self=[[1, None, 1]] * 16)], "joint_self: expected x and y of"),
         ([record("../../../a.jpg", 0)], "expected image names inside"),
     ],
 )

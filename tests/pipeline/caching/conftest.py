@@ -18,7 +18,7 @@ from fpd.pipeline.workdir import WorkDir
 def job(work: WorkDir, toy_recipe: Recipe, toy_samples: SampleSet) -> Job:
     storage = open_storage(work.store)
     workers = Workers(count=1, device="cpu")
-    made = make_job(work, toy_recipe, storage, read_manifest(storage), workers)
+    made = make_job(work, toy_recipe, storage, read_manifest(storage), workers, allow_code=False)
     return replace(made, share_gpus=False)
 
 

@@ -45,13 +45,23 @@ def test_a_job_is_small_and_has_absolute_paths(
     monkeypatch.chdir(work.root.parent)
     relative, manifest = WorkDir(Path("work")), json.loads(job.manifest)
     recipe = apply_overrides(toy_recipe.model_dump(mode="json"), ["data.root=photos"])
-    made = make_job(relative, recipe, open_storage(relative.store), manifest, Workers(count=1))
+    made = make_job(
+        relative,
+        recipe,
+        open_storage(relative.store),
+        manifest,
+        Workers(count=1),
+        allow_code=True,
+    )
+    assert made.allow_code
     assert (made.store, made.teacher) == (job.store, job.teacher)
     assert json.loads(made.recipe)["data"]["root"] == str(work.root.parent / "photos")
     assert made.share_gpus
     assert len(pickle.dumps(made)) < 16_384
     workers = Workers(scheduler="x")
-    remote = make_job(relative, recipe, open_storage("memory://a/b"), manifest, workers)
+    remote = make_job(
+        relative, recipe, open_storage("memory://a/b"), manifest, workers, allow_code=False
+    )
     assert remote.store == "memory://a/b"
     assert not remote.share_gpus
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fpd.data.samples import SampleSet
-from fpd.data.skeletons import LSP
+from fpd.data.skeletons import LSP, Skeleton
 from fpd.data.views import Geometry
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.config.sections import TestTimeAugmentation
-from fpd.pipeline.evaluation.inference import average_scales, check_skeleton, predict, score
+from fpd.pipeline.evaluation.inference import average_scales, in_model_order, predict, score
 from fpd.pipeline.models.checkpoint import TrainedModel
 from fpd.pipeline.models.hourglass import HourglassSettings
 from fpd.pipeline.runtime.interrupt import Interrupted, Stop
@@ -160,9 +160,8 @@ def test_a_signal_stops_the_inference(toy_recipe: Recipe, toy_samples: SampleSet
         predict(oracle, toy_recipe, toy_samples, CPU, stop=stop)
 
 
-def test_a_model_of_other_joints_is_refused(toy_samples: SampleSet) -> None:
-    skeleton = replace(LSP, joints=LSP.joints[::-1])
-    model = TrainedModel(
+def trained_with(skeleton: Skeleton) -> TrainedModel:
+    return TrainedModel(
         name="student",
         network=nn.Identity(),
         model=HourglassSettings(),
@@ -170,9 +169,40 @@ def test_a_model_of_other_joints_is_refused(toy_samples: SampleSet) -> None:
         skeleton=skeleton,
         weights_sha256="",
     )
-    check_skeleton(replace(model, skeleton=LSP), toy_samples)
-    with pytest.raises(ValueError, match="student predicts head top"):
-        check_skeleton(model, toy_samples)
+
+
+def test_a_model_of_other_joints_is_refused(toy_samples: SampleSet) -> None:
+    assert in_model_order(trained_with(LSP), toy_samples) == (toy_samples, tuple(range(14)))
+    other = replace(LSP, joints=("tail", *LSP.joints[1:]))
+    with pytest.raises(ValueError, match=r"student alone has tail; .* lsp alone has right ankle$"):
+        in_model_order(trained_with(other), toy_samples)
+
+
+def test_a_model_with_other_pairs_is_refused(toy_samples: SampleSet) -> None:
+    unpaired = replace(LSP, flip_indices=(5, 1, 2, 3, 4, 0, *LSP.flip_indices[6:]))
+    with pytest.raises(ValueError, match=r"counterparts of right knee, .*data\.coco\.flip="):
+        in_model_order(trained_with(unpaired), toy_samples)
+
+
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_joints_in_another_order_are_matched_by_name(
+    toy_recipe: Recipe, toy_samples: SampleSet, flip_test: bool
+) -> None:
+    """A model whose heatmaps have another order and other spellings predicts the same joints."""
+    order = np.random.default_rng(3).permutation(14).tolist()
+    shuffled = toy_samples.skeleton.reordered(order)
+    spelled = [name.title().replace(" ", "") for name in shuffled.joints]
+    model = trained_with(replace(shuffled, joints=tuple(spelled)))
+    ordered, back = in_model_order(model, toy_samples)
+    upright = gaussians(heatmap_joints(toy_samples, 64), 16, 1.5)
+    mirrored = upright.flip(-1)[:, list(LSP.flip_indices)] * 0.7
+    maps = torch.cat([upright, mirrored]) if flip_test else upright
+    tta = TestTimeAugmentation(flip_test=flip_test)
+    expected = predict(Oracle(maps), toy_recipe, toy_samples, CPU, tta=tta)
+    predicted = predict(Oracle(maps[:, order]), toy_recipe, ordered, CPU, tta=tta).reordered(back)
+    np.testing.assert_array_equal(predicted.joints_NK2, expected.joints_NK2)
+    np.testing.assert_array_equal(predicted.peaks_NK, expected.peaks_NK)
+    np.testing.assert_array_equal(ordered.joints_NK2[:, list(back)], toy_samples.joints_NK2)
 
 
 # Test-time augmentation
@@ -212,6 +242,9 @@ class Dots:
 
     def locate(self, index: int) -> str:
         return str(index)
+
+    def note(self, index: int) -> None:
+        pass
 
 
 def dotted_samples() -> SampleSet:

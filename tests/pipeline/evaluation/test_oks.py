@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fpd.data.datasets import Data
+from fpd.data.io import coco_format
 from fpd.data.readers import coco
 from fpd.data.readers.coco import Coco
 from fpd.data.skeletons import COCO
@@ -69,7 +70,13 @@ def similarity(label: dict[str, Any], shift: float) -> float:
 
 
 def scores(data: dict[str, Any], detections: list[dict[str, Any]]) -> dict[str, Any]:
-    return oks.score(FILE, data, 1, detections, COCO.sigmas)
+    return oks.score(labels_of(data), detections, COCO.sigmas)
+
+
+def labels_of(data: dict[str, Any]) -> oks.Labels:
+    file = coco_format.parse(FILE, data)
+    category = coco.choose_category(file, Coco())
+    return oks.Labels(file, category, coco_format.people(file, category.ids, K))
 
 
 @pytest.mark.parametrize("shift", [0.0, 5.0, 8.0, 12.0, 40.0])
@@ -125,6 +132,29 @@ def test_crowds_and_annotations_without_joints_are_ignored() -> None:
 def test_an_annotation_with_id_zero_counts() -> None:
     label = annotation(0, 0)
     assert scores(dataset(label), [detection(label, 0)])["AP"] == pytest.approx(1)
+
+
+def test_people_that_cannot_be_scored_are_ignored() -> None:
+    """Without labels, or with neither area nor box, an annotation is neither found nor missed."""
+    label, empty, flat = annotation(1, 0), annotation(2, 1), annotation(3, 2)
+    empty |= {"keypoints": [], "num_keypoints": 0, "bbox": [0, 0, 0, 0], "area": 0}
+    del flat["bbox"], flat["area"]
+    assert labels_of(dataset(label, empty, flat)).is_ignored_N.tolist() == [False, True, True]
+    assert scores(dataset(label, empty, flat), [detection(label, 0)])["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("convert", [str, float, lambda number: f"frame_{number}/0"])
+def test_the_spelling_of_ids_does_not_matter(convert: Any) -> None:
+    """Also ids of several types in one file, which COCOeval could not sort."""
+    labels = [annotation(n, n) for n in range(3)]
+    expected = scores(dataset(*labels), [detection(labels[0], 0), detection(labels[1], 9)])
+    data = dataset(*labels)
+    data["images"][1]["id"] = labels[1]["image_id"] = convert(1)
+    labels[1]["id"], labels[1]["iscrowd"], labels[2]["iscrowd"] = convert(1), "0", False
+    detections = [detection(labels[0], 0), detection(labels[1], 9)]
+    for row in detections:
+        row["image_id"] = coco_format.as_id(row["image_id"])
+    assert scores(data, detections) == expected
 
 
 def test_a_missing_area_is_a_share_of_the_box() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,15 @@ from torch import nn
 
 from fpd.data.skeletons import LSP
 from fpd.pipeline.config.recipe import Recipe
-from fpd.pipeline.models.checkpoint import ModelDir, load_model, load_weights, save_weights
+from fpd.pipeline.models.checkpoint import (
+    ModelDir,
+    load_model,
+    parse_weights,
+    read_weights_file,
+    save_weights,
+)
 from fpd.pipeline.models.hourglass import HourglassSettings
-from fpd.pipeline.runtime.files import sha256, write_json
+from fpd.pipeline.runtime.files import sha256, write_sealed_json
 from fpd.pipeline.workdir import WorkDir
 
 CPU = torch.device("cpu")
@@ -43,7 +50,7 @@ def test_a_damaged_record_is_refused(work: WorkDir, key: str) -> None:
     del parents[0][key]
     parents[1][key] = ["not", "valid"]
     for record in damaged:
-        write_json(work.teacher.record_path, record)
+        write_sealed_json(work.teacher.record_path, record)
         with pytest.raises(ValueError, match=rf"record\.json is damaged.*{key}.*train it again"):
             work.teacher.facts()
 
@@ -51,19 +58,59 @@ def test_a_damaged_record_is_refused(work: WorkDir, key: str) -> None:
 def test_weights_of_another_network_are_refused(work: WorkDir) -> None:
     record = work.teacher.record()
     record["model"]["channels"] *= 2
-    write_json(work.teacher.record_path, record)
+    write_sealed_json(work.teacher.record_path, record)
     with pytest.raises(ValueError, match=r"weights\.safetensors holds weights of another network"):
         load_model(work.teacher, CPU)
-    work.teacher.weights.write_bytes(b"\0" * 8)
-    with pytest.raises(ValueError, match=r"weights\.safetensors cannot be read"):
+
+
+def test_weights_that_the_record_does_not_describe_are_refused(work: WorkDir) -> None:
+    """Also where safetensors would read them."""
+    weights, whole = work.teacher.weights, work.teacher.weights.read_bytes()
+    for content in (flipped(whole), whole[:-1], b"", b"\0" * 8):
+        weights.write_bytes(content)
+        for refused in (work.teacher.check_weights, lambda: read_weights_file(weights)):
+            with pytest.raises(
+                ValueError, match=r"weights\.safetensors is not the file that rec.*"
+            ):
+                refused()
+        with pytest.raises(ValueError, match=r"restore it, or remove .*teacher and train it again"):
+            load_model(work.teacher, CPU)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"weights\.safetensors is missing, although .*record"):
         load_model(work.teacher, CPU)
+    weights.mkdir()
+    with pytest.raises(ValueError, match=r"weights\.safetensors is missing, although .*record"):
+        load_model(work.teacher, CPU)
+    weights.rmdir()
+    weights.write_bytes(whole)
+    load_model(work.teacher, CPU)
+
+
+def flipped(content: bytes) -> bytes:
+    """The content with one bit of its last tensor changed."""
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def test_a_record_that_was_changed_is_refused(work: WorkDir) -> None:
+    path = work.teacher.record_path
+    text = path.read_text()
+    path.write_text(text.replace('"epochs": 2', '"epochs": 3'))
+    with pytest.raises(ValueError, match=r"record\.json does not match its checksum.*restore it"):
+        work.teacher.record()
+    path.write_text(json.dumps({"identity": {}}))
+    with pytest.raises(ValueError, match=r"record\.json has no checksum"):
+        work.teacher.record()
+    write_sealed_json(path, {"result": {}})
+    for read in (work.teacher.identity, work.teacher.recorded_sha256):
+        with pytest.raises(ValueError, match=r"record\.json is damaged"):
+            read()
 
 
 def test_a_network_that_cannot_be_built_here_is_not_called_damaged(
     work: WorkDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = work.teacher.record() | {"model": {"name": "timm", "backbone": "resnet18"}}
-    write_json(work.teacher.record_path, record)
+    write_sealed_json(work.teacher.record_path, record)
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r"^[^\n]*record\.json: expected timm, [^\n]*$"):
         load_model(work.teacher, CPU)
@@ -77,6 +124,10 @@ def out(tmp_path: Path) -> ModelDir:
     folder = ModelDir(tmp_path / "student")
     folder.path.mkdir()
     return folder
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    parse_weights(network, read_weights_file(path), path)
 
 
 def build(seed: int = 0, joints: int = 3) -> nn.Module:

@@ -25,7 +25,7 @@ from fpd.pipeline.models.complexity import count
 from fpd.pipeline.models.hourglass import HourglassSettings
 from fpd.pipeline.models.networks import parse_model
 from fpd.pipeline.models.simple_baseline import TimmSettings
-from fpd.pipeline.runtime.files import write_json
+from fpd.pipeline.runtime.files import write_sealed_json
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import teacher
 
@@ -239,7 +239,7 @@ def test_all_commands_work_with_timm_networks(
             "student.model={name='timm',backbone='mobilenetv3_small_050',channels=8}",
         ],
     )
-    write_json(work.kept_recipe, recipe.model_dump(mode="json"))
+    write_sealed_json(work.kept_recipe, recipe.model_dump(mode="json"))
     fpd("run", "teacher", "-w", work.root)
     fpd("cache-heatmaps", "-w", work.root)
     fpd("run", "student", "-w", work.root)

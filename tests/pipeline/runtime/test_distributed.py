@@ -29,7 +29,7 @@ from fpd.pipeline.runtime.distributed import (
     join_process_group,
     no_sync,
 )
-from fpd.pipeline.runtime.files import write_json
+from fpd.pipeline.runtime.files import write_sealed_json
 from fpd.pipeline.training.sampler import EpochSampler
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import teacher
@@ -244,7 +244,7 @@ def torchrun(processes: int, *arguments: str | Path) -> subprocess.Popen[str]:
 def new_work(path: Path, recipe: Recipe) -> WorkDir:
     work = WorkDir(path)
     work.create()
-    write_json(work.root / "recipe.json", recipe.model_dump(mode="json"))
+    write_sealed_json(work.root / "recipe.json", recipe.model_dump(mode="json"))
     return work
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ from fpd.pipeline.runtime.files import (
     atomic_group,
     check_output,
     read_json,
+    read_sealed_json,
     sha256,
     versions,
     write_json,
+    write_sealed_json,
 )
 
 
@@ -49,6 +52,16 @@ def test_atomic_leaves_the_old_file_when_the_block_raises(
         write()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999", "[[NaN]]"])
+def test_numbers_of_our_own_json_are_finite(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(f'{{"loss": {text}}}')
+    with pytest.raises(
+        ValueError, match=r"record\.json is damaged \(expected finite numbers, found"
+    ):
+        read_json(path)
 
 
 @pytest.mark.parametrize("fails_at", ["write", "sync"])
@@ -127,6 +140,43 @@ def test_damaged_json_is_named(tmp_path: Path, content: bytes) -> None:
         read_json(path)
 
 
+def test_a_sealed_json_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    value = {"b": {"y": (1, 2.5), "x": None}, "a": "ü", "n": 0.1}
+    for sort_keys in (True, False):
+        write_sealed_json(path, value, sort_keys=sort_keys)
+        read = read_sealed_json(path, "remove it")
+        assert read == {"b": {"y": [1, 2.5], "x": None}, "a": "ü", "n": 0.1}
+        assert list(read) == (sorted(value) if sort_keys else list(value))
+        assert list(read_json(path))[-1] == "checksum"
+        before = path.read_bytes()
+        write_sealed_json(path, read_json(path), sort_keys=sort_keys)  # the old checksum goes
+        assert path.read_bytes() == before
+    path.write_text(json.dumps(read_json(path)))  # other spaces are no other content
+    assert read_sealed_json(path, "remove it") == read
+
+
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        (lambda text: text.replace("0.5", "0.25"), "does not match its checksum"),
+        (lambda text: text.replace('"alpha"', '"beta"'), "does not match its checksum"),
+        (lambda text: text.replace('"checksum": "', '"checksum": "0'), "does not match its check"),
+        (lambda text: text.replace('"checksum"', '"other"'), "has no checksum"),
+        (lambda text: "{}", "has no checksum"),
+        (lambda text: text[:-3], "is damaged"),
+    ],
+)
+def test_a_sealed_json_that_was_changed_is_refused(
+    tmp_path: Path, change: Callable[[str], str], state: str
+) -> None:
+    path = tmp_path / "recipe.json"
+    write_sealed_json(path, {"student": {"alpha": 0.5}})
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ValueError, match=rf"recipe\.json {state}.*: restore it, or choose another"):
+        read_sealed_json(path, "choose another")
+
+
 def test_a_missing_json_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"record\.json"):
         ModelDir(tmp_path).record()
@@ -159,6 +209,20 @@ def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="no /proc, where root cannot write")
+def test_temporary_files_follow_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if somebody guesses their names."""
+    monkeypatch.setattr(files.secrets, "token_hex", lambda count: "0" * 2 * count)
+    (tmp_path / "precious").write_bytes(b"precious")
+    for name in (f".x.{'0' * 16}.tmp", f".write-test-{'0' * 16}"):
+        (tmp_path / name).symlink_to(tmp_path / "precious")
+    with pytest.raises(FileExistsError), atomic(tmp_path / "x") as temporary:
+        temporary.write_bytes(b"new")
+    with pytest.raises(ValueError, match="cannot be written to"):
+        files.make_writable(tmp_path, "the folder", "name another")
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_folder_that_cannot_be_written_to_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the folder /proc cannot be written to \(.+\): .*--json"):
         check_output(Path("/proc/scores.json"), ())

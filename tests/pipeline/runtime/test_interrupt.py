@@ -7,7 +7,13 @@ import threading
 
 import pytest
 
-from fpd.pipeline.runtime.interrupt import stop_requested
+from fpd.pipeline.runtime.interrupt import (
+    Interrupted,
+    Terminated,
+    exit_status,
+    raise_on_sigterm,
+    stop_requested,
+)
 
 
 def test_the_first_signal_requests_a_stop_and_the_second_one_ends() -> None:
@@ -20,6 +26,45 @@ def test_the_first_signal_requests_a_stop_and_the_second_one_ends() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_a_signal_between_two_inner_blocks_is_not_lost() -> None:
+    """As between two students of a sweep, while the next one's data is loaded."""
+    with stop_requested() as outer:
+        with stop_requested() as first:
+            assert not first.is_set()
+        signal.raise_signal(signal.SIGTERM)
+        with stop_requested() as second:
+            assert second.is_set() and second.signal == signal.SIGTERM
+        assert outer.is_set()
+    with stop_requested() as later:
+        assert not later.is_set()
+
+
+def test_sigterm_is_raised_where_no_loop_looks_for_it() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with raise_on_sigterm() as received:
+        with stop_requested() as stop:
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.is_set() and received.is_set()
+        with pytest.raises(Terminated):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_process_that_ignores_sigterm_still_does() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with raise_on_sigterm() as received:
+            signal.raise_signal(signal.SIGTERM)
+            assert not received.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_exit_statuses_tell_a_scheduler_to_run_it_again() -> None:
+    assert exit_status(Terminated()) == exit_status(Interrupted("", signal.SIGTERM)) == 75
+    assert exit_status(KeyboardInterrupt()) == exit_status(Interrupted("")) == 130
 
 
 def test_handlers_are_restored_after_an_error() -> None:

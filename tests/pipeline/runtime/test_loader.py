@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import subprocess
 import sys
@@ -79,6 +80,53 @@ def test_an_error_in_a_worker_reaches_the_training_process(
         next(iter(loader))
     del loader
     gc.collect()
+
+
+class Failing:
+    """A data set that fails as where a resource has run out."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __getitem__(self, key: tuple[int, int]) -> torch.Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError("Unable to allocate 3.00 GiB"), "too little memory"),
+        (
+            RuntimeError("unable to write to file </torch_1_2_3>: No space left"),
+            "/dev/shm, is full",
+        ),
+    ],
+)
+def test_exhausted_memory_in_a_worker_is_one_sentence(
+    error: BaseException, message: str, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
+    loader = make_loader(Failing(error), [[(0, 0)]], CPU, workers=workers, prefetch=2)
+    with pytest.raises(ValueError, match=message) as raised:
+        next(iter(loader))
+    assert "\n" not in str(raised.value)
+    del loader, raised
+    gc.collect()
+
+
+def test_a_full_dev_shm_at_the_start_of_the_workers_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where multiprocessing makes its semaphores: the error names no file."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("_multiprocessing.SemLock", full)
+    loader = make_loader(Failing(ValueError()), [[(0, 0)]], CPU, workers=1, prefetch=2)
+    with pytest.raises(ValueError, match="/dev/shm, is full"):
+        next(iter(loader))
 
 
 BROKEN = """

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+
+import cv2
 import pytest
 import torch
 
 from fpd.data.samples import SampleSet
 from fpd.pipeline.config.recipe import Recipe
 from fpd.pipeline.evaluation.inference import predict_with
-from fpd.pipeline.runtime.memory import LiveTensors, explain_out_of_memory, peak_bytes
+from fpd.pipeline.runtime.memory import (
+    LiveTensors,
+    explain_exhausted,
+    explain_out_of_memory,
+    peak_bytes,
+)
 
 CPU = torch.device("cpu")
 KB = 1000  # floats
@@ -55,6 +63,37 @@ def test_too_little_memory_is_explained_in_one_sentence() -> None:
         explain_out_of_memory("a map", "draw it smaller"),
     ):
         torch.empty(FAR_TOO_MUCH)
+
+
+@pytest.mark.parametrize(
+    ("error", "part"),
+    [
+        (MemoryError(), "too little memory: end other programs"),
+        (
+            MemoryError("Unable to allocate 1.5 GiB for an array with shape (1,)"),
+            "a piece of 1.5 GiB",
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "too little memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "too little memory"),
+        (cv2.error("Insufficient memory in function 'OutOfMemoryError'"), "too little memory"),
+        (RuntimeError("worker (pid 3) is killed by signal: Killed. "), "loader.workers=0"),
+        (RuntimeError("worker (pid 3) is killed by signal: Bus error. It is"), "--shm-size"),
+        (RuntimeError("unable to write to file </torch_12_34>: No space (28)"), "/dev/shm"),
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+        (RuntimeError("received 0 items of ancdata"), "ulimit -n"),
+    ],
+)
+def test_each_librarys_error_of_memory_has_a_remedy(error: Exception, part: str) -> None:
+    message = explain_exhausted(error)
+    assert message is not None and part in message
+    assert "same command" in message
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a bug"), OSError(errno.ENOSPC, "No space"), ValueError("")]
+)
+def test_other_errors_are_not_about_memory(error: Exception) -> None:
+    assert explain_exhausted(error) is None
 
 
 def test_so_is_too_little_gpu_memory() -> None:

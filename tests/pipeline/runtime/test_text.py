@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,8 @@ from fpd.pipeline.runtime.text import (
     parse_bytes,
     parse_ranges,
     pluralize,
+    printable,
+    shorten,
     show_ranges,
 )
 
@@ -92,5 +96,39 @@ def test_text_that_is_not_ranges_is_refused(text: str) -> None:
         parse_ranges(text, below=8)
 
 
+@given(st.text())
+def test_printable_text_is_on_one_line_and_acts_on_nothing(text: str) -> None:
+    shown = printable(text)
+    shown.encode("utf-8")
+    assert len(shown.splitlines()) <= 1
+    assert not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in shown)
+    assert printable(shown) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("left ankle", "left ankle"),
+        ("左 ankle é 👩‍🦰", "左 ankle é 👩‍🦰"),
+        ("\x1b[31m\x00\x7f\x9b", r"\x1b[31m\x00\x7f\x9b"),
+        ("a\nb\r\tc\u2028", r"a\nb\r\tc\u2028"),
+        ("\u202egpj.exe\u2066", r"\u202egpj.exe\u2066"),
+        ("\udcff\ud800", r"\udcff\ud800"),
+    ],
+)
+def test_controls_are_shown_as_escapes(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_lines_can_be_kept() -> None:
+    assert printable("a\x07\nb\r\n", lines=True) == "a\\x07\nb\\r\n"
+
+
+def test_labels_of_plots_are_short() -> None:
+    assert shorten("\x1b" * 9, 6) == r"\x1b\…"
+    assert shorten("right", 5) == "right"
+
+
 def test_columns_are_aligned() -> None:
+    assert align([["a\nb", "n\x1b"]]) == r"a\nb  n\x1b"
     assert align([["name", "n"], ["a", "100"]]) == "name    n\na     100"

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fpd.data.readers.synthetic.people import synthetic_samples
 from fpd.data.samples import SampleSet
 from fpd.pipeline.store import CachedHeatmaps, Layout, Shard, StoreWriter, compress, open_storage
+from fpd.pipeline.store.manifest import with_manifest
 from fpd.pipeline.store.schema import ARRAYS, SCHEMA_VERSION
 
 JOINTS, SIZE_PX, SHARD_SAMPLES, MAX_ERROR = 3, 12, 4, 0.02
@@ -120,8 +121,7 @@ class Small:
     def edit_manifest(self, path: Path, manifest: Any) -> None:
         """Replace the manifest of a store."""
         metadata = json.loads((path / "zarr.json").read_text())
-        metadata["attributes"]["fpd"] = manifest
-        (path / "zarr.json").write_text(json.dumps(metadata))
+        (path / "zarr.json").write_bytes(with_manifest(metadata, manifest))
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,21 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "no number of samples": lambda s: edit_receipt(s, lambda r: without(r, "samples")),
     "another number of samples": lambda s: edit_receipt(s, lambda r: r | {"samples": 4}),
     "no errors": lambda s: edit_receipt(s, lambda r: without(r, "encoding_error")),
+    "an infinite error": lambda s: edit_receipt(
+        s, lambda r: r | {"encoding_error": {"max_error": float("inf")}}
+    ),
+    "NaN for an error": lambda s: edit_receipt(
+        s, lambda r: r | {"encoding_error": {"max_error": float("nan")}}
+    ),
+    "a text for an error": lambda s: edit_receipt(s, lambda r: r | {"encoding_error": {"a": "b"}}),
+    "a canary outside the shard": lambda s: edit_receipt(
+        s, lambda r: r | {"canaries": [{"row": 9}]}
+    ),
+    "canaries that are a number": lambda s: edit_receipt(s, lambda r: r | {"canaries": 1}),
+    "10^12 samples": lambda s: edit_receipt(s, lambda r: r | {"samples": 10**12}),
+    "no digests": lambda s: edit_receipt(
+        s, lambda r: r | {"arrays": {n: {"bytes": a["bytes"]} for n, a in r["arrays"].items()}}
+    ),
     "a wrong seal": lambda s: edit_receipt(
         s, lambda r: r | {"encoding_error": {"max_error": 0.01}}, seal=False
     ),

@@ -123,3 +123,12 @@ def test_a_symbolic_link_in_the_lock_files_place_is_not_followed(
         storage.locked().__enter__()
     assert target.exists() == exists
     assert not exists or target.read_bytes() == b"precious"
+
+
+def test_a_file_of_others_in_the_lock_files_place_is_kept(
+    storage: LocalStorage, tmp_path: Path
+) -> None:
+    (tmp_path / ".store.zarr.lock").write_bytes(b"precious")
+    with pytest.raises(ValueError, match="found another file: move it away"):
+        storage.locked().__enter__()
+    assert (tmp_path / ".store.zarr.lock").read_bytes() == b"precious"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.store import (
     Layout,
     check_manifest,
+    coverage,
     layout_of,
     make_manifest,
     open_storage,
@@ -24,6 +27,8 @@ from fpd.pipeline.store import (
     stored_layout,
 )
 from fpd.pipeline.store.manifest import covered_mask
+from fpd.pipeline.store.storage import LocalStorage
+from fpd.pipeline.store.verify import damaged_metadata
 from fpd.pipeline.workdir import WorkDir
 
 
@@ -55,6 +60,20 @@ def test_stored_views_are_flipped_unless_the_student_flips_them(
     manifest = make_manifest(recipe, toy_samples, "0")
     assert manifest["flip_averaged"] is averaged
     assert manifest["augmentation"]["flip"] is not averaged
+
+
+def test_pairs_that_a_data_set_defines_are_in_the_manifest_where_maps_depend_on_them(
+    toy_recipe: Recipe, toy_samples: SampleSet
+) -> None:
+    tree = toy_recipe.model_dump(mode="json")
+    averaged, plain = (
+        apply_overrides(tree, (f"store.flip_averaged={value}",)) for value in ("true", "false")
+    )
+    own = replace(toy_samples, skeleton=replace(toy_samples.skeleton, name="fly"))
+    pairs = list(toy_samples.skeleton.flip_indices)
+    assert make_manifest(averaged, own, "0")["flip_indices"] == pairs
+    assert "flip_indices" not in make_manifest(plain, own, "0")
+    assert "flip_indices" not in make_manifest(averaged, toy_samples, "0")
 
 
 def test_covered_joints() -> None:
@@ -102,6 +121,86 @@ def test_the_layout_of_an_extended_store(small: Any) -> None:
 def test_a_damaged_manifest_has_no_layout(small: Any, key: str, value: object) -> None:
     with pytest.raises(ValueError, match="expected a manifest, found a damaged one"):
         layout_of(small.manifest() | {key: value}, 2)
+
+
+# Sizes that no store has
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"datasets": [{"samples": 10**12}]}, "at most 2,097,152 shards"),
+        ({"shard_samples": 10**9}, "at most 65,536 samples a shard"),
+        ({"geometry": {"heatmap_px": 10**6}}, "pixels of a view's heatmaps"),
+        ({"datasets": [{"samples": float("inf")}]}, "damaged one"),
+        ({"teacher": None}, "damaged one"),
+    ],
+)
+def test_sizes_that_no_store_has_are_refused_by_every_command(
+    small: Any, store: Path, changes: dict[str, Any], message: str
+) -> None:
+    small.edit_manifest(store, small.manifest() | changes)
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=rf"{message}.*cache-heatmaps -w w --overwrite"):
+        stored_layout(open_storage(store), "w")
+    with pytest.raises(ValueError, match=message):
+        read_heatmaps(store, 0, [0])
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(("axis", "refused"), [(0, True), (1, False)])
+def test_arrays_of_a_shape_that_no_store_has_are_not_counted_by_it(
+    small: Any, store: Path, axis: int, refused: bool
+) -> None:
+    for array in small.arrays:
+        path = store / array / "zarr.json"
+        metadata = json.loads(path.read_text())
+        metadata["shape"][axis] = 10**12
+        path.write_text(json.dumps(metadata))
+    if refused:
+        with pytest.raises(ValueError, match=r"at most 1,000,000 views.*verify-cache -w w --rep"):
+            stored_layout(open_storage(store), "w")
+        with pytest.raises(ValueError, match="at most 1,000,000 views"):
+            small.open(store)
+    else:
+        assert stored_layout(open_storage(store)).samples == 10
+    assert damaged_metadata(open_storage(store)).keys() == {f"{a}/zarr.json" for a in small.arrays}
+
+
+def test_views_without_a_receipt_cost_no_requests(
+    small: Any, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = []
+    sizes = LocalStorage.sizes
+    monkeypatch.setattr(
+        LocalStorage, "sizes", lambda self, name: listed.append(name) or sizes(self, name)
+    )
+    found = coverage(open_storage(store), replace(small.layout, views=200_000))
+    assert (len(found.receipts), len(found.missing)) == (6, 3 * 200_000 - 6)
+    assert len(listed) == 10
+
+
+# The checksum
+
+
+def test_a_changed_manifest_is_refused_with_the_command_that_restores_it(
+    small: Any, store: Path
+) -> None:
+    content = (store / "zarr.json").read_text()
+    for old, new in (('"samples": 10', '"samples": 11'), ('"shards": 6', '"shards": 5')):
+        assert old in content
+        (store / "zarr.json").write_text(content.replace(old, new))
+        with pytest.raises(ValueError, match=r"was changed.*`fpd verify-cache -w w --repair`"):
+            read_manifest(open_storage(store), "w")
+    (store / "zarr.json").write_text(json.dumps(json.loads(content)))  # only other spaces
+    read_manifest(open_storage(store))
+
+
+def test_a_manifest_without_shards_is_not_restored(small: Any, tmp_path: Path) -> None:
+    small.open(tmp_path / "heatmaps.zarr")
+    (tmp_path / "heatmaps.zarr/zarr.json").write_text("{")
+    with pytest.raises(ValueError, match="move it away, or name another location with --store"):
+        read_manifest(open_storage(tmp_path / "heatmaps.zarr"))
 
 
 # Comparison

@@ -53,7 +53,7 @@ def test_a_shard_that_differs_is_refused(small: Any, halves: tuple[Path, Path]) 
     shard = small.shard(0, range(4, 8), 1)
     np.negative(shard.parameters_SP, out=shard.parameters_SP)
     small.open(halves[1]).write(shard)
-    with pytest.raises(ValueError, match=r"differ in view 0, shard 1: .*`fpd verify-cache`"):
+    with pytest.raises(ValueError, match=r"differ in view 0, shard 1: .*`fpd verify-cache -w "):
         plan_copies([open_storage(half) for half in halves], None)
 
 

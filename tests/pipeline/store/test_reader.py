@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
@@ -14,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from numcodecs.checksum32 import CRC32C
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, GzipCodec
-from zstandard import ZstdCompressor
+from zstandard import ZstdCompressor, ZstdDecompressor
 
 import fpd.pipeline.store.reader as reader_module
 from fpd.data.samples import SampleSet
@@ -43,10 +45,10 @@ VIEWS = [(view, index) for view in range(2) for index in range(10)]
 
 @pytest.fixture
 def read(small: Any) -> Any:
-    """A reader of the small store at a path."""
+    """A reader of the small store at a path, which decodes whatever it finds."""
 
     def make(path: Path) -> StoreReader:
-        return StoreReader(open_storage(path), small.layout, "some/where")
+        return StoreReader(open_storage(path), small.layout, "some/where", check_digests=False)
 
     return make
 
@@ -341,6 +343,84 @@ def test_a_flipped_byte_in_the_index_is_refused(store: Path, read: Any, from_end
     (store / HEATMAPS).write_bytes(encoded)
     for index in (8, 9):
         assert_refused(read(store), 1, index)
+
+
+# Digests
+
+
+@pytest.fixture
+def checking(small: Any, store: Path) -> StoreReader:
+    """A reader as a student has it."""
+    return StoreReader(open_storage(store), small.layout, "some/where")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [(STEPS, "<f2"), (PEAKS, "<f2"), (PARAMETERS, "<f8"), (HEATMAPS, "")]
+)
+def test_a_file_that_was_written_again_at_the_same_size_is_refused(
+    store: Path, checking: StoreReader, name: str, dtype: str
+) -> None:
+    """With correct checksums inside, so that only the receipt tells it from what was written."""
+    encoded = (store / name).read_bytes()
+    if name == HEATMAPS:  # with the chunks of its two samples swapped
+        index = np.frombuffer(encoded[-4 - 16 * 4 : -4], "<u8").reshape(4, 2)[[1, 0, 2, 3]]
+        changed = encoded[: -4 - 16 * 4] + bytes(CRC32C(location="end").encode(index.tobytes()))
+    else:
+        values = np.ndarray((4, 3), dtype, buffer=bytearray(ZstdDecompressor().decompress(encoded)))
+        # Sums and multiples keep the size of values that zstd does not compress.
+        values[:2] = values[1::-1]
+        changed = ZstdCompressor(15, write_checksum=True).compress(values)
+        changed = changed.ljust(len(encoded), b"\0")[: len(encoded)]
+    assert len(changed) == len(encoded) and changed != encoded
+    (store / name).write_bytes(changed)
+    with pytest.raises(ValueError, match=r"was changed .*verify-cache -w some/where --deep --rep"):
+        checking.read(1, 8)
+    checking.read(1, 0)
+
+
+def test_swapped_files_are_refused(small: Any, store: Path, checking: StoreReader) -> None:
+    for name in ("parameters", "peaks"):
+        one, other = store / f"{name}/c/0/0/0", store / f"{name}/c/1/0/0"
+        one.rename(store / "kept")
+        other.rename(one)
+        (store / "kept").rename(other)
+    for view in range(2):
+        with pytest.raises(ValueError, match="peaks was changed after it was written"):
+            checking.read(view, 0)
+    small.check(checking.read(0, 4), 0, 4)
+
+
+def test_a_shard_without_a_receipt_is_refused(store: Path, checking: StoreReader) -> None:
+    (store / "heatmaps/receipts/1/2.json").unlink()
+    with pytest.raises(ValueError, match="its receipt is missing or damaged"):
+        checking.read(1, 8)
+
+
+def test_each_shard_is_compared_with_its_receipt_once(
+    store: Path, checking: StoreReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "OPEN_SHARDS", 1)
+    compared = []
+    monkeypatch.setattr(
+        StoreReader, "_check_digests", lambda self, view, shard, files: compared.append(shard)
+    )
+    for index in (0, 1, 4):
+        checking.read(0, index)
+    assert compared == [0, 1]
+    monkeypatch.undo()
+    fresh = pickle.loads(pickle.dumps(checking))
+    fresh.read(0, 0)
+    assert fresh._checked == {(0, 0)}
+
+
+def test_another_type_of_an_array_is_refused(store: Path, checking: StoreReader) -> None:
+    """uint8 instead of int8: zarr-python would read every negative coefficient as a large one."""
+    metadata = json.loads((store / "heatmaps/zarr.json").read_text())
+    (store / "heatmaps/zarr.json").write_text(json.dumps(metadata | {"data_type": "uint8"}))
+    with pytest.raises(ValueError, match="is not what fpd wrote"):
+        checking.read(0, 0)
+    with pytest.raises(ValueError, match="expected heatmaps as int8"):
+        read_heatmaps(store, 0, [0])
 
 
 # Other layouts, read through zarr-python

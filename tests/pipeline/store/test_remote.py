@@ -292,7 +292,8 @@ def test_a_store_of_another_layout_is_read_through_zarr(
     target = zarr.create_group(tmp_path / "other.zarr", attributes=dict(source.attrs))
     for name in ARRAYS:
         target.create_array(name, data=source[name][:], chunks=(2, *source[name].shape[1:]))
-    reader = StoreReader(upload(tmp_path / "other.zarr", url), small.layout)
+    storage = upload(tmp_path / "other.zarr", url)
+    reader = StoreReader(storage, small.layout, check_digests=False)
     for view, index in [(0, 0), (1, 9)]:
         small.check(reader.read(view, index), view, index)
 
@@ -331,7 +332,7 @@ def test_coverage_lists_each_folder_once_and_reads_each_receipt_once(
 ) -> None:
     requests.clear()
     assert not coverage(remote, small.layout).missing
-    assert requests == {"ListObjectsV2": 2 * (len(ARRAYS) + 1), "GetObject": 6}
+    assert requests == {"ListObjectsV2": 2 * (len(ARRAYS) + 1) + 1, "GetObject": 6}
 
 
 def test_a_reader_gets_each_object_of_a_shard_once(
@@ -342,7 +343,7 @@ def test_a_reader_gets_each_object_of_a_shard_once(
     requests.clear()
     for index in range(4, 8):
         reader.read(view=0, index=index)
-    assert requests == {"GetObject": len(ARRAYS)}
+    assert requests == {"GetObject": len(ARRAYS) + 1}  # and its receipt
 
 
 # Refusals, in one line each

@@ -85,11 +85,38 @@ def test_damaged_metadata_is_named_with_its_correct_content(
     assert damaged_metadata(open_storage(store)) == {name: expected}
 
 
-def test_metadata_without_any_shape_is_refused(small: Any, store: Path) -> None:
+def test_metadata_without_any_shape_is_made_from_the_receipts(small: Any, store: Path) -> None:
+    expected = {}
     for array in small.arrays:
+        expected[f"{array}/zarr.json"] = (store / array / "zarr.json").read_bytes()
         (store / array / "zarr.json").unlink()
-    with pytest.raises(ValueError, match="has damaged metadata"):
-        damaged_metadata(open_storage(store))
+    assert damaged_metadata(open_storage(store)) == expected
+
+
+def test_sizes_that_no_store_has_are_damage(small: Any, store: Path) -> None:
+    for array in small.arrays[:2]:
+        path = store / array / "zarr.json"
+        metadata = json.loads(path.read_text())
+        metadata["shape"][0] = 10**12
+        path.write_text(json.dumps(metadata))
+    assert damaged_metadata(open_storage(store)).keys() == {"heatmaps/zarr.json", "steps/zarr.json"}
+
+
+def test_entries_that_readers_must_understand_are_damage(small: Any, store: Path) -> None:
+    path = store / "steps/zarr.json"
+    metadata = json.loads(path.read_text())
+    path.write_text(json.dumps(metadata | {"note": {"must_understand": False}}))
+    assert damaged_metadata(open_storage(store)) == {}
+    path.write_text(json.dumps(metadata | {"note": 1}))
+    assert damaged_metadata(open_storage(store)).keys() == {"steps/zarr.json"}
+
+
+def test_the_groups_metadata_is_checked_without_its_attributes(small: Any, store: Path) -> None:
+    path = store / "zarr.json"
+    before = path.read_bytes()
+    metadata = json.loads(before)
+    path.write_text(json.dumps(metadata | {"node_type": "array"}))
+    assert damaged_metadata(open_storage(store)) == {"zarr.json": before}
 
 
 def test_views_are_spread_over_shards_and_rows() -> None:

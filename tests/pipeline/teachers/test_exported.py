@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import struct
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +138,56 @@ def test_a_program_that_could_run_code_is_refused(
         load(rewritten(saved, tmp_path, change))
 
 
+def two_directories(seen_by_torch: bytes, seen_by_python: bytes) -> bytes:
+    """A zip file whose end record gives PyTorch's reader one member list and `zipfile` another.
+
+    PyTorch takes the offset of the central directory as it is written. `zipfile` takes the
+    directory that ends where the end record starts, and shifts all offsets by the difference.
+    """
+
+    def split(archive: bytes) -> tuple[bytes, bytes, bytes]:
+        end = archive.rindex(b"PK\5\6")
+        size, offset = struct.unpack_from("<II", archive, end + 12)
+        return archive[:offset], archive[offset : offset + size], archive[end:]
+
+    members, directory, end = split(seen_by_torch)
+    other_members, other_directory, _ = split(seen_by_python)
+    assert len(directory) == len(other_directory)
+    assert len(members) >= len(other_members)
+    shifted, position = bytearray(other_directory), 0
+    while position < len(shifted):
+        name, extra, comment = struct.unpack_from("<HHH", shifted, position + 28)
+        (offset,) = struct.unpack_from("<I", shifted, position + 42)
+        offset += len(members) - len(other_members)
+        struct.pack_into("<I", shifted, position + 42, offset)
+        position += 46 + name + extra + comment
+    return members + directory + other_members + bytes(shifted) + end
+
+
+def test_a_zip_with_two_central_directories_does_not_run_its_code(
+    saved: Path, tmp_path: Path
+) -> None:
+    touched = tmp_path / "touched"
+    evil = f"__import__('pathlib').Path({str(touched)!r}).touch()" + " " * 100
+    change = edited("models/model.json", lambda p: first_size(p).update(expr_str=evil))
+    harmful = rewritten(saved, tmp_path, change).read_bytes()
+    harmless = rewritten(saved, tmp_path, lambda files: None).read_bytes()
+    path = tmp_path / "model.pt2"
+    path.write_bytes(two_directories(harmful, harmless))
+    teacher = load(path)  # the members that were checked
+    assert teacher(torch.rand(3, 3, *SPEC.input)).shape == (3, 2, 16, 12)
+    assert teacher.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert not touched.exists()
+    with suppress(Exception):
+        torch.export.load(path)
+    assert touched.exists()  # the file is what the test says it is
+    touched.unlink()
+    path.write_bytes(two_directories(harmful, harmful))
+    with pytest.raises(ValueError, match="not simple formulas"):
+        load(path)
+    assert not touched.exists()
+
+
 def test_guards_in_a_file_are_not_run(saved: Path, tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     guard = EVIL.format(touched)
@@ -148,5 +201,5 @@ def test_an_archive_above_the_size_limit_is_refused(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fpd.pipeline.teachers.exported.MAX_FILE_BYTES", 1000)
-    with pytest.raises(ValueError, match="more than 1000 bytes"):
+    with pytest.raises(ValueError, match="at most 1000 bytes"):
         load(saved)

@@ -33,7 +33,7 @@ def test_a_factory_in_the_working_directory(
     (tmp_path / "teachers_of_mine.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     assert quick_digest(parse("teachers_of_mine:zeros")) is None  # no code is run for it
-    teacher = load(parse("teachers_of_mine:zeros"))
+    teacher = load(parse("teachers_of_mine:zeros"), allow_code=True)
     assert isinstance(teacher.spec, TeacherSpec)
     assert teacher.digest == "zeros, version 1"
     with pytest.raises(ValueError, match=r"`spec`, a TeacherSpec.* type int"):

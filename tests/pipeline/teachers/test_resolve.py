@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from fpd.data.skeletons import LSP
-from fpd.pipeline.config.recipe import Recipe
+from fpd.data.skeletons import LSP, Skeleton
+from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.runtime.files import sha256
 from fpd.pipeline.teachers import (
     TeacherSpec,
@@ -58,7 +59,7 @@ def external(
 
 def test_the_work_directorys_own_teacher(toy_work: Path, toy_recipe: Recipe) -> None:
     own = WorkDir(toy_work).teacher
-    source = find_teacher(own, toy_recipe, LSP)
+    source = find_teacher(own, toy_recipe, LSP, allow_code=False)
     assert source is not None
     assert source.entry["sha256"] == sha256(own.weights)
     assert source.entry["model"] == toy_recipe.teacher.model.model_dump()
@@ -67,29 +68,55 @@ def test_the_work_directorys_own_teacher(toy_work: Path, toy_recipe: Recipe) -> 
         assert source.predictor(CPU)(crops).shape == (2, 14, 16, 16)
     assert expected_entry(own, toy_recipe, {}) == sha256(own.weights)
     assert not external_teachers_exist(toy_recipe)
-    check_teacher(WorkDir(toy_work), toy_recipe)
+    check_teacher(WorkDir(toy_work), toy_recipe, allow_code=False)
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_the_own_teachers_joints_are_matched_by_name(
+    toy_work: Path, toy_recipe: Recipe, averaged: bool
+) -> None:
+    """The training file may have been written again with its joints in another order."""
+    override = f"store.flip_averaged={str(averaged).lower()}"
+    recipe = apply_overrides(toy_recipe.model_dump(mode="json"), (override,))
+    own, order = WorkDir(toy_work).teacher, [13, *range(13)]
+    crops = torch.randint(0, 255, (2, 64, 64, 3), dtype=torch.uint8)
+
+    def heatmaps(skeleton: Skeleton) -> torch.Tensor:
+        source = load_teacher(own, recipe, skeleton, allow_code=False)
+        with torch.inference_mode():
+            return source.predictor(CPU)(crops)
+
+    torch.testing.assert_close(
+        heatmaps(LSP.reordered(order)), heatmaps(LSP)[:, order], rtol=0, atol=0
+    )
+    with pytest.raises(ValueError, match=r"teacher alone has head top; .* alone has tail$"):
+        heatmaps(replace(LSP, joints=(*LSP.joints[:13], "tail")))
+    with pytest.raises(ValueError, match="other counterparts of right ankle"):
+        heatmaps(replace(LSP, flip_indices=tuple(range(14))))
 
 
 def test_external_teachers(toy_work: Path, external: Recipe) -> None:
     own = WorkDir(toy_work).teacher
-    source = load_teacher(own, external, LSP)
+    source = load_teacher(own, external, LSP, allow_code=True)
     kinds = [(part["kind"], part["sha256"]) for part in source.entry["teachers"]]
     assert kinds == [("python", "zeros, version 1"), ("folder", sha256(own.weights))]
     assert source.entry["covered_joints"] == list(LSP.joints)
     crops = torch.full((2, 64, 64, 3), 128, dtype=torch.uint8)
     with torch.inference_mode():
         both = source.predictor(CPU)(crops)
-        alone = load_teacher(own, naming(external, external.store.teachers[1]), LSP).predictor(CPU)
+        model = naming(external, external.store.teachers[1])
+        alone = load_teacher(own, model, LSP, allow_code=False).predictor(CPU)
         torch.testing.assert_close(both[:, 12], alone(crops)[:, 12] / 2)  # the neck, with zeros
         torch.testing.assert_close(both[:, :12], alone(crops)[:, :12])
 
 
 def test_the_cost_of_external_teachers(toy_work: Path, external: Recipe) -> None:
     model = naming(external, external.store.teachers[1])
-    teachers = load_external_teachers(model, LSP, averaged=False)
+    teachers = load_external_teachers(model, LSP, averaged=False, allow_code=False)
     network = teachers.teachers[0].network  # type: ignore[attr-defined]
     assert teachers.parameters == sum(weight.numel() for weight in network.parameters())
-    assert load_external_teachers(external, LSP, averaged=False).parameters is None
+    both = load_external_teachers(external, LSP, averaged=False, allow_code=True)
+    assert both.parameters is None
     with torch.inference_mode():
         outputs: Any = teachers.one_pass(CPU)()
     assert [output.shape for output in outputs] == [(1, 14, 16, 16)]
@@ -113,7 +140,7 @@ def test_without_its_teacher_a_stores_own_entry_is_expected(
     tmp_path: Path, toy_recipe: Recipe
 ) -> None:
     own = WorkDir(tmp_path).teacher
-    assert find_teacher(own, toy_recipe, LSP) is None
+    assert find_teacher(own, toy_recipe, LSP, allow_code=False) is None
     assert expected_entry(own, toy_recipe, {"teacher": {"sha256": "x"}}) == "x"
     copied = {"teacher": {"sha256": "x", "teachers": [{"kind": "python"}]}}
     assert expected_entry(own, toy_recipe, copied) == copied["teacher"]
@@ -123,11 +150,11 @@ def test_without_its_teacher_a_stores_own_entry_is_expected(
 def test_a_missing_teacher_is_refused(tmp_path: Path, toy_recipe: Recipe) -> None:
     work = WorkDir(tmp_path)
     with pytest.raises(ValueError, match="fpd run teacher"):
-        check_teacher(work, toy_recipe)
+        check_teacher(work, toy_recipe, allow_code=False)
     named = naming(toy_recipe, "model.pt2")
-    assert find_teacher(work.teacher, named, LSP) is None
+    assert find_teacher(work.teacher, named, LSP, allow_code=False) is None
     with pytest.raises(ValueError, match=r"--teacher model\.pt2: .*found none"):
-        check_teacher(work, named)
+        check_teacher(work, named, allow_code=False)
 
 
 def test_differences_from_the_labels_are_warned_of(toy_recipe: Recipe) -> None:

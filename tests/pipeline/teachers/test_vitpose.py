@@ -62,6 +62,34 @@ def test_heatmaps_are_those_of_transformers(saved: Path) -> None:
         torch.testing.assert_close(teacher(crops), reference(crops).heatmaps)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"attn_implementation": "somebody/kernels"},
+        {"_attn_implementation": "somebody/kernels"},
+        {"auto_map": {"AutoModel": "evil.Network"}},
+    ],
+)
+def test_settings_that_name_code_have_no_effect(folder: Path, settings: dict[str, Any]) -> None:
+    crops = torch.rand(1, 3, 64, 48)
+    expected = load(folder)(crops)
+    config = json.loads((folder / "config.json").read_text())
+    config["backbone_config"] |= settings
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    (folder / "evil.py").write_text("raise SystemExit('code ran')")
+    # An adapter that transformers would look for in the folder.
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "somebody/else"}')
+    torch.testing.assert_close(load(folder)(crops), expected)
+
+
+def test_quantized_weights_are_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "awq"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"config\.json: expected weights in floating point"):
+        load(folder)
+
+
 def test_the_classic_head_and_cocos_expert(tmp_path: Path) -> None:
     theirs = network(use_simple_decoder=False, num_experts=3, part_features=4)
     theirs.save_pretrained(tmp_path)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import io
 import json
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,12 @@ from torch import nn
 from fpd.pipeline.config.sections import Training
 from fpd.pipeline.models.checkpoint import ModelDir
 from fpd.pipeline.models.hourglass import HourglassSettings
-from fpd.pipeline.training.checkpoint import Progress, TrainingState, check_identity
+from fpd.pipeline.training.checkpoint import (
+    CHECKSUM_MARK,
+    Progress,
+    TrainingState,
+    check_identity,
+)
 from fpd.pipeline.training.optimizers import make_lr_scheduler, make_optimizer
 
 IDENTITY = {
@@ -74,6 +82,7 @@ def test_a_restored_run_continues_as_if_never_interrupted(out: ModelDir, optimiz
     undisturbed.progress.history.append({"epoch": 1, "loss": 0.1 + 0.2})
     undisturbed.progress.best_pck, undisturbed.progress.best_epoch = 1 / 3, 1
     undisturbed.save(out, IDENTITY)
+    out.weights.touch()  # as saved after the best epoch
     resumed = new_state(seed=9, optimizer=optimizer)
     assert resumed.restore(out, copy.deepcopy(IDENTITY))
     assert resumed.progress == undisturbed.progress
@@ -164,12 +173,57 @@ def test_the_same_run_is_not_refused(out: ModelDir) -> None:
 # Damage
 
 
+def save_sealed(out: ModelDir, value: Any) -> None:
+    """Write a value as `state.pt`, with a checksum that matches: damage of another kind."""
+    content = io.BytesIO()
+    torch.save(value, content)
+    checksum = hashlib.sha256(content.getvalue()).hexdigest()
+    out.state.write_bytes(content.getvalue() + CHECKSUM_MARK + checksum.encode())
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9, 0.999])
+def test_a_flipped_bit_in_a_state_is_found_before_it_is_parsed(
+    out: ModelDir, monkeypatch: pytest.MonkeyPatch, place: float
+) -> None:
+    new_state().save(out, IDENTITY)
+    content = bytearray(out.state.read_bytes())
+    content[int(place * len(content))] ^= 1
+    out.state.write_bytes(content)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("parsed"))
+    with pytest.raises(ValueError, match=r"state\.pt is damaged \(checksum\): restore it, or rem"):
+        new_state().restore(out, IDENTITY)
+
+
+def test_a_state_that_inflates_is_refused(out: ModelDir) -> None:
+    new_state().save(out, IDENTITY)
+    content = out.state.read_bytes().partition(CHECKSUM_MARK)[0]
+    packed = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as old,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name) + bytes(1 << 20))
+    checksum = hashlib.sha256(packed.getvalue()).hexdigest()
+    out.state.write_bytes(packed.getvalue() + CHECKSUM_MARK + checksum.encode())
+    with pytest.raises(ValueError, match=r"state\.pt is damaged \(ValueError\)"):
+        new_state().restore(out, IDENTITY)
+
+
+def test_missing_weights_of_a_best_epoch_are_named(out: ModelDir) -> None:
+    state = new_state()
+    state.progress.best_epoch = 1
+    state.save(out, IDENTITY)
+    with pytest.raises(ValueError, match=r"weights\.safetensors of epoch 1 is missing: restore it"):
+        new_state().restore(out, IDENTITY)
+
+
 @pytest.mark.parametrize("damage", ["empty", "truncated", "noise", "list"])
 def test_a_damaged_state_is_named(out: ModelDir, damage: str) -> None:
     new_state().save(out, IDENTITY)
     whole = out.state.read_bytes()
     if damage == "list":
-        torch.save([1, 2], out.state)
+        save_sealed(out, [1, 2])
     else:
         out.state.write_bytes(
             {
@@ -178,7 +232,7 @@ def test_a_damaged_state_is_named(out: ModelDir, damage: str) -> None:
                 "noise": bytes(range(256)) * 9,
             }[damage]
         )
-    with pytest.raises(ValueError, match=r"state\.pt is damaged \(\w+\): remove .*student"):
+    with pytest.raises(ValueError, match=r"state\.pt is damaged \(\w+\): .*remove .*student"):
         new_state().restore(out, IDENTITY)
 
 
@@ -187,7 +241,7 @@ def test_a_state_that_lacks_a_part_is_named(out: ModelDir, part: str) -> None:
     new_state().save(out, IDENTITY)
     state = torch.load(out.state, weights_only=True)
     del state[part]
-    torch.save(state, out.state)
+    save_sealed(out, state)
     with pytest.raises(ValueError, match=r"state\.pt is damaged"):
         new_state().restore(out, IDENTITY)
 
@@ -206,11 +260,13 @@ class Bomb:
 def test_code_in_a_checkpoint_is_not_run(out: ModelDir, tmp_path: Path, form: str) -> None:
     target = tmp_path / "harm"
     if form == "torch":
-        torch.save(Bomb(target), out.state)
+        save_sealed(out, Bomb(target))
     elif form == "plain":
-        out.state.write_bytes(pickle.dumps(Bomb(target)))
+        content = pickle.dumps(Bomb(target))
+        checksum = hashlib.sha256(content).hexdigest().encode()
+        out.state.write_bytes(content + CHECKSUM_MARK + checksum)
     else:
-        torch.save({"identity": json.dumps(IDENTITY), "network": Bomb(target)}, out.state)
+        save_sealed(out, {"identity": json.dumps(IDENTITY), "network": Bomb(target)})
     with pytest.raises(ValueError, match=r"state\.pt is damaged"):
         new_state().restore(out, IDENTITY)
     assert not target.exists()

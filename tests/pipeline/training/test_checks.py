@@ -9,13 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fpd.data.samples import SampleSet
+from fpd.data.samples import SampleSet, Tally
 from fpd.pipeline.config.recipe import Recipe
 from fpd.pipeline.config.sections import Student, Training
 from fpd.pipeline.models.checkpoint import ModelDir
 from fpd.pipeline.models.hourglass import HourglassSettings
 from fpd.pipeline.runtime.distributed import ProcessGroup
-from fpd.pipeline.training.checks import check_batch_size, check_labels, check_validation
+from fpd.pipeline.training.checks import (
+    check_batch_size,
+    check_labels,
+    check_validation,
+    describe_data,
+)
 from fpd.pipeline.training.sampler import EpochSampler
 
 OUT = ModelDir(Path("work/student"))
@@ -24,6 +29,28 @@ OUT = ModelDir(Path("work/student"))
 @pytest.fixture(scope="module")
 def unlabeled(toy_samples: SampleSet) -> SampleSet:
     return replace(toy_samples, joints_NK2=np.full_like(toy_samples.joints_NK2, np.nan))
+
+
+def test_people_and_pairs_are_told_before_the_first_training(
+    toy_samples: SampleSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tally = Tally("a.json", 20, (("without a box", 2), ("marked as a crowd", 0)), ("odd\x1b",))
+    samples = replace(toy_samples, tallies=(tally,))
+    out = ModelDir(tmp_path / "teacher")
+    with caplog.at_level(logging.INFO, "fpd"):
+        describe_data(samples, samples.take([0, 1]), out)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0] == "teacher: 20 people in a.json, 18 kept; left out: 2 without a box"
+    assert messages[1] == "teacher: odd\\x1b"
+    assert messages[2] == "teacher: 18 samples to train on, 2 held out to select weights"
+    assert messages[3].startswith("teacher: a flip exchanges left hip/right hip, ")
+    assert messages[3].endswith("it keeps neck, head top")
+    caplog.clear()
+    out.path.mkdir()
+    out.state.touch()
+    with caplog.at_level(logging.INFO, "fpd"):  # resumed
+        describe_data(samples, samples.take([0, 1]), out)
+    assert len(caplog.records) == 3
 
 
 def test_samples_without_labels_need_a_teacher(unlabeled: SampleSet) -> None:

@@ -62,6 +62,7 @@ class StoreWithParameters:
 
     def __init__(self, parameters: np.ndarray) -> None:
         self.storage = open_storage("x/heatmaps.zarr")
+        self.work = "some/where"
         self.parameters = parameters
 
     def read(self, view: int, index: int) -> CachedHeatmaps:
@@ -82,7 +83,7 @@ def test_a_view_cached_with_other_parameters_is_refused(
     with pytest.raises(
         ValueError,
         match=rf"heatmaps\.zarr: view 1 of {toy_samples.ids[3]} was cached with parameters .*"
-        "`fpd cache-heatmaps --overwrite`",
+        "`fpd verify-cache -w some/where --deep --repair`",
     ):
         DistillationViews(views, StoreWithParameters(wrong))[3, 1]
 

@@ -29,7 +29,7 @@ from fpd.data.skeletons import LSP
 from fpd.pipeline.config.recipe import Recipe, apply_overrides, fresh_views
 from fpd.pipeline.evaluation.pck import Pck, pck
 from fpd.pipeline.models.checkpoint import ModelDir, load_model
-from fpd.pipeline.runtime.files import write_json
+from fpd.pipeline.runtime.files import write_sealed_json
 from fpd.pipeline.runtime.interrupt import Interrupted
 from fpd.pipeline.training import loop
 from fpd.pipeline.training.loop import Diverged
@@ -388,7 +388,7 @@ def test_a_signal_at_the_end_of_the_last_epoch_stops_the_run(
 def start_teacher(work: WorkDir, recipe: Recipe) -> subprocess.Popen[str]:
     """`fpd run teacher` in a process group of its own, with the first epoch done."""
     work.create()
-    write_json(work.root / "recipe.json", recipe.model_dump(mode="json"))
+    write_sealed_json(work.root / "recipe.json", recipe.model_dump(mode="json"))
     process = subprocess.Popen(
         [sys.executable, "-m", "fpd", "run", "teacher", "-w", work.root, "--device", "cpu"],
         cwd=work.root,
@@ -494,7 +494,7 @@ student.run(work, work.recipe(None, ()), torch.device("cpu"))
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_memory_does_not_grow_from_epoch_to_epoch(work: WorkDir, toy_recipe: Recipe) -> None:
     recipe = changed(toy_recipe, "student.epochs=30", "student.ema_decay=0.9", "loader.workers=0")
-    write_json(work.root / "recipe.json", recipe.model_dump(mode="json"))
+    write_sealed_json(work.root / "recipe.json", recipe.model_dump(mode="json"))
     command = [sys.executable, "-c", MEASURE, str(work.root)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     sizes = [float(line) for line in output.split()]

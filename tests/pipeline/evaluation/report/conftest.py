@@ -126,9 +126,12 @@ def build() -> Callable[..., str]:
         rename_id: Callable[[str], str] = str,
         change: Callable[[dict[str, Any]], None] = lambda report: None,
         labeled: bool = True,
+        joints: tuple[str, ...] = (),
     ) -> str:
         samples = make_samples(count)
         samples = replace(samples, ids=tuple(map(rename_id, samples.ids)))
+        names = (*joints, *samples.skeleton.joints[len(joints) :])
+        samples = replace(samples, skeleton=replace(samples.skeleton, joints=names))
         predicted = make_predicted(samples, noise)
         report = make_report(samples, predicted)
         change(report)

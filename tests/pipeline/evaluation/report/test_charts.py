@@ -1,4 +1,4 @@
-"""Charts: positions of the data, colors from the page, no text from users."""
+"""Charts: positions of the data, colors from the page, names as they are."""
 
 from __future__ import annotations
 
@@ -99,6 +99,13 @@ def test_bars_show_joints_that_count(drawn: dict[str, str]) -> None:
     assert "pelvis" not in texts(drawn["bars"])
 
 
+def test_names_of_joints_are_no_formulas_and_no_markup() -> None:
+    names = [r"$\frac{$", "$x$", "<b>&", "\x1b[2J\x00"]
+    rows = {"teacher": row(0.8) | {"per_joint": dict.fromkeys(names, 0.5)}}
+    shown = texts(charts.joint_bars(rows))
+    assert {r"$\frac{$", "$x$", "<b>&", r"\x1b[2J\x00"} <= set(shown)
+
+
 def test_tick_labels_are_not_rounded(drawn: dict[str, str]) -> None:
     assert "0.00025" in texts(drawn["rate"])
 
@@ -144,7 +151,7 @@ def test_styles_of_many_models_are_distinct() -> None:
 
 def test_curves_are_written_as_a_picture(tmp_path: Path) -> None:
     path = tmp_path / "pck_curve.png"
-    charts.draw_curves({"models": ROWS}, path)
+    charts.draw_curves({"models": {r"_$\frac{$" + "\x1b": ROWS["teacher"], "<b>": row(0.4)}}, path)
     image = cv2.imread(str(path))
     assert image.shape == (600, 900, 3)
     # Matplotlib's first two line colors, for the two models (BGR).

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from fpd.data.samples import SampleSet
 from fpd.pipeline.evaluation.inference import PredictedJoints
 from fpd.pipeline.evaluation.predictions import read_predictions
 from fpd.pipeline.evaluation.report.files import read_history, write_predictions
+from fpd.pipeline.models.checkpoint import ModelDir
+from fpd.pipeline.runtime.files import sha256, write_sealed_json
 
 
 def test_predictions_read_back_equal(
@@ -26,7 +29,7 @@ def test_predictions_read_back_equal(
     changed = {**predicted, "student": replace(predicted["student"], joints_NK2=joints)}
     paths = {name: tmp_path / f"{name}.json" for name in predicted}
     write_predictions(paths, report, samples, changed)
-    file = read_predictions(tmp_path / "student.json", {len(samples)}, 14)
+    file = read_predictions(tmp_path / "student.json", {len(samples)}, samples.skeleton.joints)
     joints[1, 3, 0] = np.nan
     np.testing.assert_array_equal(file.joints_NK2, joints)
     content = json.loads((tmp_path / "student.json").read_text())
@@ -35,9 +38,18 @@ def test_predictions_read_back_equal(
     np.testing.assert_array_equal(content["peaks"], predicted["student"].peaks_NK)
 
 
-def test_damaged_lines_of_a_history_are_skipped(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"epoch": 1}\n{"epoch": \n[3]\n\xff\n{"epoch": 2, "loss": 1.5}\n')
-    assert read_history(path) == [{"epoch": 1}, {"epoch": 2, "loss": 1.5}]
-    assert read_history(tmp_path / "absent") == []
-    assert read_history(tmp_path) == []
+def test_a_history_is_the_one_that_the_record_describes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = ModelDir(tmp_path)
+    model.metrics.write_bytes(b'{"epoch": 1}\n{"epoch": 2, "loss": 1.5}\n')
+    result = {"weights_sha256": "", "metrics_sha256": sha256(model.metrics)}
+    write_sealed_json(model.record_path, {"result": result})
+    assert read_history(model) == [{"epoch": 1}, {"epoch": 2, "loss": 1.5}]
+    assert not caplog.text
+    model.metrics.write_bytes(b'{"epoch": 1}\n{"epoch": 2, "loss": 1.4}\n')
+    assert read_history(model) == []
+    assert "metrics.jsonl is not the file that record.json describes" in caplog.text
+    model.metrics.unlink()
+    assert read_history(model) == []
+    assert "metrics.jsonl cannot be read as a history (No such file" in caplog.text

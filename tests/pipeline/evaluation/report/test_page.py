@@ -103,6 +103,15 @@ def test_names_and_settings_of_users_are_inert(build: Build) -> None:
     assert html.escape(EVIL) in page.replace("&#39;", "&#x27;").replace("&#34;", "&quot;")
 
 
+def test_names_of_joints_are_inert(build: Build) -> None:
+    joints = (EVIL, r"$\frac{$", "\x1b[2J", "\ud800")
+    page = build(4, joints=joints)
+    outline = Outline(page)
+    assert outline.open == []
+    assert outline.count("script") == outline.count("style") == 1 and outline.count("img") == 0
+    assert r"$\frac{$" in page
+
+
 def test_the_same_evaluation_gives_the_same_bytes(build: Build, page: str) -> None:
     assert build() == page
 

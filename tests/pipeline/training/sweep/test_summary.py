@@ -71,12 +71,23 @@ def test_the_markdown_table_has_a_row_for_each_point() -> None:
     assert len({line.count("|") for line in lines}) == 1
 
 
+def test_names_are_neither_markup_nor_html_nor_new_lines() -> None:
+    point = "<img src=x> `a` *b*\n\x1b[2J"
+    (*_, row) = markdown({"points": summarize([run(point, 0, 0.4)])}).splitlines()
+    # The escape's own backslash is a character of the text, too, so Markdown needs two.
+    assert row.startswith(r"| \<img src=x\> \`a\` \*b\*\\n\\x1b\[2J | 1 | 40.0 |")
+
+
 def test_the_best_point_has_the_highest_mean() -> None:
     assert best(SWEEP) == "alpha=0.5"
     assert best({"points": summarize(RUNS[-1:])}) is None
 
 
-ODD_NAMES = {"points": summarize([run("costs $5 or $", 0, 0.4), run(r"$\frac$", 0, 0.4)])}
+ODD_NAMES = {
+    "points": summarize(
+        [run("costs $5 or $", 0, 0.4), run(r"$\frac$", 0, 0.4), run("\x1b[2J\ud800", 0, 0.4)]
+    )
+}
 
 
 @pytest.mark.parametrize("sweep", [SWEEP, {"points": summarize(RUNS[-1:])}, ODD_NAMES])

@@ -1,0 +1,256 @@
+"""Every file of a store, damaged in every way: found or harmless, mended, and never a traceback.
+
+Each case damages one file of a finished toy store; runs the student, `fpd evaluate`, `fpd
+verify-cache` and `fpd verify-cache --deep`; and then each command that their messages name. The
+fast suite has some cases of each kind. All of them take ten minutes:
+
+    pytest tests/stages/test_store_damage.py -m "slow or not slow"
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from numcodecs.checksum32 import CRC32C
+from zstandard import ZstdCompressor, ZstdDecompressor
+
+from fpd.cli import main
+from fpd.pipeline.config.recipe import Recipe
+from fpd.pipeline.store.schema import ARRAYS, receipt_name, shard_name
+from fpd.pipeline.workdir import WorkDir
+from fpd.stages import evaluate, student
+
+CPU = torch.device("cpu")
+VIEWS, SHARDS, SHARD_SAMPLES = 2, 3, 8  # of the toy store
+
+METADATA = ("zarr.json", *(f"{name}/zarr.json" for name in (*ARRAYS, "basis")))
+BASIS = "basis/c/0/0/0"
+
+
+def shard_files(view: int, shard: int) -> list[str]:
+    return [*(shard_name(name, view, shard) for name in ARRAYS), receipt_name(view, shard)]
+
+
+FILES = [*METADATA, BASIS]
+FILES += [name for v in range(VIEWS) for s in range(SHARDS) for name in shard_files(v, s)]
+
+
+# Damages
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def swap(path: Path) -> None:
+    """Swap a file with the same one of the other view, or with the next file of metadata."""
+    store = next(parent for parent in path.parents if parent.suffix == ".zarr")
+    name = path.relative_to(store).as_posix()
+    if name in METADATA:
+        other = METADATA[METADATA.index(name) - 1]
+    elif name == BASIS:
+        other = "basis/zarr.json"
+    else:
+        other = re.sub(r"/(c|receipts)/(\d)/", lambda m: f"/{m[1]}/{1 - int(m[2])}/", name)
+    contents = [(store / n).read_bytes() for n in (name, other)]
+    (store / name).write_bytes(contents[1])
+    (store / other).write_bytes(contents[0])
+
+
+def alter(path: Path) -> None:
+    """Other valid content of the same size, with correct checksums inside."""
+    before = path.read_bytes()
+    if path.suffix == ".json":
+        after = altered_json(before)
+    elif "/heatmaps/" in path.as_posix():
+        after = altered_shard(before)
+    else:
+        after = altered_array(before, path)
+    assert len(after) == len(before) and after != before
+    path.write_bytes(after)
+
+
+def altered_json(content: bytes) -> bytes:
+    for old, new in {b'"seed": 0': b'"seed": 1', b'"fill_value": 0': b'"fill_value": 1'}.items():
+        if old in content:
+            return content.replace(old, new)
+    return content.replace(b'"row": 0', b'"row": 1')  # a receipt
+
+
+def altered_shard(content: bytes) -> bytes:
+    """The shard with the chunks of its first two samples swapped."""
+    index_bytes = 16 * SHARD_SAMPLES
+    index = np.frombuffer(content[-4 - index_bytes : -4], "<u8").reshape(-1, 2).copy()
+    index[:2] = index[1::-1]
+    return content[: -4 - index_bytes] + bytes(CRC32C(location="end").encode(index.tobytes()))
+
+
+def altered_array(content: bytes, path: Path) -> bytes:
+    """The array with some values replaced by others, such that zstd gives as many bytes."""
+    array = path.parts[[part.endswith(".zarr") for part in path.parts].index(True) + 1]
+    dtype = {"basis": "<f4", "parameters": "<f8"}.get(array, "<f2")
+    values = np.frombuffer(ZstdDecompressor().decompress(content), dtype)
+    rng = np.random.default_rng(0)
+    used = len(values) if array == "basis" else len(values) // SHARD_SAMPLES * 2
+    for trial in range(500):
+        changed = values.copy()
+        first, second = rng.integers(0, used, 2)
+        changed[[first, second]] = values[[second, first]]
+        changed *= 2 if trial % 2 else 1
+        encoded = ZstdCompressor(level=15, write_checksum=True).compress(changed.tobytes())
+        if len(encoded) == len(content) and (changed != values).any():
+            return encoded
+    raise AssertionError(f"found no other content of {len(content)} bytes for {path}")
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "flipped": flip,
+    "truncated": truncate,
+    "emptied": empty,
+    "removed": Path.unlink,
+    "folder": replace_by_folder,
+    "swapped": swap,
+    "altered": alter,
+}
+
+
+# Commands
+
+
+@pytest.fixture(scope="module")
+def reference(
+    toy_work: Path, toy_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Any]]:
+    """What the undamaged store gives: student's weights and summary of the evaluation.
+
+    While it lives, models are not evaluated, which has nothing to do with the store.
+    """
+    work = WorkDir(Path(shutil.copytree(toy_work, tmp_path_factory.mktemp("reference") / "work")))
+    student.run(work, toy_recipe, CPU, name="reader")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "_evaluate_model", lambda *_, **__: ({}, None))
+        patch.setattr(evaluate, "_write", lambda *_, **__: None)
+        patch.setattr("fpd.commands.summaries.evaluate.describe", lambda report: str(report))
+        yield {
+            "store": content_of(work.store),
+            "weights": work.student("reader").weights.read_bytes(),
+            "summary": evaluate.run(work, toy_recipe, CPU)["store"],
+        }
+
+
+def content_of(store: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(store)): f.read_bytes() for f in store.rglob("*") if f.is_file()}
+
+
+def fpd(command: str, *options: str) -> Result:
+    """Run a command, which ends well or with one sentence."""
+    result = CliRunner().invoke(main, [*command.split(), *options])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    assert result.exit_code in (0, 1), result.output
+    assert result.output.count("Error: ") == result.exit_code, result.output
+    return result
+
+
+def named_command(result: Result, work: WorkDir) -> str:
+    """The command that a message names, which names the work directory."""
+    match = re.search(r"`fpd ([^`]*)`", result.output.split("Error: ")[1])
+    assert match is not None, result.output
+    assert f"-w {work.root}" in match[1], result.output
+    return match[1]
+
+
+def check_case(
+    work: WorkDir, recipe: Recipe, reference: dict[str, Any], name: str, how: str
+) -> None:
+    damage = DAMAGES[how]
+    damage(work.store / name)
+    damaged = content_of(work.store)
+    results = {
+        "student": fpd(f"run student -w {work.root} --name reader"),
+        "evaluate": fpd(f"evaluate -w {work.root}"),
+        "verify": fpd(f"verify-cache -w {work.root}"),
+        "deep": fpd(f"verify-cache -w {work.root} --deep"),
+    }
+    assert content_of(work.store) == damaged, "a command that only reads has changed the store"
+
+    # Found, or harmless.
+    if results["student"].exit_code == 0:
+        assert work.student("reader").weights.read_bytes() == reference["weights"]
+    if results["evaluate"].exit_code == 0:
+        summary = evaluate.run(work, recipe, CPU)["store"]
+        of_students = {"distilled_students": 0, "teacher_passes_online": 0}
+        assert summary | of_students == reference["summary"] | of_students
+    if results["deep"].exit_code == 0:
+        failed = [key for key, result in results.items() if result.exit_code]
+        assert not failed, f"--deep finds nothing, but {failed} fail"
+
+    # Mended by each command that is named.
+    commands = {named_command(result, work) for result in results.values() if result.exit_code}
+    for number, command in enumerate(sorted(commands)):
+        if number:
+            shutil.rmtree(work.store)
+            write(work.store, reference["store"])
+            damage(work.store / name)
+        result = fpd(command)
+        assert result.exit_code == 0, result.output
+        assert content_of(work.store) == reference["store"], command
+
+
+def write(store: Path, content: dict[str, bytes]) -> None:
+    for name, data in content.items():
+        (store / name).parent.mkdir(parents=True, exist_ok=True)
+        (store / name).write_bytes(data)
+
+
+FAST = [
+    ("zarr.json", "removed"),
+    ("zarr.json", "altered"),
+    ("heatmaps/zarr.json", "folder"),
+    ("steps/zarr.json", "swapped"),
+    (BASIS, "altered"),
+    (shard_name("heatmaps", 1, 1), "folder"),
+    (shard_name("heatmaps", 0, 0), "altered"),
+    (shard_name("steps", 1, 2), "altered"),
+    (shard_name("peaks", 0, 1), "swapped"),
+    (shard_name("parameters", 1, 0), "altered"),
+    (receipt_name(0, 2), "flipped"),
+]
+CASES = [
+    pytest.param(name, how, marks=() if (name, how) in FAST else pytest.mark.slow)
+    for name in FILES
+    for how in DAMAGES
+]
+
+
+@pytest.mark.parametrize(("name", "how"), CASES)
+def test_damage_is_found_or_harmless_and_mended(
+    work: WorkDir, toy_recipe: Recipe, reference: dict[str, Any], name: str, how: str
+) -> None:
+    check_case(work, toy_recipe, reference, name, how)
+
+
+def test_the_table_has_every_file(reference: dict[str, Any]) -> None:
+    assert sorted(FILES) == sorted(reference["store"])
