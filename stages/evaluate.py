@@ -24,6 +24,7 @@ from ..pipeline.evaluation.report.charts import draw_curves
 from ..pipeline.evaluation.report.files import read_history, write_predictions
 from ..pipeline.evaluation.report.page import render
 from ..pipeline.evaluation.report.scores import STORE_TEACHER, TEACHER, pck_fields
+from ..pipeline.evaluation.report.tables import at, is_number
 from ..pipeline.models.checkpoint import ModelDir, load_model
 from ..pipeline.models.complexity import count, count_gmacs, latency_ms
 from ..pipeline.runtime.files import as_json, atomic_group, make_writable, versions
@@ -219,6 +220,15 @@ def _write(
         draw_curves(report, temporary[curve_path])
 
 
+def _distilled_epochs(record: dict[str, Any]) -> int:
+    """Epochs of a student with a teacher; 0: of another model, or its record does not state them.
+
+    Records may come from other machines, and a model is loaded without this part of them.
+    """
+    alpha, epochs = (at(record, f"identity.settings.training.{key}") for key in ("alpha", "epochs"))
+    return epochs if is_number(alpha) and alpha > 0 and type(epochs) is int else 0
+
+
 def _store_summary(
     work: WorkDir, recipe: Recipe, models: dict[str, ModelDir]
 ) -> dict[str, Any] | None:
@@ -227,10 +237,9 @@ def _store_summary(
     if not storage.exists() and not has_shards(storage):
         return None
     layout = stored_layout(storage, work.command_options(recipe))
-    settings = [
-        model_dir.record()["identity"]["settings"]["training"] for model_dir in models.values()
+    student_epochs = [
+        epochs for model in models.values() if (epochs := _distilled_epochs(model.record()))
     ]
-    student_epochs = [training["epochs"] for training in settings if training.get("alpha", 0) > 0]
     manifest = read_manifest(storage)
     passes_per_view = 2 if manifest.get("flip_averaged") else 1
     passes_per_view *= len(manifest["teacher"].get("teachers", ())) or 1

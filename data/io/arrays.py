@@ -89,7 +89,7 @@ def read_names(path: Path, name: str, count: int) -> tuple[str, ...]:
     content = _content(path)
 
     def load() -> tuple[str, ...]:
-        mat = _inflate(content)
+        mat = _checked_mat(content)
         listed = scipy.io.whosmat(_stream(mat))
         _refuse_duplicates([n for n, _, _ in listed])  # SciPy reads the first one
         variables = {n: (shape, kind) for n, shape, kind in listed}
@@ -128,7 +128,7 @@ def read_struct(path: Path, name: str) -> Any:
     content = _content(path)
 
     def load() -> Any:
-        mat = _inflate(content, MAX_STRUCT_BYTES)
+        mat = _checked_mat(content, MAX_STRUCT_BYTES)
         listed = scipy.io.whosmat(_stream(mat))
         _refuse_duplicates([n for n, _, _ in listed])
         kinds = {n: kind for n, _, kind in listed}
@@ -166,7 +166,7 @@ def _parse(path: Path, parse: Callable[[], T]) -> T:
 
 
 def _mat(content: bytes) -> dict[str, StoredArray]:
-    mat = _inflate(content)
+    mat = _checked_mat(content)
 
     def reader(name: str) -> Callable[[], Any]:
         return lambda: scipy.io.loadmat(_stream(mat), variable_names=[name])[name]
@@ -185,13 +185,26 @@ def _stream(content: bytes) -> Any:
     return io.BytesIO(content)
 
 
-def _inflate(content: bytes, limit: int | None = None) -> bytes:
-    """A .mat file with its compressed elements inflated, at most to `limit` bytes, and checked.
+def _checked_mat(content: bytes, limit: int | None = None) -> bytes:
+    """A .mat file inflated (see `_inflate`), with a structure that SciPy can be given."""
+    mat = _inflate(content, limit)
+    if not _is_other_version(content):
+        check_elements(mat)
+    return mat
 
-    SciPy itself would inflate them without a limit, and trusts their structure.
+
+def _is_other_version(content: bytes) -> bool:
+    """Version 4, which has no compression and no cells; or not a .mat file: SciPy refuses it."""
+    return 0 in content[:4] or len(content) < MAT_HEADER_BYTES
+
+
+def _inflate(content: bytes, limit: int | None = None) -> bytes:
+    """A .mat file with its compressed elements inflated, at most to `limit` bytes.
+
+    SciPy itself would inflate them without a limit.
     """
-    if 0 in content[:4] or len(content) < MAT_HEADER_BYTES:
-        return content  # version 4, without compression; or not a .mat file: SciPy refuses it
+    if _is_other_version(content):
+        return content
     order: Any = "little" if content[126:128] == b"IM" else "big"
     limit = MAX_INFLATED_BYTES if limit is None else limit
     parts, offset, remaining = [content[:MAT_HEADER_BYTES]], MAT_HEADER_BYTES, limit
@@ -206,9 +219,7 @@ def _inflate(content: bytes, limit: int | None = None) -> bytes:
             raise ValueError(f"expected at most {limit >> 20} MiB of numbers")
         parts.append(element)
         offset += 8 + size
-    mat = b"".join(parts)
-    check_elements(mat)
-    return mat
+    return b"".join(parts)
 
 
 def _only_matrix(inflated: bytes, order: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Checks the structure of a MATLAB file before SciPy, whose reader of cells and structs is C, gets it.
+"""Checks the structure of a MATLAB file before SciPy, whose reader is C, gets it.
 
 SciPy trusts the types of elements: one unknown type in a cell of texts ends the process with a
 segmentation fault, and so may cells that are nested deeply. The format is "MAT-File Format",
@@ -12,6 +12,7 @@ import math
 import struct
 
 HEADER_BYTES = 128
+VERSION = 1
 TAG_BYTES = 8
 MAX_DEPTH = 32
 
@@ -34,7 +35,10 @@ def check_elements(mat: bytes) -> None:
     Raises:
         ValueError: an element has an unknown type, ends beyond its matrix, or is nested too deeply.
     """
-    order = ">" if mat[126:128] == b"MI" else "<"
+    # As SciPy decides on version and byte order; it refuses other versions.
+    if mat[125 if mat[126] == ord("I") else 124] != VERSION:
+        return
+    order = "<" if mat[126:128] == b"IM" else ">"
     _Elements(mat, order).check()
 
 
