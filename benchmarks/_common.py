@@ -178,6 +178,7 @@ def minimal_manifest(samples: int, shard_samples: int) -> dict[str, Any]:
     """The least that a store of 16 joints and 64 x 64 heatmaps needs."""
     return {
         "schema": SCHEMA_VERSION,
+        "teacher": {"sha256": "0" * 64},
         "datasets": [{"name": "benchmark", "samples": samples}],
         "joints": [f"joint {number}" for number in range(JOINTS)],
         "geometry": {"heatmap_px": HEATMAP_PX},

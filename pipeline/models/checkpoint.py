@@ -108,6 +108,27 @@ class ModelDir:
             raise ValueError(f"{self.record_path} is damaged (no identity): {self._remedy}")
         return identity
 
+    def checked_record(self) -> dict[str, Any]:
+        """The content of `record.json`, whose "result" has the numbers that commands print.
+
+        Raises:
+            ValueError: the record is missing or damaged, or has no such result.
+        """
+        record = self.record()
+        result = record.get("result")
+        kinds_of: dict[str, tuple[type, ...]] = {
+            "seconds": (int, float),
+            "epochs": (int,),
+            "best_epoch": (int,),
+            "validation_pck": (int, float, type(None)),
+        }
+        if not isinstance(result, dict) or not all(
+            key in result and isinstance(result[key], kinds) and not isinstance(result[key], bool)
+            for key, kinds in kinds_of.items()
+        ):
+            raise ValueError(f"{self.record_path} is damaged (no result): {self._remedy}")
+        return record
+
     def recorded_sha256(self) -> str:
         """SHA-256 of the weights file by the record, in hexadecimal; the file is not read.
 

@@ -85,7 +85,7 @@ def train_model(
     if out.finished:
         check_identity(out, expected=identity, found=out.identity())
         out.check_weights()
-        return out.record()
+        return out.checked_record()
     describe_data(data.samples, data.validation, out)
     check_labels(data.samples, training, recipe, out)
     check_validation(data.validation, training)

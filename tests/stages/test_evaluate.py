@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from fpd.data.datasets import load
 from fpd.pipeline.config.recipe import Recipe
 from fpd.pipeline.evaluation.pck import pck
 from fpd.pipeline.evaluation.predictions import read_predictions
+from fpd.pipeline.runtime.files import write_sealed_json
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import evaluate
 
@@ -40,6 +42,18 @@ def test_prediction_files_have_the_scores_of_the_report(work: WorkDir, toy_recip
     assert content["weights_sha256"] in page
     assert samples.fingerprint()["labels"] in page
     assert f"{100 * row['mean']:.1f}" in page
+
+
+@pytest.mark.parametrize("identity", [None, {}, {"settings": 3}, {"settings": {"training": []}}])
+def test_a_record_without_identity_is_scored(
+    work: WorkDir, toy_recipe: Recipe, identity: Any
+) -> None:
+    """As one that was written by hand, with what the weights need."""
+    path = work.teacher.record_path
+    record = json.loads(path.read_text("utf-8"))
+    write_sealed_json(path, record | {"identity": identity})
+    store = evaluate._store_summary(work, toy_recipe, work.models())
+    assert store is not None and store["distilled_students"] == 0
 
 
 def test_the_store_summary_counts_teacher_passes(work: WorkDir, toy_recipe: Recipe) -> None:

@@ -2,13 +2,15 @@
 
 Each case damages one file of a finished toy store; runs the student, `fpd evaluate`, `fpd
 verify-cache` and `fpd verify-cache --deep`; and then each command that their messages name. The
-fast suite has some cases of each kind. All of them take ten minutes:
+fast suite has some cases of each kind, the slow one every damage to every kind of file: metadata,
+and the files of one shard. The files of all shards take ten minutes:
 
-    pytest tests/stages/test_store_damage.py -m "slow or not slow"
+    FPD_DAMAGE_ALL_SHARDS=1 pytest tests/stages/test_store_damage.py -m "slow or not slow"
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -238,10 +240,14 @@ FAST = [
     (shard_name("parameters", 1, 0), "altered"),
     (receipt_name(0, 2), "flipped"),
 ]
-CASES = [
-    pytest.param(name, how, marks=() if (name, how) in FAST else pytest.mark.slow)
-    for name in FILES
+EACH_KIND = (
+    FILES if "FPD_DAMAGE_ALL_SHARDS" in os.environ else [*METADATA, BASIS, *shard_files(1, 1)]
+)
+CASES = [pytest.param(name, how) for name, how in FAST] + [
+    pytest.param(name, how, marks=pytest.mark.slow)
+    for name in EACH_KIND
     for how in DAMAGES
+    if (name, how) not in FAST
 ]
 
 

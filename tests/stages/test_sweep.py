@@ -18,6 +18,7 @@ from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.config.sections import Sweep
 from fpd.pipeline.models.checkpoint import ModelDir
 from fpd.pipeline.runtime.dask_cluster import choose_workers
+from fpd.pipeline.runtime.files import write_sealed_json
 from fpd.pipeline.runtime.interrupt import Interrupted
 from fpd.pipeline.training import loop
 from fpd.pipeline.training.step import train_step
@@ -124,6 +125,18 @@ def test_a_student_that_runs_out_of_memory_is_a_failure_too(
 
 
 @pytest.mark.usefixtures("no_plot")
+def test_scores_that_are_no_numbers_are_made_again(work: WorkDir, short_recipe: Recipe) -> None:
+    grid = Sweep(grid={"student.alpha": [0]}, seeds=1)
+    report = sweep.run(work, short_recipe, CPU, "s", grid)
+    (path,) = work.sweep("s").rglob("score.json")
+    before = path.read_bytes()
+    for change in ({"seconds": {}}, {"mean": "0.5"}, {"auc": [1]}, {"epochs": True}):
+        row = json.loads(before) | change
+        write_sealed_json(path, row)
+        assert sweep.run(work, short_recipe, CPU, "s", grid)["points"] == report["points"]
+        assert path.read_bytes() == before
+
+
 def test_ctrl_c_while_scoring_keeps_that_student_and_stops(
     work: WorkDir, short_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

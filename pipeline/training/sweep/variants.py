@@ -24,6 +24,7 @@ from ...config.sections import Sweep
 from ...evaluation.inference import predict
 from ...evaluation.pck import pck_or_nan
 from ...evaluation.report.scores import pck_fields
+from ...evaluation.report.tables import is_number
 from ...models.checkpoint import ModelDir, load_model
 from ...models.complexity import count
 from ...runtime.files import read_sealed_json, write_json, write_sealed_json
@@ -190,10 +191,17 @@ def _load_or_score(
         "evaluation": recipe.evaluation.model_dump(mode="json"),
     }
     row = _read_scores(path)
-    if any(row.get(key) != value for key, value in identity.items()):
+    if any(row.get(key) != value for key, value in identity.items()) or not _has_numbers(row):
         row = identity | _score(recipe, out, result, device)
         write_sealed_json(path, row)
     return row
+
+
+def _has_numbers(row: dict[str, Any]) -> bool:
+    """Whether a row has the numbers that are compared, each of the right type."""
+    cost = (row.get(key) for key in ("parameters", "gmacs", "seconds", "epochs"))
+    scores = [row[key] for key in ("mean", "auc", "validation_pck") if row.get(key) is not None]
+    return "mean" in row and all(map(is_number, (*cost, *scores)))
 
 
 def _read_scores(path: Path) -> dict[str, Any]:
