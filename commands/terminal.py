@@ -6,8 +6,10 @@ file does not command the terminal that shows it, and a line feed in it does not
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import signal
 import sys
 import warnings
 from io import TextIOWrapper
@@ -78,6 +80,9 @@ class Commands(click.Group):
             except Exception:
                 if not received.is_set():
                     raise
+            finally:
+                # The work is done or given up: a signal while Python shuts down changes nothing.
+                atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
             raise SystemExit(REQUEUE_EXIT)
 
 
