@@ -456,7 +456,7 @@ def run_mutations(corpus: Path, first: int, count: int, seed: int) -> Iterator[d
         ]
         print(what, flush=True)  # for a parent that has to end this process
         faulthandler.dump_traceback_later(2 * WAITING * MAX_SECONDS, exit=True)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before, started = _memory("VmRSS"), time.monotonic()
         signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)
         signal.setitimer(signal.ITIMER_REAL, WAITING * MAX_SECONDS)

@@ -1,4 +1,4 @@
-"""Zip archives of unknown origin: read once, and written anew before another library parses them.
+"""Zip archives of unknown origin: read once, and written again before another library parses them.
 
 A zip file can be made such that two libraries see different members in it: Python's `zipfile` and
 PyTorch's reader find the central directory differently, and either may ignore what the other reads.

@@ -140,7 +140,7 @@ def _refused(path: Path, reason: str) -> ValueError:
 
 
 def _resaved_inputs(path: Path, content: bytes) -> bytes:
-    """The example inputs, pickled anew: PyTorch unpickles them without restrictions."""
+    """The example inputs, pickled again: PyTorch unpickles them without restrictions."""
     resaved = io.BytesIO()
     try:
         torch.save(torch.load(io.BytesIO(content), weights_only=True), resaved)

@@ -1,4 +1,4 @@
-"""Zip archives: every member is read within the limit, and written anew as it was."""
+"""Zip archives: every member is read within the limit, and written again as it was."""
 
 from __future__ import annotations
 
