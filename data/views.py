@@ -17,7 +17,7 @@ from .augmentation import UNAUGMENTED, Augmentation, affine_23, draw_parameters,
 from .samples import ImageSource, Sample, SampleSet
 from .settings import Settings
 
-VIEW_VERSION = 1
+VIEW_VERSION = 2
 """Increase it with any change to a view's pixels or labels: existing stores are then refused."""
 
 CENTER_CROP = -1

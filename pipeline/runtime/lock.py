@@ -71,6 +71,10 @@ def writer_lock(target: Path, *, inside: bool = False) -> Iterator[None]:
             f"{target} is being written by {_read_holder(path)}: wait for it, or stop it, and run "
             "this again"
         ) from None
+    except OSError as error:  # writing the holder to a full disk names no file
+        lock.release()
+        error.filename = error.filename or str(path)
+        raise
     try:
         yield
     finally:

@@ -221,7 +221,7 @@ def test_views_and_fingerprints_are_the_same_in_another_process(capsys) -> None:
 def test_crops_equal_a_three_channel_warp(
     make_samples, size, crop_px, zoom, rotation_deg, flip, seed
 ) -> None:
-    """`VIEW_VERSION` 1 is defined as one bilinear warp of the three channels."""
+    """A view is defined as one bilinear warp of the three channels."""
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
     center = rng.uniform(0, size[::-1])

@@ -89,7 +89,7 @@ def test_every_command_parses(
     parsed = parse(words)
     recipe = parsed.params.get("recipe") or "lsp"
     overrides = [text for text in parsed.params.get("overrides", ()) if "timm" not in text]
-    load_recipe(recipe, ["data.root=datasets", *overrides])
+    assert load_recipe(recipe, ["data.root=datasets", *overrides]).data.root is not None
 
 
 def leaf_commands(group: click.Group, prefix: str) -> list[str]:

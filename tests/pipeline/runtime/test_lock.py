@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -57,6 +58,21 @@ def test_a_path_from_the_current_directory_is_the_same_lock(
         writer_lock(Path()),
     ):
         raise AssertionError("two writers at the same time")
+
+
+def test_a_full_disk_names_the_lock_file_and_leaves_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", fail)
+        with pytest.raises(OSError, match="No space left") as refused, writer_lock(tmp_path / "a"):
+            raise AssertionError("a lock without a holder")
+    assert refused.value.filename == str(tmp_path / ".a.lock")
+    with writer_lock(tmp_path / "a"):
+        pass
 
 
 def test_what_a_stranger_wrote_as_the_holder_is_shown_as_text(tmp_path: Path) -> None:

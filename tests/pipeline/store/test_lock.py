@@ -57,7 +57,7 @@ def test_a_lock_is_released_after_an_exception(storage: LocalStorage) -> None:
 
 def test_another_store_in_the_same_folder_is_not_locked(tmp_path: Path) -> None:
     with LocalStorage(tmp_path / "a.zarr").locked(), LocalStorage(tmp_path / "b.zarr").locked():
-        pass
+        assert {path.name for path in tmp_path.iterdir()} == {".a.zarr.lock", ".b.zarr.lock"}
 
 
 def test_the_lock_of_a_killed_writer_is_released_while_its_forked_loader_lives(
