@@ -22,38 +22,62 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import load, save
 from torch import nn
 
 from ...data.io.files import read_bytes
-from ...data.settings import Settings
 from ...data.skeletons import Skeleton
 from ...data.views import Geometry
 from ..runtime.files import atomic, read_sealed_json, sha256
-from .networks import AnyModel
+from .networks import AnyModel, parse_model
 from .offset import fix_offset
 
 MAX_WEIGHTS_BYTES = 16 << 30
 """Limit of a weights file, which is read into memory; the paper's teacher has 0.1 GB."""
 
 
-class ModelFacts(Settings):
-    """What a record states about its weights; enough to use them without the data set.
+class Identity(BaseModel, strict=True):
+    """What the weights depend on: settings, and digests of files and data by name."""
+
+    settings: dict[str, dict[str, Any]]
+    inputs: dict[str, Any]
+
+
+class Result(BaseModel, strict=True, allow_inf_nan=False):
+    """What came of a run: digests of its files in hexadecimal, and its numbers.
 
     Attributes:
-        model: the network's settings.
+        best_epoch: the epoch that the weights are of; it has the best validation PCK, if any.
+        validation_pck: a share, 0 to 1; None: there were no validation samples.
+        seconds: of training.
+    """
+
+    weights_sha256: str
+    metrics_sha256: str
+    epochs: int
+    best_epoch: int
+    validation_pck: float | None
+    seconds: float
+
+
+class Record(BaseModel, allow_inf_nan=False):
+    """The parts of `record.json` that are read again. There are more, for people.
+
+    Attributes:
+        model: the network's settings. Not typed here: a store's student needs the record of its
+            teacher, and need not have the packages of the teacher's network.
         geometry: sizes of the crop and of the heatmap.
         skeleton: the joints that the heatmaps are of, in order.
         log_mass: logarithm of the mass that `fix_offset` shifts every heatmap to; None: no shift.
-        weights_sha256: of the weights file, in hexadecimal (in a record under `result`).
     """
 
-    model: AnyModel
+    model: dict[str, Any]
     geometry: Geometry
     skeleton: Skeleton
     log_mass: float | None
-    weights_sha256: str
+    identity: Identity
+    result: Result
 
 
 @dataclass(frozen=True)
@@ -87,61 +111,33 @@ class ModelDir:
         return self.record_path.is_file()
 
     def record(self) -> dict[str, Any]:
-        """The content of `record.json`.
+        """The content of `record.json`, which has at least the parts of a `Record`.
 
         Raises:
             ValueError: it is missing or damaged, or was changed since it was written.
         """
-        return read_sealed_json(self.record_path, f"remove {self.path} and train it again")
-
-    def identity(self) -> dict[str, Any]:
-        """What the weights depend on, by the record: "settings" and "inputs".
-
-        Raises:
-            ValueError: the record is missing or damaged.
-        """
-        identity = self.record().get("identity")
-        parts = ("settings", "inputs")
-        if not isinstance(identity, dict) or not all(
-            isinstance(identity.get(part), dict) for part in parts
-        ):
-            raise ValueError(f"{self.record_path} is damaged (no identity): {self._remedy}")
-        return identity
-
-    def checked_record(self) -> dict[str, Any]:
-        """The content of `record.json`, whose "result" has the numbers that commands print.
-
-        Raises:
-            ValueError: the record is missing or damaged, or has no such result.
-        """
-        record = self.record()
-        result = record.get("result")
-        kinds_of: dict[str, tuple[type, ...]] = {
-            "seconds": (int, float),
-            "epochs": (int,),
-            "best_epoch": (int,),
-            "validation_pck": (int, float, type(None)),
-        }
-        if not isinstance(result, dict) or not all(
-            key in result and isinstance(result[key], kinds) and not isinstance(result[key], bool)
-            for key, kinds in kinds_of.items()
-        ):
-            raise ValueError(f"{self.record_path} is damaged (no result): {self._remedy}")
+        record = read_sealed_json(self.record_path, f"remove {self.path} and train it again")
+        self._parse(record)
         return record
 
-    def recorded_sha256(self) -> str:
-        """SHA-256 of the weights file by the record, in hexadecimal; the file is not read.
+    def facts(self) -> Record:
+        """The parts of `record.json` that are read again, typed.
 
         Raises:
-            ValueError: the record is missing or damaged.
+            ValueError: see `record`.
         """
-        result = self.record().get("result")
-        digest = result.get("weights_sha256") if isinstance(result, dict) else None
-        if not isinstance(digest, str):
+        return self._parse(self.record())
+
+    def _parse(self, record: dict[str, Any]) -> Record:
+        try:
+            return Record.model_validate(record)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
             raise ValueError(
-                f"{self.record_path} is damaged (no result.weights_sha256): {self._remedy}"
-            )
-        return digest
+                f"{self.record_path} is damaged, or was written by another version of fpd ({key}: "
+                f"{first['msg']}): {self._remedy}"
+            ) from None
 
     def read_weights(self) -> bytes:
         """The content of the weights file, which is the one that the record describes.
@@ -150,7 +146,7 @@ class ModelDir:
             ValueError: the weights or the record are missing or damaged, or the record describes
                 another file.
         """
-        expected = self.recorded_sha256()
+        expected = self.facts().result.weights_sha256
         self._check_exists()
         content = read_bytes(self.weights, MAX_WEIGHTS_BYTES, "weights")
         self._check_digest(expected, hashlib.sha256(content).hexdigest())
@@ -162,7 +158,7 @@ class ModelDir:
         Raises:
             ValueError: see `read_weights`.
         """
-        expected = self.recorded_sha256()
+        expected = self.facts().result.weights_sha256
         self._check_exists()
         self._check_digest(expected, sha256(self.weights))
         return expected
@@ -185,33 +181,6 @@ class ModelDir:
     @property
     def _remedy(self) -> str:
         return f"restore it, or remove {self.path} and train it again"
-
-    def facts(self) -> ModelFacts:
-        """What the record states about the weights.
-
-        Raises:
-            ValueError: the record is missing or damaged, or its network cannot be built here.
-        """
-        record = self.record()
-        try:
-            facts = {name: record[name] for name in ("model", "geometry", "skeleton", "log_mass")}
-            facts["weights_sha256"] = record["result"]["weights_sha256"]
-            return ModelFacts.model_validate(facts)
-        except KeyError as error:
-            reason = f"no {error}"
-        except TypeError:
-            reason = "result: expected an object"
-        except ValidationError as error:
-            first = error.errors()[0]
-            if first["type"] == "value_error" and first["loc"][:1] == ("model",):
-                # Raised by the network's own settings, for example where timm is not installed.
-                message = first["msg"].removeprefix("Value error, ")
-                raise ValueError(f"{self.record_path}: {message}") from None
-            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise ValueError(
-            f"{self.record_path} is damaged, or was written by another version of fpd ({reason}): "
-            f"remove {self.path} and train it again"
-        )
 
 
 @dataclass(frozen=True)
@@ -242,18 +211,29 @@ def load_model(folder: ModelDir, device: torch.device) -> TrainedModel:
         ValueError: the record or the weights are missing or damaged, the weights are not those
             that the record describes, or the network cannot be built here.
     """
-    facts = folder.facts()
-    network: nn.Module = facts.model.build(facts.skeleton.num_joints)
+    record = folder.facts()
+    model = _parse_network(folder, record)
+    network: nn.Module = model.build(record.skeleton.num_joints)
     parse_weights(network, folder.read_weights(), folder.weights)
-    network = to_device(fix_offset(network, facts.log_mass), device).eval()
+    network = to_device(fix_offset(network, record.log_mass), device).eval()
     return TrainedModel(
         name=folder.name,
         network=network,
-        model=facts.model,
-        geometry=facts.geometry,
-        skeleton=facts.skeleton,
-        weights_sha256=facts.weights_sha256,
+        model=model,
+        geometry=record.geometry,
+        skeleton=record.skeleton,
+        weights_sha256=record.result.weights_sha256,
     )
+
+
+def _parse_network(folder: ModelDir, record: Record) -> AnyModel:
+    """The settings of the network; those of timm's refuse where timm is not installed."""
+    try:
+        return parse_model(record.model)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{folder.record_path}: model: {message}") from None
 
 
 def to_device(network: nn.Module, device: torch.device) -> nn.Module:

@@ -138,4 +138,6 @@ def model_digest(folder: ModelDir) -> str | None:
     """
     if not folder.finished:
         return None
-    return folder.check_weights() if folder.weights.exists() else folder.recorded_sha256()
+    return (
+        folder.check_weights() if folder.weights.exists() else folder.facts().result.weights_sha256
+    )

@@ -55,7 +55,7 @@ def load(path: Path) -> TrainedRunTeacher:
 def _targets(folder: ModelDir) -> Targets:
     """The settings of the label heatmaps that the network was trained on."""
     try:
-        return Targets.model_validate(folder.identity()["settings"]["targets"])
+        return Targets.model_validate(folder.facts().identity.settings["targets"])
     except (KeyError, ValidationError):
         raise ValueError(
             f"{folder.record_path} is damaged: expected a finished model's folder, such as "

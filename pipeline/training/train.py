@@ -83,9 +83,9 @@ def train_model(
         inputs = inputs | {"init_from": hashlib.sha256(initial.content).hexdigest()}
     identity = make_identity(recipe, training, inputs)
     if out.finished:
-        check_identity(out, expected=identity, found=out.identity())
+        check_identity(out, expected=identity, found=out.record()["identity"])
         out.check_weights()
-        return out.checked_record()
+        return out.record()
     describe_data(data.samples, data.validation, out)
     check_labels(data.samples, training, recipe, out)
     check_validation(data.validation, training)

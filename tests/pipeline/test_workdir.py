@@ -188,7 +188,7 @@ def test_models_are_the_finished_ones_with_the_teacher_first(tmp_path: Path) -> 
     assert WorkDir(tmp_path / "nowhere").models() == {}
     models = WorkDir(tmp_path).models()
     assert list(models) == ["teacher", "alpha", "student", "zebra"]
-    assert [folder.record()["name"] for folder in models.values()] == list(models)
+    assert [folder.path for folder in models.values()] == [tmp_path / name for name in models]
     assert models["zebra"].finished
     assert not ModelDir(tmp_path / "unfinished").finished
 

@@ -45,15 +45,14 @@ def test_prediction_files_have_the_scores_of_the_report(work: WorkDir, toy_recip
 
 
 @pytest.mark.parametrize("identity", [None, {}, {"settings": 3}, {"settings": {"training": []}}])
-def test_a_record_without_identity_is_scored(
+def test_a_record_without_identity_is_refused(
     work: WorkDir, toy_recipe: Recipe, identity: Any
 ) -> None:
-    """As one that was written by hand, with what the weights need."""
     path = work.teacher.record_path
     record = json.loads(path.read_text("utf-8"))
     write_sealed_json(path, record | {"identity": identity})
-    store = evaluate._store_summary(work, toy_recipe, work.models())
-    assert store is not None and store["distilled_students"] == 0
+    with pytest.raises(ValueError, match=r"teacher/record\.json is damaged.*identity"):
+        evaluate.run(work, toy_recipe, CPU)
 
 
 def test_the_store_summary_counts_teacher_passes(work: WorkDir, toy_recipe: Recipe) -> None:

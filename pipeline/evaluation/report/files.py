@@ -69,9 +69,7 @@ def read_history(model: ModelDir) -> list[dict[str, Any]]:
     except ValueError as error:
         log.warning("no training curves of %s: %s", model.name, error)
         return []
-    result = model.record().get("result")
-    expected = result.get("metrics_sha256") if isinstance(result, dict) else None
-    if hashlib.sha256(content).hexdigest() != expected:
+    if hashlib.sha256(content).hexdigest() != model.facts().result.metrics_sha256:
         log.warning(
             "no training curves of %s: %s is not the file that %s describes, it was damaged or "
             "changed; restore it",

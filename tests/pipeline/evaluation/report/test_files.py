@@ -14,8 +14,8 @@ from fpd.data.samples import SampleSet
 from fpd.pipeline.evaluation.inference import PredictedJoints
 from fpd.pipeline.evaluation.predictions import read_predictions
 from fpd.pipeline.evaluation.report.files import read_history, write_predictions
-from fpd.pipeline.models.checkpoint import ModelDir
 from fpd.pipeline.runtime.files import sha256, write_sealed_json
+from fpd.pipeline.workdir import WorkDir
 
 
 def test_predictions_read_back_equal(
@@ -39,12 +39,12 @@ def test_predictions_read_back_equal(
 
 
 def test_a_history_is_the_one_that_the_record_describes(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    work: WorkDir, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = ModelDir(tmp_path)
+    model, record = work.teacher, work.teacher.record()
     model.metrics.write_bytes(b'{"epoch": 1}\n{"epoch": 2, "loss": 1.5}\n')
-    result = {"weights_sha256": "", "metrics_sha256": sha256(model.metrics)}
-    write_sealed_json(model.record_path, {"result": result})
+    record["result"]["metrics_sha256"] = sha256(model.metrics)
+    write_sealed_json(model.record_path, record)
     assert read_history(model) == [{"epoch": 1}, {"epoch": 2, "loss": 1.5}]
     assert not caplog.text
     model.metrics.write_bytes(b'{"epoch": 1}\n{"epoch": 2, "loss": 1.4}\n')
