@@ -139,24 +139,22 @@ class ModelDir:
                 f"{first['msg']}): {self._remedy}"
             ) from None
 
-    def read_weights(self) -> bytes:
+    def read_weights(self, record: Record) -> bytes:
         """The content of the weights file, which is the one that the record describes.
 
         Raises:
-            ValueError: the weights or the record are missing or damaged, or the record describes
-                another file.
+            ValueError: the weights are missing or damaged, or the record describes another file.
         """
-        expected = self.facts().result.weights_sha256
         self._check_exists()
         content = read_bytes(self.weights, MAX_WEIGHTS_BYTES, "weights")
-        self._check_digest(expected, hashlib.sha256(content).hexdigest())
+        self._check_digest(record.result.weights_sha256, hashlib.sha256(content).hexdigest())
         return content
 
     def check_weights(self) -> str:
         """SHA-256 of the weights file, in hexadecimal, after comparing it with the record.
 
         Raises:
-            ValueError: see `read_weights`.
+            ValueError: see `facts` and `read_weights`.
         """
         expected = self.facts().result.weights_sha256
         self._check_exists()
@@ -214,7 +212,7 @@ def load_model(folder: ModelDir, device: torch.device) -> TrainedModel:
     record = folder.facts()
     model = _parse_network(folder, record)
     network: nn.Module = model.build(record.skeleton.num_joints)
-    parse_weights(network, folder.read_weights(), folder.weights)
+    parse_weights(network, folder.read_weights(record), folder.weights)
     network = to_device(fix_offset(network, record.log_mass), device).eval()
     return TrainedModel(
         name=folder.name,
@@ -259,7 +257,7 @@ def read_weights_file(path: Path) -> bytes:
     """
     folder = ModelDir(path.parent)
     if path.name == folder.weights.name and folder.finished:
-        return folder.read_weights()
+        return folder.read_weights(folder.facts())
     return read_bytes(path, MAX_WEIGHTS_BYTES, "weights")
 
 
