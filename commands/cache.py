@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     "weights, a ViTPose folder, a .pt2 program, package.module:factory, or the model folder of "
     "another run (docs/teachers.md). Repeatable: the outputs are averaged.",
 )
+@click.option(
+    "--portable",
+    is_flag=True,
+    help="Also store the views, as JPEG, with their labels, and validation and test samples: "
+    "students then need nothing but the store (docs/portable.md).",
+)
 @click.option("--overwrite", is_flag=True, help="Remove an existing store first.")
 @click.option(
     "--only-views",
@@ -48,6 +54,7 @@ if TYPE_CHECKING:
 @cluster_options
 def cache_heatmaps(
     teachers: tuple[str, ...],
+    portable: bool,
     overwrite: bool,
     only_views: str | None,
     plan: bool,
@@ -71,6 +78,8 @@ def cache_heatmaps(
     if teachers:
         allow_code = True  # these replace the recipe's teachers, and are the user's own choice
         options["overrides"] += (f"store.teachers={json.dumps(teachers)}",)
+    if portable:
+        options["overrides"] += ("store.portable=true",)
     workers_device = options["device"]
     if scheduler is not None or scheduler_file is not None:
         options["device"] = "cpu"  # this machine may lack the device that the workers have

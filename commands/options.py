@@ -73,6 +73,22 @@ run_options = with_options(
 )
 """The options that every stage has."""
 
+cache_options = with_options(
+    click.option(
+        "--cache-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Keep shards of a remote store in this folder, on a local disk. Several commands can "
+        "share it.  [default: the recipe's loader.cache_dir]",
+    ),
+    click.option(
+        "--cache-size",
+        metavar="SIZE",
+        help="Largest size of that folder, such as 50GB or 1.5TiB.  [default: the recipe's "
+        "loader.cache_size]",
+    ),
+)
+"""The local cache of a remote store, which the recipe's `loader` section sets too."""
+
 code_option = click.option(
     "--allow-code",
     is_flag=True,
@@ -169,11 +185,16 @@ def stage(
         overrides = options["overrides"]
         if options["store"]:
             overrides += (f"store.location={json.dumps(options['store'])}",)
+        overrides += _cache_overrides(options)
         recipe = work.recipe(
-            options["recipe"], overrides, default=default_recipe, required=needs_recipe
+            options["recipe"],
+            overrides,
+            default=default_recipe,
+            stored=_stored_recipe(options["store"]),
+            required=needs_recipe,
         )
         if writes and is_first and work.keep(recipe):
-            name = options["recipe"] or default_recipe
+            name = options["recipe"] or default_recipe or f"in {options['store']}"
             echo(f"{work.root} is new: it gets the recipe {name}, kept in {work.kept_recipe.name}")
         divide_cores(recipe.loader.workers, device)
         yield work, recipe, device
@@ -191,6 +212,22 @@ def stage(
         if is_first:
             echo(str(error) or STOPPED, err=True)
         raise SystemExit(exit_status(error)) from None
+
+
+def _cache_overrides(options: dict[str, Any]) -> tuple[str, ...]:
+    """The values of `cache_options`, where a command has them, in the form of `--set`."""
+    given = {name: options.get(name) for name in ("cache_dir", "cache_size")}
+    return tuple(
+        f"loader.{name}={json.dumps(str(value))}"
+        for name, value in given.items()
+        if value is not None
+    )
+
+
+def _stored_recipe(location: str | None) -> dict[str, Any] | None:
+    from ..pipeline.store.dataset import stored_recipe
+
+    return None if location is None else stored_recipe(location)
 
 
 def _last_message(error: ValueError) -> str:

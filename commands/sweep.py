@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import cluster_options, run_options, stage
+from .options import cache_options, cluster_options, run_options, stage
 from .terminal import echo
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @run_options
+@cache_options
 @click.argument("name", required=False)
 @click.option(
     "--grid",

@@ -9,7 +9,7 @@ import click
 
 from .cache import make_heatmaps
 from .evaluate import evaluate_models
-from .options import code_option, run_options, stage
+from .options import cache_options, code_option, run_options, stage
 from .terminal import echo
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def run_teacher(**options: Any) -> None:
 
 @run.command("student")
 @run_options
+@cache_options
 @click.option("--name", default="student", show_default=True, help="The student's folder.")
 @click.option(
     "--init-from",

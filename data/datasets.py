@@ -45,6 +45,10 @@ FOLDER_READERS: dict[str, Callable[[Path, str], SampleSet]] = {
 """Readers that need nothing but `data.root` and a split, by the value of `data.reader`."""
 
 
+STORE_READER = "store"
+"""The value of `data.reader` whose samples are those of the portable store."""
+
+
 class Synthetic(Settings):
     """The synthetic data set: drawn people."""
 
@@ -74,7 +78,11 @@ class Data(Settings):
         "pytorch-pose",
         "coco",
         "folder",
-    ] = Field("synthetic", description="the format (docs/data.md)")
+        "store",
+    ] = Field(
+        "synthetic",
+        description="the format (docs/data.md); store: the samples in the portable heatmap store",
+    )
     root: Path | None = Field(
         None,
         description="folder that contains the data set's folders; for `folder`, the images",
@@ -95,7 +103,7 @@ class Data(Settings):
 
     @model_validator(mode="after")
     def _reader_has_its_settings(self) -> Data:
-        if self.reader != "synthetic" and self.root is None:
+        if self.reader not in ("synthetic", STORE_READER) and self.root is None:
             raise ValueError(f"data.root is needed for {self.reader}: --set data.root=FOLDER")
         if self.reader == "folder" and self.folder.skeleton is None:
             raise ValueError(
@@ -190,6 +198,11 @@ def _read(data: Data, source: str) -> SampleSet:
     if data.reader == "synthetic":
         count = data.synthetic.train if source == "train" else data.synthetic.test
         return synthetic_samples(source, count, seed=data.synthetic.seed)
+    if data.reader == STORE_READER:
+        raise ValueError(
+            "data.reader = store: this needs photographs, and a portable store has only crops: "
+            "give the data set with --set data.reader=NAME --set data.root=FOLDER"
+        )
     assert data.root is not None
     if data.reader == "coco":
         return coco.coco(data.root, source, data.coco)

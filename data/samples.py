@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,23 @@ class ImageSource(Protocol):
 
     def note(self, index: int) -> str | None:
         """What is unusual about an image that can be used; None: nothing."""
+        ...
+
+
+@runtime_checkable
+class CropSource(Protocol):
+    """An `ImageSource` of crops whose photographs are elsewhere: a portable store."""
+
+    def crop(self, index: int, affine: NDArray[np.float64], crop_px: int) -> NDArray[np.uint8]:
+        """The crop of image `index`.
+
+        Args:
+            affine: float64 (2, 3), from pixels of the photograph to crop pixels.
+            crop_px: side of the square crop, pixels.
+
+        Returns:
+            uint8 (crop_px, crop_px, 3) RGB.
+        """
         ...
 
 
@@ -270,9 +288,24 @@ def normalizer_lengths(joints_NK2: NDArray[np.float64], skeleton: Skeleton) -> N
     return np.asarray(np.linalg.norm(between_N2, axis=-1))
 
 
+HASHED_ID = re.compile("#([0-9a-f]{16})")
+"""An id that is another id's hash, where ids are not to be shown."""
+
+
 def id_hash(sample_id: str) -> int:
-    """64-bit BLAKE2b of a sample's id: the same in every process and on every machine."""
+    """64-bit BLAKE2b of a sample's id: the same in every process and on every machine.
+
+    A `hashed_id` has the hash of the id that it stands for.
+    """
+    hashed = HASHED_ID.fullmatch(sample_id)
+    if hashed:
+        return int(hashed[1], 16)
     return int.from_bytes(hashlib.blake2b(sample_id.encode(), digest_size=8).digest(), "little")
+
+
+def hashed_id(sample_id: str) -> str:
+    """An id with the same hash, and so the same views, from which nothing else can be read."""
+    return f"#{id_hash(sample_id):016x}"
 
 
 def _digest(*parts: bytes) -> str:

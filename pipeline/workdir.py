@@ -13,6 +13,7 @@ A stage is finished once its `record.json` exists, which is written last.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,7 @@ class WorkDir:
         overrides: tuple[str, ...],
         *,
         default: str | None = None,
+        stored: Mapping[str, Any] | None = None,
         required: bool = True,
     ) -> Recipe:
         """The recipe of a command: the one that it names, else the directory's own.
@@ -119,6 +121,8 @@ class WorkDir:
             name_or_path: of the recipe that the command names with `-r`.
             overrides: as given to `--set`.
             default: the recipe if the command names none: `fpd demo` has one.
+            stored: settings in the store that the command names, if that is portable: they are the
+                recipe of a new directory.
             required: False: the command needs none, and takes the settings' defaults if there is
                 none.
 
@@ -127,16 +131,16 @@ class WorkDir:
         """
         is_kept = self.kept_recipe.is_file()
         if name_or_path is None and not is_kept and (default is not None or required):
-            self._check_new(default)
+            self._check_new(has_recipe=default is not None or stored is not None)
         name_or_path = name_or_path or default
         if name_or_path is not None:
             recipe = load_recipe(name_or_path, overrides)
         else:
-            recipe = apply_overrides(self.read_kept() if is_kept else {}, overrides)
+            recipe = apply_overrides(self.read_kept() if is_kept else stored or {}, overrides)
         tree = absolute_settings(recipe, self.root)
         return recipe if tree == recipe.model_dump(mode="json") else Recipe.parse(tree)
 
-    def _check_new(self, default: str | None) -> None:
+    def _check_new(self, *, has_recipe: bool) -> None:
         """Check that a directory without a recipe is new, and that a recipe is there for it.
 
         Raises:
@@ -149,7 +153,7 @@ class WorkDir:
                 "restore the file, or name the recipe and the settings that they were made with, "
                 "with -r and --set"
             )
-        if default is None:
+        if not has_recipe:
             raise ValueError(
                 f"{self.root} has no recipe yet: name one with -r, a TOML file or one of "
                 f"{', '.join(shipped_recipes())}, such as `fpd run all -r lsp -w {self.root} --set "

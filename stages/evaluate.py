@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from ..data.datasets import load
 from ..data.readers import coco
 from ..data.samples import SampleSet
 from ..pipeline.config.recipe import Recipe
@@ -31,6 +30,7 @@ from ..pipeline.runtime.files import as_json, atomic_group, make_writable, versi
 from ..pipeline.runtime.lock import writer_lock
 from ..pipeline.runtime.timing import median_ms
 from ..pipeline.store import open_storage, read_manifest, shard_bytes, stored_layout
+from ..pipeline.store.dataset import load_samples
 from ..pipeline.store.manifest import has_shards
 from ..pipeline.teachers import external_teachers_exist, load_external_teachers
 from ..pipeline.workdir import WorkDir
@@ -79,7 +79,7 @@ def _evaluate(
     for folder in (work.evaluation, work.evaluation / "predictions"):
         make_writable(folder, "the folder of results", "make it so, or move it away")
     store_summary = _store_summary(work, recipe, models)  # first: the store may be damaged
-    samples = load(recipe.data, "test")
+    samples = load_samples(work, recipe, "test")
     rows, predicted = {}, {}
     for name, model_dir in models.items():
         rows[name], predicted[name] = _evaluate_model(model_dir, recipe, samples, device, tau)

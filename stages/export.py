@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..data.datasets import load
+from ..data.datasets import STORE_READER, Split, load
 from ..data.readers.synthetic.people import synthetic_samples
 from ..data.samples import SampleSet
 from ..data.views import CENTER_CROP
@@ -44,6 +44,7 @@ from ..pipeline.models.export.quantize import Method, quantize
 from ..pipeline.runtime.files import as_json, atomic_group, make_writable
 from ..pipeline.runtime.lock import writer_lock
 from ..pipeline.runtime.timing import time_interleaved
+from ..pipeline.store.dataset import load_samples
 from ..pipeline.workdir import WorkDir
 
 Format = Literal["onnx", "torch-export"]
@@ -85,11 +86,16 @@ def run(
     out = out or folder.path / f"{name}{'-int8' if method else ''}{SUFFIXES[kind]}"
     _check_out(out, SUFFIXES[kind])
     with writer_lock(out):
-        return _export(recipe, folder, kind, out, method)
+        return _export(work, recipe, folder, kind, out, method)
 
 
 def _export(
-    recipe: Recipe, folder: ModelDir, kind: Format, out: Path, method: Method | None
+    work: WorkDir,
+    recipe: Recipe,
+    folder: ModelDir,
+    kind: Format,
+    out: Path,
+    method: Method | None,
 ) -> dict[str, Any]:
     trained = load_model(folder, torch.device("cpu"))
     description = describe(trained)
@@ -97,7 +103,7 @@ def _export(
     content, compared = _exported(trained, recipe, kind, description)
     report = description | {"format": kind, "compared": compared, "bytes": len(content)}
     if method is not None:
-        content, costs = _quantized(recipe, content, method, description)
+        content, costs = _quantized(work, recipe, content, method, description)
         report |= {"quantized": costs, "bytes": len(content)}
     report["file_sha256"] = hashlib.sha256(content).hexdigest()
     with atomic_group(out, out.with_name(out.name + ".json")) as (file, json_file):
@@ -151,11 +157,13 @@ def _some_views(recipe: Recipe) -> tuple[NDArray[np.uint8], str]:
 
 
 def _quantized(
-    recipe: Recipe, content: bytes, method: Method, description: dict[str, Any]
+    work: WorkDir, recipe: Recipe, content: bytes, method: Method, description: dict[str, Any]
 ) -> tuple[bytes, dict[str, Any]]:
     """The quantized file's content, and the size, PCK and time of both files."""
-    test = load(recipe.data, "test")
-    crops_NSS3 = _plain_crops(recipe, load(recipe.data, "train"))
+    test = load_samples(work, recipe, "test")
+    # A portable store usually has no unaugmented crops of training samples.
+    split: Split = "validation" if recipe.data.reader == STORE_READER else "train"
+    crops_NSS3 = _plain_crops(recipe, load_samples(work, recipe, split))
     quantized = quantize(content, method, description | {"quantized": method}, crops_NSS3)
     contents = {"float32": content, "int8": quantized}
     runners = {kind: open_onnx(file) for kind, file in contents.items()}

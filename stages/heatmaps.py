@@ -23,7 +23,9 @@ import torch
 from ..data.datasets import load
 from ..pipeline.caching.driver import fill_on_cluster
 from ..pipeline.caching.fill import fill
+from ..pipeline.caching.fill_splits import fill_splits
 from ..pipeline.caching.space import check_space
+from ..pipeline.caching.spot_check import make_spot_checker
 from ..pipeline.caching.worker import make_job
 from ..pipeline.config.recipe import Recipe
 from ..pipeline.runtime.dask_cluster import Workers, check_reachable
@@ -33,6 +35,9 @@ from ..pipeline.teachers.resolve import check_teacher
 from ..pipeline.workdir import WorkDir
 
 log = logging.getLogger("fpd")
+
+KEPT_SETTINGS = ("teachers", "portable", "crop_quality", "splits", "source_names")
+"""Settings of the store that later commands in the work directory need as well."""
 
 
 def run(
@@ -90,12 +95,16 @@ def run(
         )
         if overwrite and store.exists() and workers is not None:
             check_reachable(workers, recipe.cluster)  # before the existing store is removed
-        work.keep_setting(recipe, "store", "teachers")  # later commands use the same teachers
+        for setting in KEPT_SETTINGS:
+            work.keep_setting(recipe, "store", setting)
         if overwrite and store.exists():
             store.remove()
         writer = StoreWriter(  # creates the store, or opens and if necessary enlarges it
             store, manifest, recipe.store.views, work.command_options(recipe), samples=samples
         )
+
+        if recipe.store.portable:
+            fill_splits(store, recipe, samples, work.command_options(recipe))
 
         # Work and write: each missing shard, by its (view, shard) numbers.
         missing_shards = [
@@ -111,7 +120,12 @@ def run(
             else:
                 writer.end_audit()  # until `finish`, the manifest does not call the store complete
                 job = make_job(work, recipe, store, writer.manifest, workers, allow_code=allow_code)
-                fill_on_cluster(workers, recipe.cluster, job, writer.layout, missing_shards)
+                checker = make_spot_checker(
+                    teacher, recipe, samples, device, writer.layout, missing_shards
+                )
+                fill_on_cluster(
+                    workers, recipe.cluster, job, writer.layout, missing_shards, checker
+                )
         coverage = writer.finish()  # checks every shard, and writes the totals to the manifest
         _check_visible(store, missing_shards, coverage)
     return {

@@ -20,12 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data.datasets import load
 from ..data.heatmap_codec import decode
 from ..data.samples import SampleSet
 from ..pipeline.caching.figure import CachedFigure
 from ..pipeline.caching.figure import draw as draw_figure
-from ..pipeline.config.recipe import Recipe, stored_views
+from ..pipeline.config.recipe import Recipe
 from ..pipeline.runtime.text import show_ranges
 from ..pipeline.store import (
     Coverage,
@@ -42,8 +41,9 @@ from ..pipeline.store import (
 )
 from ..pipeline.store.compression import FAINT_PEAK
 from ..pipeline.store.coverage import read_receipt
+from ..pipeline.store.dataset import load_samples
 from ..pipeline.store.manifest import has_shards
-from ..pipeline.store.schema import ARRAYS
+from ..pipeline.store.match import views_of
 from ..pipeline.teachers import CodeNotAllowed, HeatmapSource, expected_entry, find_teacher
 from ..pipeline.training.dataset import CachedView, DistillationViews
 from ..pipeline.workdir import WorkDir
@@ -120,12 +120,13 @@ def _count_shards(present: Coverage) -> dict[str, Any]:
 
 def _count_bytes(present: Coverage) -> dict[str, Any]:
     bytes_by_array: Counter[str] = Counter()
+    arrays = present.layout.arrays
     for receipt in present.receipts:
-        bytes_by_array.update({name: receipt["arrays"][name]["bytes"] for name in ARRAYS})
+        bytes_by_array.update({name: receipt["arrays"][name]["bytes"] for name in arrays})
     layout, views, total = present.layout, present.samples(), present.bytes()
     float16_per_view = layout.float16_bytes // (layout.views * layout.samples)
     return {
-        "arrays": {name: bytes_by_array[name] for name in ARRAYS},
+        "arrays": {name: bytes_by_array[name] for name in arrays},
         "total": total,
         "per_view": total / max(1, views),
         "float16_per_view": float16_per_view,
@@ -159,7 +160,7 @@ def draw(
         ValueError: there is no such store, sample or view, or the store was made for another run.
     """
     store = _open(work, recipe)
-    samples = load(recipe.data, "train")
+    samples = load_samples(work, recipe, "train")
     manifest = read_manifest(store, work.command_options(recipe))
     entry = expected_entry(work.teacher, recipe, manifest, trusting=True)
     expected = make_manifest(recipe, samples, entry)
@@ -168,7 +169,7 @@ def draw(
     index = _find_sample(samples, sample)
     _check_written(store, layout, view, index, work.command_options(recipe))
     reader = StoreReader(store, layout, work.command_options(recipe))
-    cached_view = DistillationViews(stored_views(recipe, samples), reader)[index, view]
+    cached_view = DistillationViews(views_of(recipe, samples, reader), reader)[index, view]
 
     try:
         teacher = find_teacher(work.teacher, recipe, samples.skeleton, allow_code=allow_code)
@@ -210,7 +211,7 @@ def _check_written(store: Storage, layout: Layout, view: int, index: int, work: 
     if not 0 <= view < layout.views:
         raise ValueError(f"expected a view in 0..{layout.views - 1} of {store}, got {view}")
     shard, _ = layout.locate(index)
-    if read_receipt(store, view, shard) is None:
+    if read_receipt(store, view, shard, layout) is None:
         raise ValueError(
             f"view {view} of sample {index} (shard {shard}) is not written in {store} yet: "
             f"`fpd inspect-cache -w {work}` lists what is, `fpd cache-heatmaps -w {work}` makes "

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..pipeline.config.recipe import Recipe
 from ..pipeline.runtime.interrupt import Interrupted, stop_requested
 from ..pipeline.store import Storage, StoreWriter, open_storage, stored_layout
-from ..pipeline.store.merge import Copy, common_manifest, copy_shard, plan_copies
+from ..pipeline.store.merge import Copy, common_manifest, copy_shard, merge_splits, plan_copies
 from ..pipeline.workdir import WorkDir
 
 log = logging.getLogger("fpd")
@@ -58,6 +58,7 @@ def run(work: WorkDir, recipe: Recipe, locations: Sequence[str]) -> dict[str, An
         copies = plan_copies(sources, existing)
         views = max(stored_layout(store).views for store in stores)
         writer = StoreWriter(target, manifest, views, work.command_options(recipe))
+        merge_splits(target, manifest, work.command_options(recipe))
         log.info("copying %d of %d shards", len(copies), len(writer.layout.tasks()))
         _copy_all(copies, target)
         coverage = writer.finish()

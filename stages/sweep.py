@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from ..data.datasets import load, load_training
 from ..pipeline.config.recipe import Recipe
 from ..pipeline.config.sections import Sweep
 from ..pipeline.evaluation.report.scores import percent
@@ -22,6 +21,7 @@ from ..pipeline.runtime.dask_cluster import Workers
 from ..pipeline.runtime.files import as_json, atomic_group, versions
 from ..pipeline.runtime.interrupt import Interrupted, stop_requested
 from ..pipeline.runtime.lock import writer_lock
+from ..pipeline.store.dataset import load_samples, load_training_samples
 from ..pipeline.store.manifest import TeacherEntry, read_manifest
 from ..pipeline.store.match import existing_store
 from ..pipeline.teachers import expected_entry
@@ -111,8 +111,8 @@ def _check_inputs(
             any_uses_store |= student.recipe(recipe, sweep.folds).student.alpha > 0
         except ValueError as error:
             raise ValueError(f"{student.point}: {error}") from None
-    load_training(recipe.data, with_unlabeled=any_uses_store)
-    load(recipe.data, "test")
+    load_training_samples(work, recipe, with_unlabeled=any_uses_store)
+    load_samples(work, recipe, "test")
     if not any_uses_store:
         return None
     manifest = read_manifest(existing_store(work, recipe))

@@ -6,8 +6,7 @@
 Reads the data set, `heatmaps.zarr`, and the teacher (without one, stored heatmaps are not compared
 with its output). Writes, with `repair`, the shards that were missing or damaged.
 
-Shape letters: B stored views in a batch, K joints, P augmentation parameters, H and W heatmap
-height and width.
+Shape letters: B stored views in a batch, P augmentation parameters.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from ..data.datasets import load
+from ..data.datasets import STORE_READER, Split
 from ..data.samples import SampleSet
-from ..pipeline.caching.encode import encoding_error
+from ..data.views import Views
+from ..pipeline.caching.compare import ROUNDING, differences
 from ..pipeline.caching.fill import fill
+from ..pipeline.caching.fill_splits import fill_splits
 from ..pipeline.config.recipe import Recipe, stored_views
 from ..pipeline.models.predictor import HeatmapPredictor
 from ..pipeline.runtime.loader import make_loader
 from ..pipeline.runtime.text import pluralize
 from ..pipeline.store import (
     CachedHeatmaps,
-    CompressedHeatmaps,
     Layout,
     Storage,
     StoreReader,
@@ -45,9 +44,13 @@ from ..pipeline.store import (
     read_manifest,
     served_layout,
 )
-from ..pipeline.store.compression import FAINT_PEAK
-from ..pipeline.store.manifest import ManifestError, has_shards
+from ..pipeline.store.dataset import load_samples
+from ..pipeline.store.manifest import STORED_SPLITS, ManifestError, has_shards
+from ..pipeline.store.match import views_of
 from ..pipeline.store.restore import restored_group, restored_manifest
+from ..pipeline.store.schema import SPLIT_RECEIPTS, receipt_name
+from ..pipeline.store.splits import stored_parts
+from ..pipeline.store.storage import StoragePart
 from ..pipeline.store.verify import (
     CheckedView,
     Damage,
@@ -65,12 +68,6 @@ log = logging.getLogger("fpd")
 
 LEAST_COMPARED = 16
 """Views that are compared with the teacher's output before a lost manifest is restored."""
-
-ROUNDING = 0.01
-"""Allowed beyond the store's error bound, as a share of a map's peak, for what differs between the
-run that wrote the store and this one: convolutions round differently in batches of another size
-(3e-6 at most, 2 x 64 hourglass, CPU) and on devices that multiply in TF32 (6e-3, factors rounded to
-10 bits). The output of another teacher differs by far more."""
 
 
 def run(
@@ -98,7 +95,7 @@ def run(
         Interrupted: a repair was stopped by a signal; finished shards are kept.
     """
     store = open_storage(work.store_location(recipe))
-    samples = load(recipe.data, "train")
+    samples = load_samples(work, recipe, "train")
     manifest_is_lost = _manifest_is_lost(store, work, recipe, repair=repair)
     if not manifest_is_lost:
         _check_store(store, work, recipe, samples)
@@ -126,7 +123,11 @@ def run(
     compared_views = None
     if predictor is not None:
         compared_views = _compare_with_teacher(
-            after.cached_heatmaps, predictor, recipe, samples, device
+            after.cached_heatmaps,
+            predictor,
+            views_of(recipe, samples, StoreReader(store, layout)),
+            recipe,
+            device,
         )
     return Verification(
         location=str(store),
@@ -202,6 +203,10 @@ def _restore_manifest(
         )
     work_options = work.command_options(recipe)
     expected = make_manifest(recipe, samples, teacher.entry)
+    held_out: tuple[Split, ...] = ("validation", "test")
+    for split in held_out:
+        if StoragePart(store, split).exists():
+            expected[STORED_SPLITS][split] = load_samples(work, recipe, split).fingerprint()
     manifest, layout = restored_manifest(store, expected, samples, recipe.store.views)
     missing = set(coverage(store, layout).missing)
     complete = [task for task in layout.tasks() if task not in missing]
@@ -209,7 +214,8 @@ def _restore_manifest(
     count = max(sample_count, LEAST_COMPARED)
     cached_heatmaps = _read_intact(reader, spread(layout, complete, count))
     predictor = teacher.predictor(device)
-    compared = _compare_with_teacher(cached_heatmaps, predictor, recipe, samples, device)
+    views = views_of(recipe, samples, reader)
+    compared = _compare_with_teacher(cached_heatmaps, predictor, views, recipe, device)
     wrong = sum(not view.error <= recipe.store.max_error + ROUNDING for view in compared)
     if wrong or (complete and not compared):
         what = "none of its views can be read"
@@ -219,7 +225,7 @@ def _restore_manifest(
             f"{store} has no manifest, and {what}: it was made for another run; move it away, and "
             f"make a new one with `fpd cache-heatmaps -w {work_options}`"
         )
-    check_canaries(store, layout, stored_views(recipe, samples), manifest, work_options)
+    check_canaries(store, layout, views, manifest, work_options, readable_only=True)
     with store.locked():
         store.write("zarr.json", restored_group(manifest, layout))
 
@@ -244,7 +250,8 @@ def _check_store(store: Storage, work: WorkDir, recipe: Recipe, samples: SampleS
     expected = _expected_manifest(work, recipe, samples, manifest)
     check_manifest(store, expected, manifest, work_options)
     layout = served_layout(expected, manifest, recipe.store.views)
-    check_canaries(store, layout, stored_views(recipe, samples), manifest, work_options)
+    views = views_of(recipe, samples, StoreReader(store, layout, work_options))
+    check_canaries(store, layout, views, manifest, work_options, readable_only=True)
     return layout
 
 
@@ -295,9 +302,13 @@ def _examine_store(
             store, layout, view, shard, decode=not metadata, parameters=parameters
         )
     ]
+    for part, part_layout in stored_parts(store, read_manifest(store)):
+        tasks = part_layout.tasks() if deep else coverage(part, part_layout).missing
+        for view, shard in tasks:
+            damages += examine(part, part_layout, view, shard, decode=not metadata)
     if metadata:  # the reader needs it to decode anything
         return _Examination(metadata, damages, {})
-    damaged_shards = {(damage.view, damage.shard) for damage in damages}
+    damaged_shards = {(damage.view, damage.shard) for damage in damages if not damage.split}
     readable_shards = [task for task in all_shards if task not in damaged_shards]
     reader = StoreReader(store, layout)
     cached_heatmaps: dict[SampleView, CachedHeatmaps] = {}
@@ -326,7 +337,14 @@ def _repair(
     Raises:
         ValueError: a shard is to be made again, and there is no teacher.
     """
-    damaged_shards = sorted({(damage.view, damage.shard) for damage in examination.damages})
+    damaged_shards = sorted({(d.view, d.shard) for d in examination.damages if not d.split})
+    damaged_splits = sorted({(d.split, d.shard) for d in examination.damages if d.split})
+    if recipe.data.reader == STORE_READER and (damaged_shards or damaged_splits):
+        raise ValueError(
+            f"{store} has {pluralize(len(damaged_shards) + len(damaged_splits), 'damaged shard')}, "
+            "and making them again takes the photographs: copy the store again from where it was "
+            "made, or repair it there"
+        )
     if damaged_shards and predictor is None:
         location = ", ".join(recipe.store.teachers) or work.teacher.path
         raise ValueError(
@@ -341,6 +359,10 @@ def _repair(
         writer = StoreWriter(
             store, manifest, recipe.store.views, work.command_options(recipe), samples=samples
         )
+        for split, shard in damaged_splits:
+            StoragePart(store, split).delete(receipt_name(0, shard, SPLIT_RECEIPTS))
+        if damaged_splits:
+            fill_splits(store, recipe, samples, work.command_options(recipe))
         if predictor is not None and damaged_shards:
             log.info(
                 "making %d of %d shards again", len(damaged_shards), len(writer.layout.tasks())
@@ -352,8 +374,8 @@ def _repair(
 def _compare_with_teacher(
     cached_heatmaps: dict[SampleView, CachedHeatmaps],
     predictor: HeatmapPredictor,
+    views: Views,
     recipe: Recipe,
-    samples: SampleSet,
     device: torch.device,
 ) -> list[CheckedView]:
     """Run the teacher on stored views and compare; the largest errors first."""
@@ -361,7 +383,7 @@ def _compare_with_teacher(
     batch_size = recipe.store.batch_size
     batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
     loader = make_loader(
-        stored_views(recipe, samples),
+        views,
         batches,
         device,
         workers=recipe.loader.workers,
@@ -371,38 +393,14 @@ def _compare_with_teacher(
     with torch.inference_mode():
         for batch_keys, batch in zip(batches, loader, strict=True):
             stored = [cached_heatmaps[view, index] for index, view in batch_keys]
-            error_B, displacement_B = _differences(stored, predictor(batch["crop"]))
+            error_B, displacement_B = differences(stored, predictor(batch["crop"]))
             stored_parameters_BP = torch.from_numpy(np.stack([view.parameters for view in stored]))
             same_crop_B = (stored_parameters_BP == batch["parameters"]).all(dim=1)
             error_B[~same_crop_B] = torch.inf
             checked_views += [
-                CheckedView(view, samples.ids[index], error, displacement)
+                CheckedView(view, views.samples.ids[index], error, displacement)
                 for (index, view), error, displacement in zip(
                     batch_keys, error_B.tolist(), displacement_B.tolist(), strict=True
                 )
             ]
     return sorted(checked_views, key=lambda checked: -checked.error)
-
-
-def _differences(stored: list[CachedHeatmaps], live_BKHW: Tensor) -> tuple[Tensor, Tensor]:
-    """How far stored heatmaps and peaks are from the teacher's output.
-
-    Returns:
-        (error, displacement), float (B,) each, on the CPU: the largest difference of a pixel or of
-        a peak, as a share of its map's peak (of `FAINT_PEAK` where that is higher); and the mean
-        distance between decoded joints, in heatmap pixels.
-    """
-    device = live_BKHW.device
-    compressed = CompressedHeatmaps(
-        coefficients=torch.from_numpy(np.stack([view.coefficients for view in stored])).to(device),
-        steps=torch.from_numpy(np.stack([view.steps for view in stored])).to(device),
-        peaks=torch.from_numpy(np.stack([view.peaks for view in stored])).to(device),
-    )
-    errors_BK3 = encoding_error(
-        live_BKHW, compressed
-    )  # largest error, mean squared error, displacement
-    live_peaks_BK = live_BKHW.amax((-2, -1)).clamp_min(0)
-    peak_differences_BK = (compressed.peaks - live_peaks_BK).abs()
-    peak_errors_BK = peak_differences_BK / compressed.peaks.float().clamp_min(FAINT_PEAK)
-    error_B = torch.maximum(errors_BK3[..., 0], peak_errors_BK).amax(1)
-    return error_B.cpu(), errors_BK3[..., 2].nanmean(1).cpu()

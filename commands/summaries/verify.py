@@ -34,6 +34,8 @@ def describe(verification: Verification) -> str:
 
 
 def _one_line(verification: Verification, damage: Damage) -> str:
+    if damage.split:
+        return f"{damage.split}/{damage.array}, shard {damage.shard}: {damage.what}"
     rows = verification.layout.rows(damage.shard)
     first, last = verification.ids[rows[0]], verification.ids[rows[-1]]
     return (

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future as ThreadFuture
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -16,6 +18,7 @@ from ..runtime.interrupt import Interrupted, Stop, stop_requested
 from ..runtime.text import format_duration, pluralize
 from ..store import Layout
 from .fill import STOPPED
+from .spot_check import SpotChecker
 from .worker import Job, make
 
 if TYPE_CHECKING:
@@ -39,7 +42,12 @@ COUNT_EVERY_S = 2.0
 
 
 def fill_on_cluster(
-    workers: Workers, settings: Cluster, job: Job, layout: Layout, tasks: Sequence[Task]
+    workers: Workers,
+    settings: Cluster,
+    job: Job,
+    layout: Layout,
+    tasks: Sequence[Task],
+    checker: SpotChecker | None,
 ) -> None:
     """Make shards on a cluster.
 
@@ -47,13 +55,19 @@ def fill_on_cluster(
 
     Args:
         tasks: the (view, shard) to make.
+        checker: of every worker process; None: they are not checked. It is closed.
 
     Raises:
         Interrupted: after a signal; complete shards are kept.
-        ValueError: there is no cluster, or some shards could not be made; the others are complete.
+        ValueError: there is no cluster, a worker did not pass the check, or some shards could not
+            be made; the others are complete.
     """
-    with stop_requested() as stop, connected(workers, settings, stop) as client:
-        failed = Driver(client, settings, job, layout, tasks).run(stop)
+    with (
+        _closing(checker),
+        stop_requested() as stop,
+        connected(workers, settings, stop) as client,
+    ):
+        failed = Driver(client, settings, job, layout, tasks, checker).run(stop)
     if failed:
         (view, shard), reason = min(failed.items())
         raise ValueError(
@@ -63,18 +77,35 @@ def fill_on_cluster(
         )
 
 
+@contextmanager
+def _closing(checker: SpotChecker | None) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if checker is not None:
+            checker.close()
+
+
 class Driver:
     """Submits shards, a bounded number at a time, and collects the results."""
 
     def __init__(
-        self, client: Client, settings: Cluster, job: Job, layout: Layout, tasks: Sequence[Task]
+        self,
+        client: Client,
+        settings: Cluster,
+        job: Job,
+        layout: Layout,
+        tasks: Sequence[Task],
+        checker: SpotChecker | None = None,
     ) -> None:
         from distributed import as_completed
 
         self.client, self.settings, self.job, self.layout = client, settings, job, layout
+        self.checker = checker
         self.waiting = iter(tasks)
         self.submitted: dict[Any, tuple[Future[Any], Task]] = {}
         self.finished = as_completed(loop=client.loop)
+        self.checking: dict[Task, ThreadFuture[None]] = {}
         self.failed: dict[Task, str] = {}
         self.progress = Progress(sum(len(layout.rows(shard)) for _, shard in tasks))
         self.monitor = WorkerMonitor(client, settings)
@@ -87,20 +118,21 @@ class Driver:
 
         Raises:
             Interrupted: after a signal.
-            ValueError: no worker has the resources of a task, or the scheduler was lost.
+            ValueError: no worker has the resources of a task, a worker did not pass the check, or
+                the scheduler was lost.
         """
         from distributed.client import ClosedClientError
 
         try:
-            self._submit(TASKS_IN_FLIGHT)
-            while self.submitted:
+            self._submit(islice(self.waiting, TASKS_IN_FLIGHT))
+            while self.submitted or self.checking:
                 if stop.is_set():
                     # The client, when it is closed, cancels the tasks that have not started.
                     raise Interrupted(STOPPED, stop.signal)
                 self.progress.show(self.monitor.count())
+                self._submit(self._checked())
                 if self.finished.has_ready():
                     self._collect(next(self.finished))
-                    self._submit(1)
                 else:
                     stop.wait(POLL_INTERVAL_S)
         except (OSError, ClosedClientError):
@@ -109,13 +141,14 @@ class Driver:
             self.progress.close()
         return self.failed
 
-    def _submit(self, count: int) -> None:
-        for view, shard in islice(self.waiting, count):
+    def _submit(self, tasks: Iterator[Task]) -> None:
+        for view, shard in tasks:
             future = self.client.submit(
                 make,
                 self.job,
                 view,
                 shard,
+                self.checker and self.checker.check,
                 key=f"shard-{uuid4().hex}",  # so that no other command's result is reused
                 retries=self.settings.retries,
                 resources=self.settings.resources or None,
@@ -124,14 +157,28 @@ class Driver:
             self.finished.add(future)
 
     def _collect(self, future: Future[Any]) -> None:
-        """Count a finished shard or record its failure, and release its future."""
+        """Count a finished shard or record its failure, release its future, and submit the next.
+
+        If the task returned cells instead, start their check, after which it is submitted again.
+        """
         _, (view, shard) = self.submitted.pop(future.key)
+        if future.status not in ("finished", "error"):
+            raise ValueError(SCHEDULER_LOST)
+        if self.checker is not None and future.status == "finished" and future.type is not dict:
+            self.checking[view, shard] = self.checker.start(self.client, future)
+            return
         if future.status == "finished":
             self.progress.add(len(self.layout.rows(shard)))
-        elif future.status == "error":
-            self.failed[view, shard] = describe_failure(future.exception())
         else:
-            raise ValueError(SCHEDULER_LOST)
+            self.failed[view, shard] = describe_failure(future.exception())
+        self._submit(islice(self.waiting, 1))
+
+    def _checked(self) -> Iterator[Task]:
+        """The tasks of the checks that have ended; raises the error of a check that failed."""
+        ended = [task for task, check in self.checking.items() if check.done()]
+        for task in ended:
+            self.checking.pop(task).result()
+            yield task
 
 
 class WorkerMonitor:

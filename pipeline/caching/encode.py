@@ -20,7 +20,7 @@ from ..runtime.text import pluralize
 from ..store import CompressedHeatmaps, compress, decompress
 from ..store.canaries import Canary, canary_rows, make_canary
 from ..store.compression import FAINT_PEAK
-from ..store.writer import Shard
+from ..store.writer import LabeledCrops, Shard
 
 Columns = dict[str, NDArray[Any]]
 """Values of consecutive views, by name, with the views along the first axis."""
@@ -32,12 +32,14 @@ def encode_batches(
     """Run the teacher on each batch, and encode its heatmaps on its device.
 
     Args:
-        batches: of views: "crop", uint8 (B, S, S, 3) RGB, and "parameters".
+        batches: of views: "crop", uint8 (B, S, S, 3) RGB, and "parameters"; for a portable store
+            also "jpeg" and "joints".
         max_error: largest error of a stored pixel, as a share of its map's peak.
 
     Yields:
         "heatmaps", "steps", "peaks" and "parameters" as stored, "encoding_error" (see
-        `encoding_error`), and "crop".
+        `encoding_error`), and "crop"; for a portable store also "jpegs" (an array of byte strings)
+        and "joints".
 
     Raises:
         ValueError: a batch does not fit into memory.
@@ -60,6 +62,9 @@ def encode_batches(
                 "encoding_error": encoding_error(heatmaps, compressed).cpu().double().numpy(),
                 "crop": batch["crop"].numpy(),
             }
+            if "jpeg" in batch:
+                columns["jpegs"] = np.array(batch["jpeg"], object)
+                columns["joints"] = batch["joints"].numpy()
         yield columns
 
 
@@ -109,6 +114,9 @@ def make_shard(view: int, shard: int, batches: list[Columns], canaries: list[Can
         joined["parameters"],
         encoding_error=summarize_errors(joined["encoding_error"], joined["peaks"]),
         canaries=canaries,
+        labeled_crops=(
+            LabeledCrops(joined["jpegs"].tolist(), joined["joints"]) if "jpegs" in joined else None
+        ),
     )
 
 

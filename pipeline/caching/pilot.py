@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,8 +27,7 @@ from ..runtime.loader import Key
 from ..store import Layout
 from ..store.coverage import sealed
 from ..store.reader import CRC32C_BYTES
-from ..store.schema import ARRAYS
-from ..store.writer import Shard, encode_shard
+from ..store.writer import Column, Shard, encode_shard
 from .encode import Columns, encode_batches, make_shard, summarize_errors, take_canaries
 
 TIMED_VIEWS = 48
@@ -209,12 +208,12 @@ def measure_sizes(
     return sizes, np.concatenate(view_bytes)
 
 
-def _encoded(columns: Columns, layout: Layout) -> dict[str, bytes]:
+def _encoded(columns: Mapping[str, Column], layout: Layout) -> dict[str, bytes]:
     return {name: encode_shard(name, values, layout) for name, values in columns.items()}
 
 
 def _receipt_bytes(shard: Shard) -> int:
-    arrays = {name: {"bytes": 100_000, "blake2b": "0" * 32} for name in ARRAYS}
+    arrays = {name: {"bytes": 100_000, "blake2b": "0" * 32} for name in shard.columns()}
     receipt = {
         "arrays": arrays,
         "canaries": shard.canaries,

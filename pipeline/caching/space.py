@@ -31,7 +31,7 @@ from ..store import (
     stored_layout,
 )
 from ..store.manifest import Manifest, with_added
-from ..store.schema import create_arrays, specs
+from ..store.schema import create_arrays
 from ..teachers import HeatmapSource
 from ..workdir import WorkDir
 from .pilot import Sizes, Stopwatch, encode_all, measure_sizes, pilot_keys
@@ -120,7 +120,7 @@ def added_bytes(missing: MissingParts, sizes: Sizes, layout: Layout) -> int:
 
 def upper_bound_sizes(layout: Layout) -> Sizes:
     """The sizes if nothing can be compressed, padding included."""
-    arrays = specs(layout.joints, layout.heatmap_px).values()
+    arrays = layout.specs.values()
     raw_bytes = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in arrays)
     view_bytes = 1.01 * raw_bytes + 256  # an incompressible frame is a little longer than its data
     return Sizes(view_bytes, view_bytes, RECEIPT_BYTES)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from ..store.manifest import Manifest
 from ..teachers import load_teacher, parse
 from ..workdir import WorkDir
 from .fill import collect_shard, encode_shards
+from .spot_check import Cells, Gate, SpotCheck, encode_cells
 
 CONTEXTS_KEPT = 2
 """Number of commands whose teacher and data set a worker keeps loaded."""
@@ -94,8 +95,14 @@ def make_job(
     )
 
 
-def make(job: Job, view: int, shard: int) -> Receipt:
+def make(job: Job, view: int, shard: int, check: SpotCheck | None = None) -> Receipt | Cells:
     """Make one shard, unless it is complete. This is the task.
+
+    Args:
+        check: that this process must pass before it makes a shard (see `spot_check`).
+
+    Returns:
+        The shard's receipt; or, if the shard was not made, the cells for the driver to check.
 
     Raises:
         TaskFailed: on any error.
@@ -103,11 +110,22 @@ def make(job: Job, view: int, shard: int) -> Receipt:
     try:
         storage, layout = _open_store(job)
         receipt = complete_receipt(storage, layout, view, shard)
-        return receipt or _encode_and_write(job, layout, view, shard)
+        return receipt or _cells(job, check) or _encode_and_write(job, layout, view, shard)
     except Exception as error:  # of any kind, to report the machine
         is_sentence = isinstance(error, ValueError | OSError)
         reason = str(error) if is_sentence else f"{type(error).__name__}: {error}"
         raise TaskFailed(f"{socket.gethostname()}: {reason}") from error
+
+
+def _cells(job: Job, check: SpotCheck | None) -> Cells | None:
+    """The cells that the driver is to check first; None: shards may be made."""
+    if check is None:
+        return None
+    context = _context(job)
+    if context.gate.admits(check):
+        return None
+    process = context.gate.process(check)
+    return encode_cells(check, process, context.predictor, context.recipe, context.samples)
 
 
 def _encode_and_write(job: Job, layout: Layout, view: int, shard: int) -> Receipt:
@@ -153,6 +171,7 @@ class _Context:
     predictor: HeatmapPredictor
     device: torch.device
     reading_threads: int
+    gate: Gate = field(default_factory=Gate)
 
 
 _loading = threading.Lock()

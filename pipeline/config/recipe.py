@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ...data.augmentation import Augmentation
-from ...data.datasets import Data
+from ...data.datasets import STORE_READER, Data
 from ...data.io.files import read_bytes
 from ...data.samples import SampleSet
 from ...data.settings import Settings
@@ -101,6 +102,26 @@ class Recipe(Settings):
     def with_geometry(self, geometry: Geometry) -> Recipe:
         """Return the recipe with the geometry of the model to run."""
         return self.model_copy(update={"geometry": geometry})
+
+    def portable_settings(self) -> dict[str, Any]:
+        """The settings for whoever has the portable store alone: without paths, data and cluster.
+
+        Of the data set, the store has the samples; its teachers are described by its manifest.
+        """
+        tree = self.model_dump(mode="json")
+        tree["data"] = {"reader": STORE_READER}
+        for name in ("cluster", "loader"):
+            del tree[name]
+        tree["sweeps"] = {
+            name: sweep
+            for name, sweep in tree["sweeps"].items()
+            if SWEPT_INIT_FROM not in (*sweep["grid"], *chain(*sweep["points"].values()))
+        }
+        for name in ("location", "teachers", "license"):
+            del tree["store"][name]
+        for student in (tree["student"], *tree["students"].values()):
+            student.pop(INIT_FROM, None)
+        return tree
 
     @property
     def student_names(self) -> list[str]:
@@ -229,7 +250,13 @@ def fresh_views(recipe: Recipe, samples: SampleSet, seed: int) -> Views:
 
 def stored_views(recipe: Recipe, samples: SampleSet) -> Views:
     """The views of the store, which its seed determines."""
-    return Views(samples, recipe.geometry, recipe.stored_augmentation, recipe.store.seed)
+    return Views(
+        samples,
+        recipe.geometry,
+        recipe.stored_augmentation,
+        recipe.store.seed,
+        crop_quality=recipe.store.crop_quality if recipe.store.portable else None,
+    )
 
 
 INIT_FROM = "init_from"
@@ -249,6 +276,8 @@ def absolute_settings(recipe: Recipe, work: Path | None = None) -> dict[str, Any
     location = recipe.store.location
     if location is not None and "://" not in location:
         settings["store"]["location"] = str(Path(location).absolute())
+    if recipe.loader.cache_dir is not None:
+        settings["loader"]["cache_dir"] = str(Path(recipe.loader.cache_dir).absolute())
     settings["store"]["teachers"] = [_absolute_teacher(name) for name in recipe.store.teachers]
     for student in (settings["student"], *settings["students"].values()):
         if isinstance(student.get(INIT_FROM), str):

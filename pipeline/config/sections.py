@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from ...data.settings import Settings
 from ..models.hourglass import HourglassSettings
 from ..models.networks import AnyModel
-from ..runtime.text import check_url
+from ..runtime.text import check_url, parse_bytes
 
 NEEDS_SIGMOID = "expected model.output = sigmoid with {} = bce: it compares probabilities"
 
@@ -192,6 +192,27 @@ class Store(Settings):
     location: str | None = Field(
         None, description="folder or fsspec URL; null: heatmaps.zarr in the work directory"
     )
+    portable: bool = Field(
+        False,
+        description="store the views themselves, as JPEG, and the labels: students then need "
+        "nothing but the store (docs/portable.md). The teacher is run on what the JPEG decodes to",
+    )
+    crop_quality: int = Field(
+        90, ge=30, le=100, description="JPEG quality of the crops in a portable store"
+    )
+    splits: tuple[Literal["train", "validation", "test"], ...] = Field(
+        ("validation", "test"),
+        description="splits of which a portable store has the unaugmented crops: validation to "
+        "select weights, test to evaluate, train to cross-validate",
+    )
+    source_names: bool = Field(
+        False,
+        description="keep sample ids, which contain names of image files, in a portable store; "
+        "false: their hashes",
+    )
+    license: str | None = Field(
+        None, description="for the data card of a portable store, such as CC-BY-4.0"
+    )
     teachers: tuple[str, ...] = Field(
         (),
         description="external teachers, averaged: files, folders or package.module:factory "
@@ -213,6 +234,29 @@ class Loader(Settings):
         None, ge=0, le=256, description="processes; null: 1 on a CPU, up to 8 with a GPU"
     )
     prefetch: int = Field(4, ge=1, le=64, description="batches that each process reads ahead")
+    shuffle_shards: Literal["auto", "all"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="number of the store's shards whose views are mixed at a time; all: the whole "
+        "epoch's. auto: all of a local store of up to about 3 million views; 16 of a larger or "
+        "remote one, or fewer, so that they fit twice into the cache. The weights depend on it",
+    )
+    cache_dir: str | None = Field(
+        None,
+        description="folder on a local disk that keeps a remote store's shards, for any number of "
+        "runs and processes; null: each process keeps up to 256 MiB in memory",
+    )
+    cache_size: str = Field("20GB", description="largest size of that folder, such as 1.5 TiB")
+
+    @property
+    def cache_bytes(self) -> int:
+        """`cache_size` in bytes."""
+        return parse_bytes(self.cache_size)
+
+    @field_validator("cache_size")
+    @classmethod
+    def _cache_size_is_a_size(cls, value: str) -> str:
+        parse_bytes(value)
+        return value
 
 
 class TestTimeAugmentation(Settings):

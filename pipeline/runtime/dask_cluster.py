@@ -68,6 +68,14 @@ class Cluster(Settings):
         description="memory of a worker that the command starts, such as 8GiB: beyond 95 % of it, "
         "the worker is restarted. auto: its share of the machine's memory; none: no limit",
     )
+    spot_check_views: int = Field(
+        4,
+        ge=0,
+        le=64,
+        description="views of single samples that every worker process encodes first, and that the "
+        "command compares with its own teacher's output before the worker writes a shard; 0: "
+        "workers are not checked",
+    )
     connect_s: float = Field(30.0, gt=0, le=86400, description="how long to wait for a scheduler")
 
     @field_validator("resources")

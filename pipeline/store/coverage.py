@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,9 @@ MAX_RECEIPT_BYTES = 1 << 16
 
 SEAL = b'"seal": "%s"'
 UNSEALED = SEAL % (b"0" * 32)
+
+RECEIPTS_AT_ONCE = 1024
+"""Receipts that are read before the first of them is checked: some megabytes."""
 
 SHARDS_CHECKED = 64
 """Shards of an audited store that are checked before training. Takes about 0.1 s, and detects a
@@ -65,7 +68,11 @@ class Coverage:
 
     def bytes(self) -> int:
         """Size of the complete shards' files."""
-        return sum(receipt["arrays"][name]["bytes"] for receipt in self.receipts for name in ARRAYS)
+        return sum(
+            receipt["arrays"][name]["bytes"]
+            for receipt in self.receipts
+            for name in self.layout.arrays
+        )
 
     def samples(self) -> int:
         """Number of stored views of single samples in the complete shards."""
@@ -97,7 +104,7 @@ def coverage(storage: Storage, layout: Layout, views: Iterable[int] | None = Non
         views: view numbers to check; None: all.
     """
     missing, receipts = [], []
-    begun = storage.names(RECEIPTS)  # metadata may state any number of views
+    begun = storage.names(layout.receipts)  # metadata may state any number of views
     for view in range(layout.views) if views is None else views:
         if str(view) not in begun:
             missing += [(view, shard) for shard in range(layout.shards)]
@@ -171,38 +178,68 @@ def _some_are_complete(storage: Storage, layout: Layout) -> bool:
     total = layout.views * layout.shards
     if total <= SHARDS_CHECKED:
         return False  # checking all of them takes fewer requests
-    return all(
-        complete_receipt(storage, layout, *divmod(total * i // SHARDS_CHECKED, layout.shards))
-        for i in range(SHARDS_CHECKED)
-    )
+    tasks = [divmod(total * i // SHARDS_CHECKED, layout.shards) for i in range(SHARDS_CHECKED)]
+    return all(_complete_receipts_of(storage, layout, tasks))
 
 
 def complete_receipt(storage: Storage, layout: Layout, view: int, shard: int) -> Receipt | None:
     """The receipt of a shard; None if the shard is not complete."""
-    sizes = {
-        name: _full_name_sizes(storage, f"{view_folder(name, view)}/{shard}") for name in ARRAYS
-    }
-    receipt = read_receipt(storage, view, shard)
-    return receipt if _is_complete(receipt, layout, view, shard, sizes) else None
+    return _complete_receipts_of(storage, layout, [(view, shard)])[0]
 
 
-def read_receipt(storage: Storage, view: int, shard: int) -> Receipt | None:
-    """The receipt of a shard, whose files are not checked; None if it is missing or damaged."""
+def _complete_receipts_of(
+    storage: Storage, layout: Layout, tasks: Sequence[tuple[int, int]]
+) -> list[Receipt | None]:
+    """The receipt of each of some shards, given as (view, shard); None for incomplete ones."""
+    names = [shard_name(array, *task) for task in tasks for array in layout.arrays]
+    sizes = storage.object_sizes(names)
+    receipts = read_receipts(storage, tasks, layout)
+    return [
+        receipt if _is_complete(receipt, layout, *task, sizes) else None
+        for task, receipt in zip(tasks, receipts, strict=True)
+    ]
+
+
+def read_receipt(
+    storage: Storage, view: int, shard: int, layout: Layout | None = None
+) -> Receipt | None:
+    """The receipt of a shard, whose files are not checked; None if it is missing or damaged.
+
+    Args:
+        layout: whose arrays the receipt must list; None: those that every store has.
+    """
+    return read_receipts(storage, [(view, shard)], layout)[0]
+
+
+def read_receipts(
+    storage: Storage, tasks: Sequence[tuple[int, int]], layout: Layout | None = None
+) -> list[Receipt | None]:
+    """As `read_receipt`, of several shards, given as (view, shard); remote ones concurrently."""
+    arrays, folder = (ARRAYS, RECEIPTS) if layout is None else (layout.arrays, layout.receipts)
+    names = [receipt_name(view, shard, folder) for view, shard in tasks]
+    contents = storage.read_many(names, MAX_RECEIPT_BYTES)
+    return [
+        None if content is None else _parse_receipt(content, *task, arrays)
+        for task, content in zip(tasks, contents, strict=True)
+    ]
+
+
+def _parse_receipt(content: bytes, view: int, shard: int, arrays: Sequence[str]) -> Receipt | None:
+    """The receipt of a shard; None if it is damaged, or of another shard."""
     try:
-        content = storage.read(receipt_name(view, shard), MAX_RECEIPT_BYTES)
         receipt: Receipt = json.loads(content)
         unchanged = content == _with_seal(
             content.replace(SEAL % receipt["seal"].encode(), UNSEALED)
         )
-        is_valid = _is_valid(receipt, view, shard)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        is_valid = _is_valid(receipt, view, shard, arrays)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return receipt if unchanged and is_valid else None
 
 
-def _is_valid(receipt: Receipt, view: int, shard: int) -> bool:
+def _is_valid(receipt: Receipt, view: int, shard: int, arrays: Sequence[str]) -> bool:
     """Whether a receipt is of this shard, and all that is read from it has the right type."""
-    files = [receipt["arrays"][name] for name in ARRAYS]
+    files = [receipt["arrays"][name] for name in arrays]
     canaries = receipt["canaries"]
     return (
         (receipt["view"], receipt["shard"]) == (view, shard)
@@ -246,12 +283,17 @@ def _complete_receipts(storage: Storage, view: int, layout: Layout) -> Iterator[
     """The receipt of each shard of a view, None for shards that are not complete."""
     # One listing per folder instead of one request per file: object stores list 1,000 names at a
     # time.
-    receipt_sizes = storage.sizes(f"{RECEIPTS}/{view}")
-    sizes = {name: _full_name_sizes(storage, view_folder(name, view)) for name in ARRAYS}
-    for shard in range(layout.shards):
-        exists = f"{shard}.json" in receipt_sizes
-        receipt = read_receipt(storage, view, shard) if exists else None
-        yield receipt if _is_complete(receipt, layout, view, shard, sizes) else None
+    receipt_sizes = storage.sizes(f"{layout.receipts}/{view}")
+    sizes: dict[str, int] = {}
+    for name in layout.arrays:
+        sizes |= _full_name_sizes(storage, view_folder(name, view))
+    for start in range(0, layout.shards, RECEIPTS_AT_ONCE):
+        shards = range(start, min(start + RECEIPTS_AT_ONCE, layout.shards))
+        present = [(view, shard) for shard in shards if f"{shard}.json" in receipt_sizes]
+        receipts = dict(zip(present, read_receipts(storage, present, layout), strict=True))
+        for shard in shards:
+            receipt = receipts.get((view, shard))
+            yield receipt if _is_complete(receipt, layout, view, shard, sizes) else None
 
 
 def _full_name_sizes(storage: Storage, folder: str) -> dict[str, int]:
@@ -264,16 +306,16 @@ def _is_complete(
     layout: Layout,
     view: int,
     shard: int,
-    sizes: dict[str, dict[str, int]],
+    sizes: dict[str, int],
 ) -> bool:
     """Whether a shard has the right number of samples and files of the sizes in its receipt.
 
     Args:
-        sizes: of the objects of each array, by full name.
+        sizes: of the objects, by name.
     """
     if receipt is None or receipt["samples"] != len(layout.rows(shard)):
         return False
     return all(
-        by_name.get(shard_name(array, view, shard)) == receipt["arrays"][array]["bytes"]
-        for array, by_name in sizes.items()
+        sizes.get(shard_name(array, view, shard)) == receipt["arrays"][array]["bytes"]
+        for array in layout.arrays
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..runtime.files import versions
 from .schema import (
     ARRAYS,
     MANIFEST,
+    MAX_CROP_PX,
     MAX_SHARD_SAMPLES,
     MAX_SHARDS,
     MAX_VIEW_PIXELS,
@@ -41,7 +43,11 @@ TeacherEntry = str | Mapping[str, Any]
 AUDIT = "audit"
 """What `StoreWriter.finish` found when all shards were complete (`coverage.audit_of`)."""
 
-NOT_COMPARED = ("versions", "encoding_error", AUDIT)
+CROPS, STORED_SPLITS, RECIPE = "crops", "splits", "recipe"
+"""Entries of a portable store: how crops are stored; the fingerprints of the splits that it has;
+and the settings of the run that it was made for."""
+
+NOT_COMPARED = ("versions", "encoding_error", AUDIT, STORED_SPLITS, RECIPE)
 MAX_METADATA_BYTES = 1 << 24
 
 CHECKSUM = f"{MANIFEST}_checksum"
@@ -83,10 +89,34 @@ def make_manifest(recipe: Recipe, samples: SampleSet, teacher: TeacherEntry) -> 
         "geometry": recipe.geometry.model_dump() | {"heatmap_px": recipe.geometry.heatmap_px},
         "joints": list(skeleton.joints),
         **pairs,
+        **_portable_entries(recipe, samples),
         "max_error": recipe.store.max_error,
         "shard_samples": recipe.store.shard_samples,
         "versions": versions(),
     }
+
+
+def _portable_entries(recipe: Recipe, samples: SampleSet) -> Manifest:
+    """The entries of a portable store; none for another."""
+    store = recipe.store
+    if not store.portable:
+        return {}
+    return {
+        CROPS: {
+            "format": "jpeg",
+            "quality": store.crop_quality,
+            "splits": sorted(store.splits),
+            "source_names": store.source_names,
+        },
+        "skeleton": asdict(samples.skeleton),
+        STORED_SPLITS: {},
+        RECIPE: recipe.portable_settings(),
+    }
+
+
+def is_portable(manifest: Manifest) -> bool:
+    """Whether a store holds all that a student needs."""
+    return CROPS in manifest
 
 
 def layout_of(manifest: Manifest, views: int, samples: int | None = None) -> Layout:
@@ -108,6 +138,7 @@ def layout_of(manifest: Manifest, views: int, samples: int | None = None) -> Lay
             joints=len(manifest["joints"]),
             heatmap_px=_whole(manifest["geometry"]["heatmap_px"]),
             shard_samples=_whole(manifest["shard_samples"]),
+            crop_px=_whole(manifest["geometry"]["crop_px"]) if is_portable(manifest) else 0,
         )
         if not isinstance(manifest["teacher"]["sha256"], str):
             raise TypeError("expected a digest of the teacher")
@@ -121,7 +152,28 @@ def layout_of(manifest: Manifest, views: int, samples: int | None = None) -> Lay
     _check_size("samples a shard", layout.shard_samples, MAX_SHARD_SAMPLES, "smaller ones")
     view_pixels = layout.joints * layout.heatmap_px**2
     _check_size("pixels of a view's heatmaps", view_pixels, MAX_VIEW_PIXELS, "smaller heatmaps")
+    _check_size("pixels on a crop's side", layout.crop_px, MAX_CROP_PX, "smaller crops")
     return layout
+
+
+def split_layout(manifest: Manifest, split: str) -> Layout:
+    """The sizes of the arrays of a split's samples in a portable store with this manifest.
+
+    Raises:
+        ValueError: the manifest is damaged, or the store does not have this split.
+    """
+    layout = layout_of(manifest, 1)
+    try:
+        crops = manifest[CROPS]["splits"]
+        samples = _whole(manifest[STORED_SPLITS][split]["samples"]) if split != "train" else 0
+    except (KeyError, TypeError):
+        raise ValueError(f"the store has no {split} samples") from None
+    return replace(
+        layout,
+        segments=layout.segments if split == "train" else (samples,),
+        crop_px=layout.crop_px if split in crops else 0,
+        is_split=True,
+    )
 
 
 def _whole(value: Any) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ...data.samples import SampleSet
+from ...data.views import Views
 from ..config.recipe import Recipe, stored_views
 from ..workdir import WorkDir
 from .canaries import check_canaries
 from .coverage import check_complete
+from .disk_cache import with_disk_cache
 from .manifest import (
     Manifest,
     TeacherEntry,
@@ -18,17 +20,19 @@ from .manifest import (
 )
 from .reader import StoreReader, has_own_layout
 from .schema import Layout
+from .splits import StoredViews
 from .storage import Storage, open_storage
 
 
 def open_store(
-    work: WorkDir, recipe: Recipe, samples: SampleSet, teacher: TeacherEntry
+    work: WorkDir, recipe: Recipe, samples: SampleSet, teacher: TeacherEntry | None
 ) -> tuple[StoreReader, Manifest]:
     """A reader of the recipe's store, and its manifest, if the store holds what a run needs.
 
     Args:
         samples: of the run.
-        teacher: what the manifest must state about the teacher (`teachers.expected_entry`).
+        teacher: what the manifest must state about the teacher (`teachers.expected_entry`); None:
+            the run does not use its heatmaps.
 
     Raises:
         ValueError: the store is missing or incomplete, or was made for another run or from other
@@ -37,13 +41,21 @@ def open_store(
     storage = existing_store(work, recipe)
     work_options = work.command_options(recipe)
     manifest = read_manifest(storage, work_options)
-    expected = make_manifest(recipe, samples, teacher)
+    expected = make_manifest(recipe, samples, manifest["teacher"] if teacher is None else teacher)
     check_manifest(storage, expected, manifest, work_options)
     layout = served_layout(expected, manifest, recipe.store.views)
     _check_metadata(storage, layout, work_options)
     check_complete(storage, layout, work_options)
-    check_canaries(storage, layout, stored_views(recipe, samples), manifest, work_options)
-    return StoreReader(storage, layout, work_options), manifest
+    reader = StoreReader(storage, layout, work_options)
+    views = views_of(recipe, samples, reader)
+    check_canaries(storage, layout, views, manifest, work_options)
+    return reader, manifest
+
+
+def views_of(recipe: Recipe, samples: SampleSet, reader: StoreReader) -> Views:
+    """The views that a store's heatmaps are of: read from it, if it is portable, or cut again."""
+    views = stored_views(recipe, samples)
+    return StoredViews(views, reader) if reader.layout.crop_px else views
 
 
 def _check_metadata(storage: Storage, layout: Layout, work_options: str) -> None:
@@ -60,7 +72,7 @@ def _check_metadata(storage: Storage, layout: Layout, work_options: str) -> None
 
 
 def existing_store(work: WorkDir, recipe: Recipe) -> Storage:
-    """The storage of the recipe's store, whose manifest can be read.
+    """The storage of the recipe's store, whose manifest can be read; with the recipe's disk cache.
 
     Raises:
         ValueError: there is no store, or its manifest is damaged.
@@ -70,4 +82,4 @@ def existing_store(work: WorkDir, recipe: Recipe) -> Storage:
     if not storage.exists() and not has_shards(storage):
         raise ValueError(f"{storage} is missing: run `fpd cache-heatmaps -w {work_options}`")
     read_manifest(storage, work_options)
-    return storage
+    return with_disk_cache(storage, recipe.loader.cache_dir, recipe.loader.cache_bytes)

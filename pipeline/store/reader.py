@@ -4,8 +4,9 @@ Before a reader's first read from a shard, its files are compared with the diges
 chunk's checksum finds flipped bits, but not files that were swapped, replaced or written by another
 tool. zarr-python reads the whole index of a shard again for every chunk, and a student reads single
 chunks in random order. This reader supports only the layout that `schema` defines, for which it
-agrees with `zarr.open` bit for bit (a test checks this). A remote shard is fetched whole, once. A
-store of any other layout (rechunked or recompressed) is read through zarr-python, by whole shards.
+agrees with `zarr.open` bit for bit (a test checks this). A remote shard is fetched whole, and kept
+in memory or by `disk_cache`, whose damaged copies are fetched again. A store of any other layout
+(rechunked or recompressed) is read through zarr-python, by whole shards.
 
 Shape letters: K joints, Y and X blocks down and across, C coefficients of a block, S samples in a
 shard, P parameters.
@@ -16,8 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +31,8 @@ from zstandard import ZstdDecompressor, ZstdError, frame_content_size
 from .compression import decompress
 from .coverage import read_receipt
 from .manifest import MAX_METADATA_BYTES, UNKNOWN_WORK, read_metadata, stored_layout
-from .schema import ARRAYS, Layout, Spec, create_arrays, shard_name, specs
-from .storage import Storage, open_storage
+from .schema import ARRAYS, Layout, Spec, create_arrays, shard_name
+from .storage import Content, Storage, open_storage
 from .writer import digest
 
 OPEN_SHARDS = 1 << 14
@@ -40,7 +40,7 @@ OPEN_SHARDS = 1 << 14
 
 CACHE_BYTES = 1 << 28
 """Memory for the open shards of a reader: 256 MiB. An open shard of 512 views takes 43 KiB if it is
-mapped, so 6,000 fit, and 1 MiB if it was fetched."""
+mapped, so 6,000 fit, and 1 MiB if it was fetched, 10 MiB with crops."""
 
 MISSING = np.iinfo(np.uint64).max
 """Offset and size of a missing chunk in a shard's index (Zarr v3, codec `sharding_indexed`)."""
@@ -60,23 +60,18 @@ class CachedHeatmaps(NamedTuple):
     parameters: NDArray[np.float64]  # (P,)
 
 
-class _MappedShard(NamedTuple):
-    """A shard in the layout of `schema`: the file of `heatmaps`, and the other arrays decoded."""
+class _Chunks(NamedTuple):
+    """The file of a sharded array."""
 
-    content: NDArray[np.uint8]
+    content: Content
     index_S2: NDArray[np.uint64]  # offset and size of each inner chunk
-    steps_SK: NDArray[np.float16]
-    peaks_SK: NDArray[np.float16]
-    parameters_SP: NDArray[np.float64]
 
 
-class _DecodedShard(NamedTuple):
-    """A shard in another layout, decoded by zarr-python; in the order of `ARRAYS`."""
+class _OpenShard(NamedTuple):
+    """A shard's arrays by name: those that are decoded, and those of which single chunks are."""
 
-    heatmaps_SKYXC: NDArray[np.int8]
-    steps_SK: NDArray[np.float16]
-    peaks_SK: NDArray[np.float16]
-    parameters_SP: NDArray[np.float64]
+    decoded: dict[str, NDArray[Any]]
+    chunked: dict[str, _Chunks]
 
 
 class StoreReader:
@@ -109,10 +104,9 @@ class StoreReader:
         self.work = work
         self.check_digests = check_digests
         self._checked: set[tuple[int, int]] = set()
-        self._specs = specs(layout.joints, layout.heatmap_px)
         self._zstd = ZstdDecompressor()
         self._has_own_layout = own_layout
-        self._shards: OrderedDict[tuple[int, int], _MappedShard | _DecodedShard] = OrderedDict()
+        self._shards: OrderedDict[tuple[int, int], _OpenShard] = OrderedDict()
         self._memory = 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,35 +122,82 @@ class StoreReader:
         }
 
     def read(self, view: int, index: int) -> CachedHeatmaps:
-        """One view of one sample.
+        """The heatmaps of one view of one sample.
 
         Raises:
             ValueError: the shard is missing or damaged; the message names view and sample.
             IndexError: there is no such view or sample.
         """
+        return CachedHeatmaps(*self._read(ARRAYS, view, index))
+
+    def read_crop(self, view: int, index: int) -> NDArray[np.uint8]:
+        """The crop of one view of one sample, of a portable store, as JPEG: uint8 (bytes,).
+
+        Raises:
+            ValueError, IndexError: as `read`.
+        """
+        padded, size = self._read(("crops", "crop_sizes"), view, index)
+        if not 0 < size <= len(padded):
+            raise self._unreadable(view, index, f"its crop has a size of {size} bytes")
+        return np.asarray(padded[:size])
+
+    def read_row(self, array: str, view: int, index: int) -> NDArray[Any]:
+        """The values of one view of one sample in one array.
+
+        Raises:
+            ValueError, IndexError: as `read`.
+        """
+        return np.asarray(self._read((array,), view, index)[0])
+
+    def _read(self, arrays: Sequence[str], view: int, index: int) -> list[Any]:
+        """The values of one view of one sample in some arrays; see `read`."""
         if not 0 <= view < self.layout.views:
             raise IndexError(f"expected a view in 0..{self.layout.views - 1}, got {view}")
         shard, row = self.layout.locate(index)
         try:
-            opened = self._open(view, shard)
-            if isinstance(opened, _DecodedShard):
-                if not opened.steps_SK[row].all():  # zarr-python returns zeros for missing chunks
-                    raise ValueError("it was never written")
-                return CachedHeatmaps(*(column[row] for column in opened))
-            offset, size = opened.index_S2[row].tolist()
-            if offset == MISSING or offset + size > len(opened.content):
-                raise ValueError("its entry in the shard's index points outside the shard")
-            coefficients = self._decode("heatmaps", opened.content[offset : offset + size], ())
+            try:
+                return self._rows(arrays, view, shard, row)
+            except (RuntimeError, ValueError, ZstdError):
+                if not self._discard(view, shard):
+                    raise
+                return self._rows(arrays, view, shard, row)
         except (OSError, RuntimeError, ValueError, ZstdError) as error:
-            raise ValueError(
-                f"{self.storage}: view {view} of sample {index} (shard {shard}) cannot be read "
-                f"({error}); repair it with `fpd verify-cache -w {self.work} --deep --repair`"
-            ) from None
-        return CachedHeatmaps(
-            coefficients, opened.steps_SK[row], opened.peaks_SK[row], opened.parameters_SP[row]
+            raise self._unreadable(view, index, str(error)) from None
+
+    def _rows(self, arrays: Sequence[str], view: int, shard: int, row: int) -> list[Any]:
+        opened = self._open(view, shard)
+        return [self._row(opened, array, row) for array in arrays]
+
+    def _discard(self, view: int, shard: int) -> bool:
+        """Close a shard, and remove what a disk cache has of it. Returns whether it had any."""
+        opened = self._shards.pop((view, shard), None)
+        if opened is not None:
+            self._memory -= self._memory_of(opened)
+        self._checked.discard((view, shard))
+        names = [shard_name(array, view, shard) for array in self.layout.arrays]
+        removed = [name for name in names if self.storage.discard(name)]
+        return bool(removed)
+
+    def _unreadable(self, view: int, index: int, reason: str) -> ValueError:
+        shard, _ = self.layout.locate(index)
+        return ValueError(
+            f"{self.storage}: view {view} of sample {index} (shard {shard}) cannot be read "
+            f"({reason}); repair it with `fpd verify-cache -w {self.work} --deep --repair`"
         )
 
-    def _open(self, view: int, shard: int) -> _MappedShard | _DecodedShard:
+    def _row(self, opened: _OpenShard, array: str, row: int) -> Any:
+        if array in opened.decoded:
+            # zarr-python returns zeros for missing chunks.
+            if array == "heatmaps" and not opened.decoded["steps"][row].all():
+                raise ValueError("it was never written")
+            return opened.decoded[array][row]
+        content, index_S2 = opened.chunked[array]
+        offset, size = index_S2[row].tolist()
+        if offset == MISSING or offset + size > len(content):
+            raise ValueError("its entry in the shard's index points outside the shard")
+        return self._decode(array, content[offset : offset + size], ())
+
+    def _open(self, view: int, shard: int) -> _OpenShard:
         """A shard from the cache, or opened now; closes those used least recently."""
         key = (view, shard)
         if key in self._shards:
@@ -175,36 +216,56 @@ class StoreReader:
             self._memory -= self._memory_of(self._shards.popitem(last=False)[1])
         return opened
 
-    def _memory_of(self, opened: _MappedShard | _DecodedShard) -> int:
+    def _memory_of(self, opened: _OpenShard) -> int:
         """Bytes of memory that an open shard takes. A memory-mapped file does not count."""
-        mapped = isinstance(opened, _MappedShard) and self.storage.is_local
-        return sum(column.nbytes for column in (opened[1:] if mapped else opened))
+        arrays: list[Content] = list(opened.decoded.values())
+        for content, index in opened.chunked.values():
+            arrays += [index] if self.storage.is_local else [index, content]
+        return sum(array.nbytes for array in arrays)
 
-    def _map(self, view: int, shard: int) -> _MappedShard:
-        shard_samples = self.layout.shard_samples
-        name = partial(shard_name, view=view, shard=shard)
-        content = self.storage.read_array(name("heatmaps"))
-        small_files = [self.storage.read(name(array), MAX_METADATA_BYTES) for array in ARRAYS[1:]]
+    def _map(self, view: int, shard: int) -> _OpenShard:
+        specs = self.layout.specs
+        files: dict[str, Any] = {}
+        for array, spec in specs.items():
+            name = shard_name(array, view, shard)
+            files[array] = (
+                self.storage.read_array(name)
+                if spec.sharded
+                else self.storage.read(name, MAX_METADATA_BYTES)
+            )
         if self.check_digests and (view, shard) not in self._checked:
-            self._check_digests(view, shard, [content, *small_files])
-        index = content[-(shard_samples * INDEX_ENTRY_BYTES + CRC32C_BYTES) :]
-        small_arrays = (
-            self._decode(array, encoded, (shard_samples,))
-            for array, encoded in zip(ARRAYS[1:], small_files, strict=True)
+            self._check_digests(view, shard, files)
+        rows = (self.layout.shard_samples,)
+        return _OpenShard(
+            decoded={
+                array: self._decode(array, content, rows)
+                for array, content in files.items()
+                if not specs[array].sharded
+            },
+            chunked={
+                array: _Chunks(content, self._index(content))
+                for array, content in files.items()
+                if specs[array].sharded
+            },
         )
-        checked_index = np.frombuffer(CRC32C(location="end").decode(index), "<u8")
-        return _MappedShard(content, checked_index.reshape(shard_samples, 2), *small_arrays)
 
-    def _check_digests(self, view: int, shard: int, files: Sequence[Any]) -> None:
-        receipt = read_receipt(self.storage, view, shard)
+    def _index(self, content: Content) -> NDArray[np.uint64]:
+        """Offset and size of each inner chunk: uint64 (S, 2), checked by its checksum."""
+        index_bytes = self.layout.shard_samples * INDEX_ENTRY_BYTES + CRC32C_BYTES
+        checked = CRC32C(location="end").decode(content[-index_bytes:])
+        return np.frombuffer(checked, "<u8").reshape(-1, 2)
+
+    def _check_digests(self, view: int, shard: int, files: Mapping[str, Any]) -> None:
+        receipt = read_receipt(self.storage, view, shard, self.layout)
         if receipt is None:
             raise ValueError("its receipt is missing or damaged")
-        for array, content in zip(ARRAYS, files, strict=True):
-            if digest(memoryview(content)) != receipt["arrays"][array]["blake2b"]:
+        for array, content in files.items():
+            if digest(memoryview(content[:])) != receipt["arrays"][array]["blake2b"]:
                 raise ValueError(f"{array} was changed after it was written")
         self._checked.add((view, shard))
 
-    def _load(self, view: int, shard: int) -> _DecodedShard:
+    def _load(self, view: int, shard: int) -> _OpenShard:
+        """Decode a shard in another layout by zarr-python."""
         size = self.layout.shard_samples
         rows = slice(shard * size, (shard + 1) * size)
         try:
@@ -213,8 +274,8 @@ class StoreReader:
         except (KeyError, TypeError) as error:  # of metadata that zarr-python does not expect
             raise ValueError(f"its metadata cannot be read: {error}") from None
         for name in ARRAYS:
-            _check_shape(arrays[name], name, self._specs[name])
-        return _DecodedShard(*(np.asarray(arrays[name][view, rows]) for name in ARRAYS))
+            _check_shape(arrays[name], name, self.layout.specs[name])
+        return _OpenShard({n: np.asarray(arrays[n][view, rows]) for n in ARRAYS}, {})
 
     def _decode(self, array: str, encoded: Any, leading: tuple[int, ...]) -> NDArray[Any]:
         """Decompress a chunk of an array.
@@ -222,7 +283,7 @@ class StoreReader:
         Args:
             leading: sizes of the axes before those of a single view of a sample.
         """
-        spec = self._specs[array]
+        spec = self.layout.specs[array]
         shape, dtype = (*leading, *spec.shape), np.dtype(spec.dtype)
         expected_bytes = math.prod(shape) * dtype.itemsize
         size_bytes = frame_content_size(encoded)
@@ -248,7 +309,7 @@ def _check_shape(array: Any, name: str, spec: Spec) -> None:
 def has_own_layout(storage: Storage, layout: Layout) -> bool:
     """Whether the arrays of a store have the chunks and codecs that `schema` defines."""
     group = create_arrays({}, layout)
-    for name in ARRAYS:
+    for name in layout.arrays:
         expected: dict[str, Any] = dict(group[name].metadata.to_dict())
         metadata = read_metadata(storage, f"{name}/zarr.json")
         for part in ("data_type", "chunk_grid", "chunk_key_encoding", "codecs"):

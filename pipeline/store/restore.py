@@ -11,7 +11,7 @@ import json
 from itertools import accumulate
 
 from ...data.samples import SampleSet
-from .coverage import Receipt, read_receipt
+from .coverage import Receipt, read_receipts
 from .manifest import Manifest, layout_of, with_manifest
 from .schema import RECEIPTS, Layout, is_object_name
 from .storage import Storage, foreign_names
@@ -71,8 +71,7 @@ def _receipts(storage: Storage) -> list[Receipt]:
     names = [n for n in storage.sizes(RECEIPTS) if is_object_name(f"{RECEIPTS}/{n}")]
     parts = [name.removesuffix(".json").split("/") for name in names]
     tasks = sorted((int(view), int(shard)) for view, shard in parts)
-    receipts = (read_receipt(storage, *task) for task in tasks)
-    return [receipt for receipt in receipts if receipt is not None]
+    return [receipt for receipt in read_receipts(storage, tasks) if receipt is not None]
 
 
 def _totals(receipts: list[Receipt], samples: int, shard_samples: int) -> list[int]:

@@ -6,21 +6,24 @@ name, synced and renamed. A remote object is put in place by the object store, a
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import fsspec
 import numpy as np
 import torch
+from fsspec.asyn import sync
 from numpy.typing import NDArray
 
 from ..runtime.files import atomic
@@ -30,6 +33,9 @@ from .schema import MANIFEST, is_object_name
 
 MAX_OBJECT_BYTES = 1 << 32
 """Limit of what is read into memory; every object of a store is smaller."""
+
+MAX_IN_FLIGHT = 64
+"""Requests to an object store at a time, where many small objects are read."""
 
 _TEMPORARY_NAME = re.compile(
     r"\.(?P<atomic>[^/]+)\.[0-9a-f]{16}\.tmp|(?P<zarr>zarr)\.[0-9a-f]{32}\.partial"
@@ -42,6 +48,20 @@ of somebody else could name them (fsspec/implementations/dask.py, jupyter.py, re
 
 MAX_GROUP_BYTES = 1 << 24
 """Limit of the group's metadata."""
+
+
+class Content(Protocol):
+    """The bytes of an object: an array of uint8, or an object of which slices are read."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes, or can be mapped to."""
+
+    def __len__(self) -> int:
+        """Number of bytes."""
+
+    def __getitem__(self, part: slice, /) -> Any:
+        """A slice without a step: uint8 (bytes,)."""
 
 
 class Storage(Protocol):
@@ -59,8 +79,22 @@ class Storage(Protocol):
             ValueError: it is larger than `limit` bytes.
         """
 
-    def read_array(self, name: str) -> NDArray[np.uint8]:
-        """The content of an object as uint8 (bytes,): memory-mapped if local, read otherwise."""
+    def read_array(self, name: str) -> Content:
+        """The content of an object: memory-mapped if local, on a local disk if that is its cache,
+        in memory otherwise.
+        """
+
+    def read_many(self, names: Sequence[str], limit: int) -> list[bytes | None]:
+        """The content of each object, None for those that cannot be read or exceed the limit.
+
+        Remote objects are read concurrently, `MAX_IN_FLIGHT` at a time.
+        """
+
+    def object_sizes(self, names: Sequence[str]) -> dict[str, int]:
+        """Size in bytes of each of these objects that exists; concurrently, as `read_many`."""
+
+    def discard(self, name: str) -> bool:
+        """Remove a cached copy of an object. Returns whether there was one."""
 
     def write(self, name: str, content: bytes) -> None:
         """Create or replace an object atomically; it is durable when this returns."""
@@ -145,10 +179,10 @@ class LocalStorage:
 
     def read(self, name: str, limit: int = MAX_OBJECT_BYTES) -> bytes:
         path = self.root / name
-        _check_size(_file_size(path), limit, str(path))
+        check_size(_file_size(path), limit, str(path))
         with path.open("rb") as file:  # it may grow meanwhile
             content = file.read(limit + 1)
-        _check_size(len(content), limit, str(path))
+        check_size(len(content), limit, str(path))
         return content
 
     def read_array(self, name: str) -> NDArray[np.uint8]:
@@ -160,6 +194,25 @@ class LocalStorage:
         content: NDArray[np.uint8] = mapped.numpy()
         content.flags.writeable = False
         return content
+
+    def read_many(self, names: Sequence[str], limit: int) -> list[bytes | None]:
+        contents: list[bytes | None] = []
+        for name in names:
+            try:
+                contents.append(self.read(name, limit))
+            except (OSError, ValueError):
+                contents.append(None)
+        return contents
+
+    def object_sizes(self, names: Sequence[str]) -> dict[str, int]:
+        sizes = {}
+        for name in names:
+            with suppress(OSError, ValueError):
+                sizes[name] = _file_size(self.root / name)
+        return sizes
+
+    def discard(self, name: str) -> bool:
+        return False
 
     def write(self, name: str, content: bytes) -> None:
         path = self.root / name
@@ -288,11 +341,26 @@ class RemoteStorage:
             # A single request that reads at most one byte too many. Checking the size first would
             # take a second request.
             content: bytes = system.cat_file(path, start=0, end=limit + 1)
-        _check_size(len(content), limit, f"{self.url}/{name}")
+        check_size(len(content), limit, f"{self.url}/{name}")
         return content
 
     def read_array(self, name: str) -> NDArray[np.uint8]:
         return np.frombuffer(self.read(name), np.uint8)
+
+    def read_many(self, names: Sequence[str], limit: int) -> list[bytes | None]:
+        results = self._call_for_each("cat_file", names, start=0, end=limit + 1)
+        return [r if isinstance(r, bytes) and len(r) <= limit else None for r in results]
+
+    def object_sizes(self, names: Sequence[str]) -> dict[str, int]:
+        results = self._call_for_each("info", names)
+        return {
+            name: int(result["size"] or 0)
+            for name, result in zip(names, results, strict=True)
+            if isinstance(result, dict) and result.get("type") == "file"
+        }
+
+    def discard(self, name: str) -> bool:
+        return False
 
     def write(self, name: str, content: bytes) -> None:
         with self._file_system(name) as (system, path):
@@ -347,6 +415,18 @@ class RemoteStorage:
         # object atomically, and write identical receipts: the work is wasted, but correct.
         yield
 
+    def _call_for_each(self, method: str, names: Sequence[str], **arguments: Any) -> list[Any]:
+        """The results of a file system's method for each object, exceptions among them."""
+        with self._file_system("") as (system, root):
+            paths = [f"{root}/{name}" for name in names]
+            if system.async_impl:
+                call = partial(getattr(system, f"_{method}"), **arguments)
+                results: list[Any] = sync(system.loop, _gather, call, paths)
+                return results
+            return [
+                _result_or_error(partial(getattr(system, method), **arguments), p) for p in paths
+            ]
+
     @contextmanager
     def _file_system(self, name: str) -> Iterator[tuple[Any, str]]:
         """The file system and an object's path in it; any exception in the block is an OSError."""
@@ -359,6 +439,87 @@ class RemoteStorage:
         except Exception as error:  # each library has its own exceptions
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise OSError(_error_number(error), reason, location) from error
+
+
+async def _gather(call: Callable[[str], Awaitable[Any]], paths: Sequence[str]) -> list[Any]:
+    """The result of a call for each path, or its exception; `MAX_IN_FLIGHT` at a time."""
+    in_flight = asyncio.Semaphore(MAX_IN_FLIGHT)
+
+    async def bounded(path: str) -> Any:
+        async with in_flight:
+            return await call(path)
+
+    return await asyncio.gather(*map(bounded, paths), return_exceptions=True)
+
+
+def _result_or_error(call: Callable[[str], Any], path: str) -> Any:
+    try:
+        return call(path)
+    except Exception as error:  # each library has its own exceptions
+        return error
+
+
+@dataclass(frozen=True)
+class StoragePart:
+    """The objects of a storage below a folder, such as the samples of a split."""
+
+    whole: Storage
+    folder: str
+
+    def __str__(self) -> str:
+        return f"{self.whole}/{self.folder}"
+
+    @property
+    def is_local(self) -> bool:
+        return self.whole.is_local
+
+    def read(self, name: str, limit: int = MAX_OBJECT_BYTES) -> bytes:
+        return self.whole.read(f"{self.folder}/{name}", limit)
+
+    def read_array(self, name: str) -> Content:
+        return self.whole.read_array(f"{self.folder}/{name}")
+
+    def read_many(self, names: Sequence[str], limit: int) -> list[bytes | None]:
+        return self.whole.read_many([f"{self.folder}/{name}" for name in names], limit)
+
+    def object_sizes(self, names: Sequence[str]) -> dict[str, int]:
+        sizes = self.whole.object_sizes([f"{self.folder}/{name}" for name in names])
+        return {name.removeprefix(f"{self.folder}/"): size for name, size in sizes.items()}
+
+    def discard(self, name: str) -> bool:
+        return self.whole.discard(f"{self.folder}/{name}")
+
+    def write(self, name: str, content: bytes) -> None:
+        self.whole.write(f"{self.folder}/{name}", content)
+
+    def delete(self, name: str) -> None:
+        self.whole.delete(f"{self.folder}/{name}")
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        return self.whole.sizes(f"{self.folder}/{folder}".rstrip("/"))
+
+    def has_any(self, folder: str) -> bool:
+        return self.whole.has_any(f"{self.folder}/{folder}")
+
+    def names(self, folder: str) -> set[str]:
+        return self.whole.names(f"{self.folder}/{folder}".rstrip("/"))
+
+    def exists(self) -> bool:
+        return "zarr.json" in self.names("")
+
+    def remove(self) -> None:
+        """Remove all objects; the metadata of the group last."""
+        for name in sorted(self.sizes(""), key=lambda name: name == "zarr.json"):
+            self.delete(name)
+
+    def zarr(self) -> Any:
+        location = self.whole.zarr()
+        return location / self.folder if isinstance(location, Path) else f"{location}/{self.folder}"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        with self.whole.locked():
+            yield
 
 
 def check_removable(storage: Storage) -> None:
@@ -443,6 +604,7 @@ def _error_number(error: Exception) -> int:
     return getattr(error, "errno", None) or errno.EIO
 
 
-def _check_size(size: int, limit: int, name: str) -> None:
+def check_size(size: int, limit: int, name: str) -> None:
+    """Refuse an object that is larger than `limit` bytes."""
     if size > limit:
         raise ValueError(f"{name} has {size} bytes, more than {limit}: not a file of this store")

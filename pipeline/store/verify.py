@@ -6,12 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
+from ...data.io.jpeg import decode_jpeg
 from ..runtime.text import pluralize
 from .coverage import read_receipt
 from .manifest import (
@@ -24,7 +26,8 @@ from .manifest import (
 )
 from .reader import StoreReader
 from .schema import ARRAYS, MAX_VIEWS, RECEIPTS, Layout, shard_name
-from .storage import Storage
+from .splits import stored_parts
+from .storage import Storage, StoragePart
 from .writer import digest, empty_store
 
 GOLDEN_RATIO = 0.6180339887498949
@@ -40,12 +43,14 @@ class Damage(NamedTuple):
     Attributes:
         array: whose file is damaged; "receipt" if the receipt is missing or damaged.
         what: a predicate such as "is missing".
+        split: of a portable store, whose samples the shard has; "": it has heatmaps.
     """
 
     array: str
     view: int
     shard: int
     what: str
+    split: str = ""
 
 
 ViewParameters = Callable[[int, int], NDArray[np.float64]]
@@ -68,26 +73,44 @@ def examine(
             written; the checksums inside the files are older.
         parameters: that the views must have; None: they are not compared.
     """
-    receipt = read_receipt(storage, view, shard)
+    split = storage.folder if isinstance(storage, StoragePart) else ""
+    damaged = partial(Damage, view=view, shard=shard, split=split)
+    receipt = read_receipt(storage, view, shard, layout)
     if receipt is None or receipt["samples"] != len(layout.rows(shard)):
-        return [Damage("receipt", view, shard, "is missing or damaged")]
+        return [damaged("receipt", what="is missing or damaged")]
     faults = {
         name: _fault(storage, shard_name(name, view, shard), receipt["arrays"][name])
-        for name in ARRAYS
+        for name in layout.arrays
     }
-    damages = [Damage(name, view, shard, what) for name, what in faults.items() if what]
+    damages = [damaged(name, what=what) for name, what in faults.items() if what]
     if decode and not damages:
         reader = StoreReader(storage, layout, check_digests=False)  # compared above
         try:
             for index in layout.rows(shard):
-                stored = reader.read(view, index).parameters
-                if parameters and not np.array_equal(stored, parameters(index, view)):
+                _decode_all(reader, view, index)
+                if parameters is None or layout.is_split:
+                    continue
+                stored = reader.read_row("parameters", view, index)
+                if not np.array_equal(stored, parameters(index, view)):
                     what = f"has other parameters for sample {index} than its augmentation gives"
-                    damages.append(Damage("parameters", view, shard, what))
+                    damages.append(damaged("parameters", what=what))
                     break
         except ValueError as error:
-            damages.append(Damage(ARRAYS[0], view, shard, f"cannot be decoded: {error}"))
+            damages.append(damaged(layout.arrays[0], what=f"cannot be decoded: {error}"))
     return damages
+
+
+def _decode_all(reader: StoreReader, view: int, index: int) -> None:
+    """Decode the heatmaps and the crop of one view of one sample, where the store has them.
+
+    Raises:
+        ValueError: one cannot be decoded.
+    """
+    layout = reader.layout
+    if not layout.is_split:
+        reader.read(view, index)
+    if layout.crop_px:
+        decode_jpeg(reader.read_crop(view, index), layout.crop_px)
 
 
 def _fault(storage: Storage, name: str, expected: dict[str, Any]) -> str | None:
@@ -116,6 +139,9 @@ def damaged_metadata(storage: Storage, views: int = 1) -> dict[str, bytes]:
     """
     manifest = read_manifest(storage)
     expected = empty_store(layout_of(manifest, array_views(storage, views)))
+    for part, layout in stored_parts(storage, manifest):
+        objects = empty_store(layout)
+        expected |= {f"{part.folder}/{name}": content for name, content in objects.items()}
     group = json.loads(expected.pop("zarr.json"))
     damaged = {
         name: content
@@ -264,8 +290,11 @@ class Verification:
     @property
     def damage_summary(self) -> str:
         """How much is missing or damaged, in a few words."""
-        shards = len({(damage.view, damage.shard) for damage in self.damages})
+        shards = len({(d.view, d.shard) for d in self.damages if not d.split})
         parts = [f"{shards} of {pluralize(len(self.layout.tasks()), 'shard')}"] if shards else []
+        split_shards = {(d.split, d.shard) for d in self.damages if d.split}
+        if split_shards:
+            parts.append(pluralize(len(split_shards), "shard of samples", "shards of samples"))
         if self.damaged_metadata:
             forms = ("description of an array", "descriptions of arrays")
             parts.append(pluralize(len(self.damaged_metadata), *forms))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from .canaries import Canary
 from .coverage import Coverage, Receipt, audit_of, coverage, sealed
 from .manifest import (
     AUDIT,
+    RECIPE,
     Manifest,
     check_manifest,
     has_shards,
@@ -37,6 +39,10 @@ from .manifest import (
 from .schema import ARRAYS, Layout, create_arrays, receipt_name, shard_array, shard_name
 from .storage import Storage, foreign_names
 
+Column = NDArray[Any] | Sequence[bytes]
+"""An array's values in a shard, without padding, samples first; byte strings are padded later: as
+an array, those of a shard take 67 MB."""
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -48,6 +54,7 @@ class Shard:
         encoding_error: errors of the heatmaps as stored, by name; see
             `caching.encode.summarize_errors`.
         canaries: of the rows given by `canary_rows`.
+        labeled_crops: of a portable store; None: of another.
     """
 
     view: int
@@ -58,11 +65,34 @@ class Shard:
     parameters_SP: NDArray[np.float64]
     encoding_error: dict[str, float]
     canaries: list[Canary] = field(default_factory=list)
+    labeled_crops: LabeledCrops | None = None
 
-    def columns(self) -> dict[str, NDArray[Any]]:
+    def columns(self) -> dict[str, Column]:
         """The arrays, by their names in the store."""
         values = (self.heatmaps_SKYXC, self.steps_SK, self.peaks_SK, self.parameters_SP)
-        return dict(zip(ARRAYS, values, strict=True))
+        columns: dict[str, Column] = dict(zip(ARRAYS, values, strict=True))
+        if self.labeled_crops is not None:
+            columns |= crop_columns(self.labeled_crops.jpegs)
+            columns["joints"] = self.labeled_crops.joints_SK2
+        return columns
+
+
+class LabeledCrops(NamedTuple):
+    """The views of a shard, of a portable store.
+
+    Attributes:
+        jpegs: each view's crop (`data.io.jpeg`).
+        joints_SK2: float32, labels in heatmap pixels; NaN where not labeled.
+    """
+
+    jpegs: Sequence[bytes]
+    joints_SK2: NDArray[np.float32]
+
+
+def crop_columns(jpegs: Sequence[bytes]) -> dict[str, Column]:
+    """The arrays of crops, by their names in the store."""
+    sizes_S = np.array([len(jpeg) for jpeg in jpegs], np.int32)
+    return {"crops": jpegs, "crop_sizes": sizes_S}
 
 
 class StoreWriter:
@@ -99,7 +129,7 @@ class StoreWriter:
         extended = stored if samples is None else with_added(manifest, stored, samples)
         check_manifest(storage, manifest, extended, work)
         self.layout = served_layout(manifest, extended, views)
-        _enlarge(storage, layout_of(extended, views), work)
+        enlarge(storage, layout_of(extended, views), work)
         stored_layout(storage, work)  # the sizes that `finish` goes by
         if extended != stored:
             write_manifest(storage, extended)
@@ -132,6 +162,8 @@ class StoreWriter:
         manifest = read_manifest(self.storage) | {"encoding_error": stored.encoding_error()}
         manifest.pop(AUDIT, None)
         served = stored.within(self.layout)
+        if RECIPE in manifest:
+            manifest[RECIPE]["store"]["views"] = served.complete_views or served.layout.views
         if not served.missing:
             manifest[AUDIT] = audit_of(served if stored.missing else stored)
         write_manifest(self.storage, manifest)
@@ -148,35 +180,66 @@ def write_shard(storage: Storage, layout: Layout, content: Shard) -> Receipt:
     Returns:
         The receipt.
     """
-    view, shard = content.view, content.shard
-    storage.delete(receipt_name(view, shard))  # a half-rewritten shard must not count as complete
+    return write_columns(
+        storage,
+        layout,
+        content.view,
+        content.shard,
+        content.columns(),
+        encoding_error=content.encoding_error,
+        canaries=content.canaries,
+    )
+
+
+def write_columns(
+    storage: Storage,
+    layout: Layout,
+    view: int,
+    shard: int,
+    columns: Mapping[str, Column],
+    *,
+    encoding_error: dict[str, float] | None = None,
+    canaries: Sequence[Canary] = (),
+) -> Receipt:
+    """Write one shard of some layout and then its receipt.
+
+    Args:
+        columns: the values of each array of the layout, by name.
+
+    Returns:
+        The receipt.
+    """
+    # A half-rewritten shard must not count as complete.
+    storage.delete(receipt_name(view, shard, layout.receipts))
     arrays = {}
-    for name, values in content.columns().items():
-        encoded = encode_shard(name, values, layout)
+    for name in layout.arrays:
+        encoded = encode_shard(name, columns[name], layout)
         storage.write(shard_name(name, view, shard), encoded)
         arrays[name] = {"bytes": len(encoded), "blake2b": digest(encoded)}
     receipt = {
         "view": view,
         "shard": shard,
-        "samples": len(content.peaks_SK),
+        "samples": len(columns[layout.arrays[-1]]),
         "arrays": arrays,
-        "encoding_error": content.encoding_error,
-        "canaries": content.canaries,
+        "encoding_error": encoding_error or {},
+        "canaries": list(canaries),
     }
-    storage.write(receipt_name(view, shard), sealed(receipt))
+    storage.write(receipt_name(view, shard, layout.receipts), sealed(receipt))
     return receipt
 
 
-def encode_shard(name: str, values: NDArray[Any], layout: Layout) -> bytes:
-    """The file content of one array's part of a shard, padded to whole shards.
-
-    Args:
-        values: samples first, without padding.
-    """
+def encode_shard(name: str, values: Column, layout: Layout) -> bytes:
+    """The file content of one array's part of a shard, padded to whole shards."""
     store = MemoryStore()
     array, key = shard_array(store, name, layout)
-    padding = [(0, layout.shard_samples - len(values)), *[(0, 0)] * (values.ndim - 1)]
-    array[0] = np.pad(values, padding)
+    spec = layout.specs[name]
+    padded = np.zeros((layout.shard_samples, *spec.shape), spec.dtype)
+    if isinstance(values, np.ndarray):
+        padded[: len(values)] = values
+    else:
+        for row, text in zip(padded, values, strict=False):
+            row[: len(text)] = np.frombuffer(text, np.uint8)
+    array[0] = padded
     return stored_bytes(store, key)
 
 
@@ -224,13 +287,13 @@ def stored_bytes(store: MemoryStore, name: str) -> bytes:
     return buffer.to_bytes()
 
 
-def _enlarge(storage: Storage, layout: Layout, work: object) -> None:
+def enlarge(storage: Storage, layout: Layout, work: object) -> None:
     """Enlarge the arrays to a layout's views and samples, where they are smaller.
 
     Only metadata changes, and arrays never shrink.
     """
     sample_rows = layout.shards * layout.shard_samples
-    for array in ARRAYS:
+    for array in layout.arrays:
         name = f"{array}/zarr.json"
         try:
             metadata = read_metadata(storage, name)

@@ -13,6 +13,7 @@ from ...data.samples import SampleSet
 from ...data.views import View, Views
 from ..runtime.loader import FlipKey, Key
 from ..store import StoreReader
+from .sampler import ShardWindow
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class TrainingData:
         views: number of stored views of each sample; None: a new view in every epoch.
         flip: flip half of the views of every epoch; the keys say which.
         keep_N: bool (N,), the samples to train on; None: all.
+        window: mix the views of a few shards at a time; None: of the whole epoch.
         inputs: digests of everything above, for the run's identity.
     """
 
@@ -36,6 +38,20 @@ class TrainingData:
     inputs: dict[str, Any]
     flip: bool = False
     keep_N: NDArray[np.bool_] | None = None
+    window: ShardWindow | None = None
+
+
+class LabeledViews(Dataset[View]):
+    """Views with their labels, by (sample index, view number[, flip])."""
+
+    def __init__(self, views: Views) -> None:
+        self.views = views
+
+    def __getitem__(self, key: Key | FlipKey) -> View:
+        """Read a view, and flip it if the key says so."""
+        index, number, *flip = key
+        view = self.views[index, number]
+        return self.views.flipped(view) if any(flip) else view
 
 
 class CachedView(View):

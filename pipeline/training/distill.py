@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...data.datasets import load_training
-from ...data.samples import SampleSet
-from ..config.recipe import Recipe, fresh_views, stored_views
+from ...data.corruption import has_labels
+from ...data.datasets import STORE_READER
+from ..config.recipe import Recipe, fresh_views
 from ..config.sections import Student
 from ..models.checkpoint import ModelDir
-from ..store.manifest import TeacherEntry, covered_mask
-from ..store.match import open_store
+from ..store.dataset import load_stored_training, load_training_samples
+from ..store.manifest import TeacherEntry, covered_mask, is_portable
+from ..store.match import open_store, views_of
 from ..workdir import WorkDir
-from .dataset import DistillationViews, TrainingData
+from .dataset import DistillationViews, LabeledViews, TrainingData
 from .objective import Objective
+from .shuffle import choose_window, order_inputs
 from .train import train_model
 
 log = logging.getLogger("fpd")
@@ -48,23 +50,11 @@ def train_student(
         ValueError: the store does not match or is incomplete, the data set cannot be used, or the
             folder holds another run.
     """
-    loaded = load_training(recipe.data, with_unlabeled=student.alpha > 0)
-    samples, validation = loaded["train"], loaded["validation"]
-    keep_N = None
-    if student.fold is not None:
-        left_out_N = samples.part(*student.fold)
-        keep_N, validation = ~left_out_N, samples.take(np.flatnonzero(left_out_N))
     if student.alpha > 0:
         assert teacher is not None
-        data, objective = _with_store(work, recipe, student, samples, validation, teacher, out.name)
+        data, objective = _with_store(work, recipe, student, teacher, out.name)
     else:
-        data = TrainingData(
-            samples=samples,
-            validation=validation,
-            dataset=fresh_views(recipe, samples, student.seed),
-            views=None,
-            inputs={"dataset": samples.fingerprint()},
-        )
+        data = _labels_only(work, recipe, student)
         objective = Objective(
             recipe.targets, recipe.geometry.heatmap_px, student, loss=student.loss
         )
@@ -73,9 +63,48 @@ def train_student(
         recipe=recipe,
         training=student,
         objective=objective,
-        data=replace(data, keep_N=keep_N),
+        data=_with_fold(data, student),
         device=device,
         init_from=_weights_file(work, student.init_from),
+    )
+
+
+def _with_fold(data: TrainingData, student: Student) -> TrainingData:
+    """The data of one fold, if the student is cross-validated."""
+    if student.fold is None:
+        return data
+    left_out_N = data.samples.part(*student.fold)
+    keep_N = ~left_out_N if data.keep_N is None else data.keep_N & ~left_out_N
+    return replace(data, keep_N=keep_N, validation=data.samples.take(np.flatnonzero(left_out_N)))
+
+
+def _labels_only(work: WorkDir, recipe: Recipe, student: Student) -> TrainingData:
+    """New views in every epoch; where the samples are in a portable store, the stored views."""
+    loaded = load_training_samples(work, recipe, with_unlabeled=False)
+    samples, views = loaded["train"], recipe.store.views
+    if recipe.data.reader != STORE_READER:
+        return TrainingData(
+            samples=samples,
+            validation=loaded["validation"],
+            dataset=fresh_views(recipe, samples, student.seed),
+            views=None,
+            inputs={"dataset": samples.fingerprint()},
+        )
+    store, manifest = open_store(work, recipe, samples, teacher=None)
+    window = choose_window(recipe.loader, store, manifest)
+    return TrainingData(
+        samples=samples,
+        validation=loaded["validation"],
+        dataset=LabeledViews(views_of(recipe, samples, store)),
+        views=views,
+        inputs={
+            "dataset": samples.fingerprint(),
+            "stored_views": views,
+            **order_inputs(window, store.layout),
+        },
+        flip=recipe.flip_averaged,
+        keep_N=has_labels(samples),
+        window=window,
     )
 
 
@@ -83,26 +112,33 @@ def _with_store(
     work: WorkDir,
     recipe: Recipe,
     student: Student,
-    samples: SampleSet,
-    validation: SampleSet,
     teacher: TeacherEntry,
     name: str,
 ) -> tuple[TrainingData, Objective]:
     """Views with cached heatmaps, and the loss on them (eq. 5)."""
-    store, manifest = open_store(work, recipe, samples, teacher)
+    loaded = load_training_samples(work, recipe, with_unlabeled=True)
+    store, manifest = open_store(work, recipe, loaded["train"], teacher)
+    if is_portable(manifest) and recipe.data.reader != STORE_READER:
+        # As it would train where there is no data set, validation crops included.
+        work_options = work.command_options(recipe)
+        loaded = load_stored_training(store.storage, manifest, work_options)
+    samples = loaded["train"]
+    window = choose_window(recipe.loader, store, manifest)
     covered_K = covered_mask(manifest)
     _warn_if_not_covered(covered_K, samples.skeleton.joints, student, name)
     data = TrainingData(
         samples=samples,
-        validation=validation,
-        dataset=DistillationViews(stored_views(recipe, samples), store),
+        validation=loaded["validation"],
+        dataset=DistillationViews(views_of(recipe, samples, store), store),
         views=recipe.store.views,
         inputs={
             "dataset": samples.fingerprint(),
             "teacher": manifest["teacher"],
             "store": _target_settings(recipe),
+            **order_inputs(window, store.layout),
         },
         flip=recipe.flip_averaged,
+        window=window,
     )
     objective = Objective(
         targets=recipe.targets,

@@ -155,6 +155,7 @@ def _prepare(
         views=data.views,
         flip=data.flip,
         keep_N=data.keep_N,
+        window=data.window,
         group=group,
     )
     check_batch_size(sampler, training, recipe, out)

@@ -85,7 +85,7 @@ def test_a_killed_worker_loses_its_own_shards_only(
     collect = driver.Driver._collect
 
     def kill_one_at_first(self: driver.Driver, future: Any) -> None:
-        if not before:
+        if not before and list(work.store.glob(RECEIPTS)):
             before.update(times(work.store))
             worker_processes(os.getpid())[0].kill()
         collect(self, future)
@@ -168,9 +168,9 @@ def test_a_shard_that_cannot_be_made_is_named_and_the_others_are_made(work: Work
 
 
 @contextmanager
-def dask(*arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+def dask(*arguments: str | Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "dask", *map(str, arguments)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | environment)
     try:
         yield process
     finally:
@@ -196,6 +196,62 @@ def test_a_running_cluster_is_used_and_left_running(work: WorkDir, tmp_path: Pat
             assert content(work.store) == undisturbed
         assert first.poll() is None
         assert second.poll() is None
+
+
+MODULE = """
+import os
+import torch
+from fpd.pipeline.teachers import TeacherSpec
+
+class Brightness:
+    spec = TeacherSpec(input=(32, 32), joints=("neck", "head top"), stride_px=2)
+    digest = "brightness, version 1"
+
+    def __call__(self, crops):
+        gray = torch.nn.functional.avg_pool2d(crops.mean(1, keepdim=True), 2)
+        return torch.cat([gray, -gray], dim=1).sigmoid() * ("BROKEN" not in os.environ)
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_whose_teacher_answers_zeros_is_refused(
+    work: WorkDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone, and when it joins later; the other worker's shards are kept."""
+    monkeypatch.chdir(tmp_path)
+    Path("bright.py").write_text(MODULE)
+    teacher, file = ["--teacher", "bright:Brightness"], tmp_path / "scheduler.json"
+    made = fpd("cache-heatmaps", "-w", work.root, *teacher, "--overwrite")
+    assert made.exit_code == 0, made.output
+    undisturbed = content(work.store)
+    shutil.rmtree(work.store)
+    scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", ":0"]
+    worker = ["worker", "--nthreads", "1", "--no-dashboard", "--scheduler-file", file]
+    good, bad = ([*worker, "--local-directory", tmp_path / name] for name in ("good", "bad"))
+    join = [*teacher, "--scheduler-file", file]
+    refusal = f"({socket.gethostname()}, process "
+    with dask(*scheduler, "--scheduler-file", file):
+        with dask(*bad, BROKEN="1"):
+            alone = fpd("cache-heatmaps", "-w", work.root, *join)
+        assert alone.exit_code == 1
+        assert refusal in alone.output
+        assert not list(work.store.glob(RECEIPTS))
+        assert not list(work.store.glob("heatmaps/c/*"))
+        with dask(*good):
+            again = fpd("cache-heatmaps", "-w", work.root, *join)
+            assert again.exit_code == 0, again.output
+            assert content(work.store) == undisturbed
+            shutil.rmtree(work.store)
+            many_views = ["--set", "store.views=4000"]
+            with caching(work, *join, *many_views) as process, dask(*bad, BROKEN="1"):
+                _, errors = process.communicate()
+    assert process.returncode == 1
+    assert refusal in errors
+    assert "Traceback" not in errors
+    written = content(work.store)
+    kept = [name for name in written if name in undisturbed and not name.endswith("zarr.json")]
+    assert any("/receipts/" in name for name in kept)
+    assert all(written[name] == undisturbed[name] for name in kept)
 
 
 @pytest.mark.parametrize(

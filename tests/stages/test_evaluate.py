@@ -71,7 +71,7 @@ def test_a_work_directory_without_models_is_refused(tmp_path: Path, toy_recipe: 
 def test_an_unwritable_folder_is_refused_before_the_evaluation(
     work: WorkDir, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "load", lambda *_: pytest.fail("the evaluation started"))
+    monkeypatch.setattr(evaluate, "load_samples", lambda *_: pytest.fail("the evaluation started"))
     blocked = work.root / place
     blocked.parent.mkdir(exist_ok=True)
     blocked.write_text("a file instead of a folder")

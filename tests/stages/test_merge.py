@@ -19,7 +19,7 @@ from fpd.cli import main
 from fpd.data.datasets import load
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.runtime.interrupt import Interrupted, Stop
-from fpd.pipeline.store import Shard, StoreWriter, open_storage, read_manifest
+from fpd.pipeline.store import Shard, StoreWriter, open_storage, read_manifest, stored_layout
 from fpd.pipeline.store.manifest import write_manifest
 from fpd.pipeline.store.match import open_store
 from fpd.pipeline.store.merge import Copy, copy_shard
@@ -290,7 +290,8 @@ def test_the_receipt_is_copied_last(halves: tuple[Path, Path], tmp_path: Path) -
         def delete(self, name: str) -> None:
             written.append(f"delete {name}")
 
-    copy_shard(Copy(open_storage(halves[0]), 0, 2), Recording(tmp_path))
+    source = open_storage(halves[0])
+    copy_shard(Copy(source, 0, 2, stored_layout(source)), Recording(tmp_path))
     receipt = "heatmaps/receipts/0/2.json"
     assert (written[0], written[-1]) == (f"delete {receipt}", receipt)
     assert len(written) == 6

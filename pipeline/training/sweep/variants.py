@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from ....data.datasets import load
 from ...config.overrides import merge
 from ...config.recipe import Recipe
 from ...config.sections import Sweep
@@ -30,6 +29,7 @@ from ...models.complexity import count
 from ...runtime.files import read_sealed_json, write_json, write_sealed_json
 from ...runtime.interrupt import Interrupted, stop_requested
 from ...runtime.lock import BeingWritten, writer_lock
+from ...store.dataset import load_samples
 from ...store.manifest import TeacherEntry
 from ...workdir import WorkDir
 from ..distill import train_student
@@ -169,7 +169,7 @@ def train_and_score(
                     device=device,
                     teacher=teacher,
                 )
-                row = _load_or_score(recipe, out, record, device)
+                row = _load_or_score(work, recipe, out, record, device)
             except ValueError as error:
                 row = {"error": str(error)}
                 out.path.mkdir(parents=True, exist_ok=True)
@@ -182,7 +182,7 @@ def train_and_score(
 
 
 def _load_or_score(
-    recipe: Recipe, out: ModelDir, record: dict[str, Any], device: torch.device
+    work: WorkDir, recipe: Recipe, out: ModelDir, record: dict[str, Any], device: torch.device
 ) -> dict[str, Any]:
     """A trained student's scores, from `score.json` in its folder if that is up to date."""
     result, path = record["result"], out.path / "score.json"
@@ -192,7 +192,7 @@ def _load_or_score(
     }
     row = _read_scores(path)
     if any(row.get(key) != value for key, value in identity.items()) or not _has_numbers(row):
-        row = identity | _score(recipe, out, result, device)
+        row = identity | _score(work, recipe, out, result, device)
         write_sealed_json(path, row)
     return row
 
@@ -216,13 +216,13 @@ def _read_scores(path: Path) -> dict[str, Any]:
 
 
 def _score(
-    recipe: Recipe, out: ModelDir, result: dict[str, Any], device: torch.device
+    work: WorkDir, recipe: Recipe, out: ModelDir, result: dict[str, Any], device: torch.device
 ) -> dict[str, Any]:
     """Cost and scores of a trained student.
 
     Scores are on the test samples; in cross-validation, the validation PCK on the student's fold.
     """
-    test_samples = load(recipe.data, "test")
+    test_samples = load_samples(work, recipe, "test")
     skeleton = test_samples.skeleton
     parameters, gmacs = count(recipe.student.model, skeleton.num_joints, recipe.geometry.crop_px)
     row = {

@@ -7,17 +7,23 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from distributed import Client, LocalCluster
 
-from fpd.pipeline.caching import driver, worker
+from fpd.data.samples import SampleSet
+from fpd.pipeline.caching import driver, spot_check, worker
+from fpd.pipeline.caching.spot_check import SpotChecker
 from fpd.pipeline.caching.worker import Job
+from fpd.pipeline.config.recipe import Recipe
 from fpd.pipeline.runtime.dask_cluster import Cluster
 from fpd.pipeline.runtime.interrupt import Interrupted, Stop
 from fpd.pipeline.store import Layout
+from fpd.pipeline.teachers import load_teacher
 from fpd.pipeline.workdir import WorkDir
 
 HOST = socket.gethostname()
@@ -87,6 +93,56 @@ def test_a_failing_shard_is_tried_again_and_the_others_are_made(
     assert drive(client, job, layout, Cluster(retries=1)) == {(0, 1): f"{HOST}: no space left"}
     assert tries.count((0, 1)) == 2
     assert tries.count((1, 0)) == 2
+
+
+@pytest.fixture
+def checker(work: WorkDir, toy_recipe: Recipe, toy_samples: SampleSet) -> Iterator[SpotChecker]:
+    source = load_teacher(work.teacher, toy_recipe, toy_samples.skeleton, allow_code=False)
+    views = [(0, 3), (1, 17)]
+    checker = SpotChecker(source, toy_recipe, toy_samples, torch.device("cpu"), views)
+    yield checker
+    checker.close()
+
+
+@pytest.mark.slow
+def test_a_worker_that_passes_the_check_makes_all(
+    work: WorkDir,
+    job: Job,
+    layout: Layout,
+    client: Client,
+    checker: SpotChecker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also if its approval takes longer than its tasks wait."""
+    monkeypatch.setattr(spot_check, "APPROVAL_WAIT_S", 0.01)
+    expected = contents(work.store)
+    delete_receipts(work)
+    checks: list[Any] = []
+    start = checker.start
+    monkeypatch.setattr(checker, "start", lambda *args: checks.append(args) or start(*args))
+    tasks = layout.tasks()
+    assert driver.Driver(client, Cluster(), job, layout, tasks, checker).run(Stop()) == {}
+    assert contents(work.store) == expected
+    assert checks
+
+
+@pytest.mark.slow
+def test_a_worker_whose_teacher_answers_zeros_writes_nothing(
+    work: WorkDir,
+    job: Job,
+    layout: Layout,
+    client: Client,
+    checker: SpotChecker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    good = worker._context(job)
+    bad = replace(good, predictor=lambda crop: good.predictor(crop) * 0)
+    monkeypatch.setattr(worker, "_context", lambda _: bad)
+    delete_receipts(work)
+    before = contents(work.store)
+    with pytest.raises(ValueError, match=f"the worker inproc://.* \\({HOST}, .* is refused"):
+        driver.Driver(client, Cluster(), job, layout, layout.tasks(), checker).run(Stop())
+    assert contents(work.store) == before
 
 
 @pytest.mark.slow
@@ -169,7 +225,7 @@ def test_without_a_terminal_progress_is_logged_from_time_to_time(
             progress.add(40)
             progress.show(3)
         progress.close()
-    assert [record.getMessage() for record in caplog.records] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "fpd"] == [
         "320 of 1000 views, 10 views/s, 1 min 8 s left, 3 workers",
         "400 of 1000 views, 10 views/s, 1 min left",
     ]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fpd.pipeline.store import StoreWriter, open_storage
+from fpd.pipeline.store import StoreWriter, open_storage, stored_layout
 from fpd.pipeline.store.merge import Copy, common_manifest, copy_shard, plan_copies
 
 
@@ -62,6 +62,7 @@ def test_a_damaged_file_is_refused_and_its_shard_does_not_count(
 ) -> None:
     target = Path(shutil.copytree(store, tmp_path / "target.zarr"))
     (store / "peaks/c/1/2/0").write_bytes(b"damaged")
+    source = open_storage(store)
     with pytest.raises(ValueError, match=r"peaks/c/1/2/0 .*damaged.*--deep --repair"):
-        copy_shard(Copy(open_storage(store), 1, 2), open_storage(target))
+        copy_shard(Copy(source, 1, 2, stored_layout(source)), open_storage(target))
     assert small.open(target).coverage().missing == [(1, 2)]

@@ -5,6 +5,7 @@ The server is moto's, in a thread of this process.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import logging
@@ -333,6 +334,61 @@ def test_coverage_lists_each_folder_once_and_reads_each_receipt_once(
     requests.clear()
     assert not coverage(remote, small.layout).missing
     assert requests == {"ListObjectsV2": 2 * (len(ARRAYS) + 1) + 1, "GetObject": 6}
+
+
+def test_receipts_are_read_concurrently_but_not_without_limit(
+    small: Any, remote: RemoteStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = aiobotocore_client.AioBaseClient
+    original, in_flight, most = client._make_api_call, 0, 0
+
+    async def slow(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        nonlocal in_flight, most
+        in_flight += 1
+        most = max(most, in_flight)
+        await asyncio.sleep(0.2)
+        in_flight -= 1
+        return await original(self, method, *args, **kwargs)
+
+    monkeypatch.setattr(client, "_make_api_call", slow)
+    monkeypatch.setattr("fpd.pipeline.store.storage.MAX_IN_FLIGHT", 2)
+    assert not coverage(remote, small.layout).missing
+    assert most == 2
+
+
+def test_many_objects_are_read_at_a_time(small: Any, remote: RemoteStorage) -> None:
+    names = [receipt_name(0, 0), "missing", receipt_name(1, 2), ARRAYS[0]]
+    contents = [remote.read(names[0]), None, remote.read(names[2]), None]
+    assert remote.read_many(names, 10**6) == contents
+    assert remote.read_many(names, len(contents[0] or b"") - 1)[0] is None
+    assert remote.object_sizes(names) == {names[i]: len(contents[i] or b"") for i in (0, 2)}
+    assert remote.read_many([], 1) == []
+
+
+def test_a_lost_connection_leaves_receipts_unread(
+    small: Any, remote: RemoteStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_: Any, **__: Any) -> Any:
+        raise OSError(5, "the connection is lost")
+
+    monkeypatch.setattr(aiobotocore_client.AioBaseClient, "_make_api_call", lost)
+    assert remote.read_many([receipt_name(0, 0)], 10**6) == [None]
+    assert remote.object_sizes([receipt_name(0, 0)]) == {}
+
+
+def test_a_cached_student_reads_each_object_once(
+    url: str, work: WorkDir, toy_recipe: Recipe, requests: Counter[str], tmp_path: Path
+) -> None:
+    upload(work.store, url)
+    recipe = with_store(toy_recipe, url, f'loader.cache_dir="{tmp_path / "cache"}"')
+    of_cached = student.run(work, recipe, CPU, name="first")
+    local = student.run(work, toy_recipe, CPU, name="local")
+    assert of_cached["result"]["weights_sha256"] == local["result"]["weights_sha256"]
+    assert len(list((tmp_path / "cache").glob("*/*/*"))) == 6 * len(ARRAYS)
+    first = requests["GetObject"]
+    requests.clear()
+    student.run(work, recipe, CPU, name="second")
+    assert requests["GetObject"] == first - 6 * len(ARRAYS)
 
 
 def test_a_reader_gets_each_object_of_a_shard_once(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fpd.data.readers.synthetic.people import synthetic_samples
-from fpd.pipeline.training.sampler import EpochSampler
+from fpd.pipeline.runtime.distributed import ProcessGroup
+from fpd.pipeline.training.sampler import EpochSampler, ShardWindow
 
 SAMPLES = synthetic_samples("train", 23)
 MASK = 2**64 - 1
@@ -176,3 +178,128 @@ def test_keys_of_some_samples_are_those_in_the_batches(flip: bool) -> None:
     expected = {key[0]: key for batch in sampler for key in batch}
     sampler.set_epoch(4, 2)  # wherever the epoch has got to
     assert sampler.keys([7, 0, 11]) == [expected[7], expected[0], expected[11]]
+
+
+# Within a few shards
+
+
+SHARD_N = np.repeat(np.arange(5, dtype=np.int32), [5, 5, 3, 5, 5])  # the third one ends a segment
+
+
+def shards_of(batches: list[list[tuple[int, int]]]) -> list[tuple[int, int]]:
+    """(view, shard) of each view of an epoch, in order."""
+    return [(view, int(SHARD_N[index])) for batch in batches for index, view in batch]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 40),
+    st.integers(0, 2**32 - 1),
+    st.none() | st.integers(1, 4),
+    st.integers(0, 10**6),
+    st.integers(1, 25),
+    st.sampled_from([1, 2, 3]),
+    st.booleans(),
+)
+def test_an_epoch_stays_within_a_window_of_shards(
+    batch_size: int,
+    seed: int,
+    views: int | None,
+    epoch: int,
+    window: int,
+    processes: int,
+    flip: bool,
+) -> None:
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "seed": seed,
+        "views": views,
+        "epoch": epoch,
+        "flip": flip,
+    }
+    whole = batches_of(**options)
+    windowed = batches_of(**options, window=ShardWindow(SHARD_N, window))
+    # The same views and flips in batches of the same sizes.
+    assert sorted(chain(*windowed)) == sorted(chain(*whole))
+    assert [len(batch) for batch in windowed] == [len(batch) for batch in whole]
+    # The processes share each batch.
+    parts = [
+        batches_of(
+            **options, window=ShardWindow(SHARD_N, window), group=ProcessGroup(rank, processes)
+        )
+        for rank in range(processes)
+    ]
+    shared = [sorted(chain(*step)) for step in zip(*parts, strict=True)]
+    assert shared == [sorted(batch) for batch in windowed]
+    # Once a shard is left, it is not needed again; meanwhile there are at most `window` of them.
+    visits = shards_of([[key[:2] for key in batch] for batch in windowed])
+    first = {shard: visits.index(shard) for shard in visits}
+    last = {shard: position for position, shard in enumerate(visits)}
+    for position in range(len(visits)):
+        assert sum(first[s] <= position <= last[s] for s in first) <= window
+
+
+def test_any_shard_may_come_first() -> None:
+    window = ShardWindow(SHARD_N, 1)
+    first = [shards_of(batches_of(views=2, epoch=e, window=window))[0] for e in range(100)]
+    assert len(set(first)) == 2 * 5
+
+
+def test_views_are_shuffled_within_a_window() -> None:
+    sampler = EpochSampler(SAMPLES, 23, 0, 1, window=ShardWindow(SHARD_N, 1))
+    orders = set()
+    for epoch in range(20):
+        sampler.set_epoch(epoch, 0)
+        ((*keys,),) = sampler
+        orders.add(tuple(index for index, _ in keys if index < 5))
+    assert len(orders) > 15
+
+
+def test_a_window_of_all_shards_is_the_order_of_the_whole_epoch() -> None:
+    for epoch in range(3):
+        assert batches_of(epoch=epoch, window=ShardWindow(SHARD_N, 15)) == batches_of(epoch=epoch)
+
+
+def test_the_windowed_order_depends_on_seed_and_epoch_and_resumes() -> None:
+    window = ShardWindow(SHARD_N, 2)
+    orders = [
+        tuple(order(seed=seed, epoch=epoch, window=window)) for seed in range(3) for epoch in (0, 1)
+    ]
+    assert len(set(orders)) == 6
+    assert order(seed=3, epoch=5, window=window) == order(
+        seed=3, epoch=5, batch_size=7, window=window
+    )
+    whole = batches_of(epoch=2, window=window)
+    for start in range(len(whole) + 1):
+        assert batches_of(epoch=2, start=start, window=window) == whole[start:]
+
+
+def test_the_windowed_order_is_that_of_philox_words() -> None:
+    found = order(seed=1, epoch=2, views=2, window=ShardWindow(SHARD_N, 2))
+    words = philox_words((1, 2), 23)
+    groups = sorted({(hash_of(i) % 2, int(SHARD_N[i])) for i in range(23)})
+    word_of = dict(zip(groups, group_words((1, 2), len(groups)), strict=True))
+    place = {group: rank for rank, group in enumerate(sorted(groups, key=word_of.__getitem__))}
+    windows = -(-len(groups) // 2)
+    expected = sorted(
+        range(23),
+        key=lambda i: (
+            place[hash_of(i) % 2, int(SHARD_N[i])] * windows // len(groups),
+            words[i],
+        ),
+    )
+    assert found == expected
+
+
+def group_words(key: tuple[int, int], count: int) -> list[int]:
+    """As `philox_words`, with counters from 2^255 + 1 on."""
+    generator = np.random.Philox(key=np.array(key, np.uint64), counter=1 << 255)
+    return [int(word) for word in generator.random_raw(count)]
+
+
+def test_only_kept_samples_are_drawn_from_a_window() -> None:
+    keep_N = np.arange(23) % 3 > 0
+    window = ShardWindow(SHARD_N, 2)
+    indices = order(keep_N=keep_N, window=window)
+    assert sorted(indices) == [index for index in range(23) if keep_N[index]]
+    assert order(keep_N=np.zeros(23, bool) | (np.arange(23) == 7), window=window) == [7]
