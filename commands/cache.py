@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     "teachers",
     multiple=True,
     metavar="SOURCE",
-    help="External teacher, used instead of the one trained in the work directory: hourglass "
-    "weights, a ViTPose folder, a .pt2 program, package.module:factory, or the model folder of "
-    "another run (docs/teachers.md). Repeatable: the outputs are averaged.",
+    help="External teacher, used instead of the one trained in the work directory: an ONNX, "
+    "TFLite or .pt2 file, a ViTPose folder, hf:ORG/NAME, hourglass weights, "
+    "package.module:factory, or the model folder of another run (docs/teachers.md). Repeatable: "
+    "the outputs are averaged.",
 )
 @click.option(
     "--portable",

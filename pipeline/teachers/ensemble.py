@@ -14,8 +14,9 @@ from ...data.heatmap_codec import flip_heatmaps
 from ...data.skeletons import Skeleton
 from ...data.views import Geometry
 from ..models.predictor import HeatmapPredictor
+from .heads import check_output, make_head
 from .joint_names import find_joints
-from .resampling import HeatmapResampler, letterbox
+from .resampling import letterbox
 from .spec import Teacher, TeacherSpec
 
 
@@ -71,7 +72,7 @@ class TeacherEnsemble:
     ) -> None:
         self.teachers, self.skeleton, self.device = teachers, skeleton, device
         self.averaged = averaged
-        self.resamplers = [HeatmapResampler(teacher.spec, geometry, device) for teacher in teachers]
+        self.heads = [make_head(teacher.spec, geometry, device) for teacher in teachers]
         indices = [
             _heatmap_indices(teacher.spec, skeleton, averaged=averaged) for teacher in teachers
         ]
@@ -94,12 +95,11 @@ class TeacherEnsemble:
 
     def _predict(self, crop_B3SS: Tensor) -> Tensor:
         total: Tensor | None = None
-        for teacher, resample, joints, indices in zip(
-            self.teachers, self.resamplers, self.joints, self.heatmaps, strict=True
+        for teacher, head, joints, indices in zip(
+            self.teachers, self.heads, self.joints, self.heatmaps, strict=True
         ):
             output = teacher(letterbox(crop_B3SS, teacher.spec))
-            _check_shape(output, len(crop_B3SS), teacher.spec)
-            heatmaps = resample(output[:, indices])
+            heatmaps = head(check_output(output, len(crop_B3SS), teacher.spec), indices)
             if total is None:
                 total = heatmaps.new_zeros(
                     len(heatmaps), self.skeleton.num_joints, *heatmaps.shape[-2:]
@@ -107,16 +107,6 @@ class TeacherEnsemble:
             total[:, joints] += heatmaps
         assert total is not None  # there is at least one teacher
         return total / self.teacher_count_K11
-
-
-def _check_shape(output: Tensor, batch_size: int, spec: TeacherSpec) -> None:
-    expected = (batch_size, len(spec.joints), *spec.heatmap)
-    if tuple(output.shape) != expected:
-        raise ValueError(
-            f"expected heatmaps of shape {expected} (samples, joints, height, width) from the "
-            f"teacher, according to its spec, found {tuple(output.shape)}: correct input, joints "
-            "or stride_px in the spec"
-        )
 
 
 def ensemble_predictor(

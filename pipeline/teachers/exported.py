@@ -63,14 +63,17 @@ class ExportedTeacher:
         self.network.to(device)
         return self
 
-    def __call__(self, crops_B3HW: Tensor) -> Tensor:
+    def __call__(self, crops_B3HW: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         output = self.network(crops_B3HW)
-        heatmaps: Tensor = output[-1] if isinstance(output, tuple | list) else output
+        outputs = tuple(output) if isinstance(output, tuple | list) else (output,)
+        if self.spec.head in ("simcc", "simcc-logits") and len(outputs) > 1:
+            return outputs[-2:]
+        heatmaps: Tensor = outputs[-1]
         return heatmaps
 
 
 def load(path: Path) -> ExportedTeacher:
-    """Load an exported program; if it has several outputs, the last one is used.
+    """Load an exported program; if it has several outputs, the last one is used (of SimCC, two).
 
     Raises:
         ValueError: it has no spec, is damaged, or holds more than plain tensors and operators.

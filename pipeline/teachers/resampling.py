@@ -80,11 +80,7 @@ class HeatmapResampler:
     """
 
     def __init__(self, spec: TeacherSpec, geometry: Geometry, device: torch.device) -> None:
-        placement = letterbox_placement(spec)
-        rows, columns = (
-            _axis_weights(spec, axis, start, placement.side, geometry)
-            for axis, start in enumerate((placement.top, placement.left))
-        )
+        rows, columns = (_axis_weights(spec, axis, geometry) for axis in (0, 1))
         self.same_grid = all(np.array_equal(m, np.eye(len(m))) for m in (rows, columns))
         self.rows_GH, self.columns_GW = (
             torch.tensor(matrix, dtype=torch.float32, device=device) for matrix in (rows, columns)
@@ -98,13 +94,22 @@ class HeatmapResampler:
         return heatmaps if self.peak == 1 else heatmaps / self.peak
 
 
-def _axis_weights(
-    spec: TeacherSpec, axis: int, start: int, side: int, geometry: Geometry
-) -> NDArray[np.float64]:
+def _axis_weights(spec: TeacherSpec, axis: int, geometry: Geometry) -> NDArray[np.float64]:
     """Weights of a teacher's pixels in each of the store's pixels along one axis, (G, H or W)."""
-    crop_xy = geometry.to_crop(np.arange(geometry.heatmap_px, dtype=np.float64))
-    input_xy = (crop_xy + 0.5) * (side / geometry.crop_px) - 0.5 + start
+    input_xy = input_positions(spec, axis, geometry)
     return lanczos_weights(to_heatmap(input_xy, spec, axis), spec.heatmap[axis])
+
+
+def input_positions(spec: TeacherSpec, axis: int, geometry: Geometry) -> NDArray[np.float64]:
+    """Where the store's pixels are in a teacher's input along one axis (0: y, 1: x).
+
+    Returns:
+        float64 (G,), input pixels, evenly spaced: the first and the second determine the others.
+    """
+    placement = letterbox_placement(spec)
+    crop_xy = geometry.to_crop(np.arange(geometry.heatmap_px, dtype=np.float64))
+    start = (placement.top, placement.left)[axis]
+    return (crop_xy + 0.5) * (placement.side / geometry.crop_px) - 0.5 + start
 
 
 def to_heatmap(input_xy: NDArray[np.float64], spec: TeacherSpec, axis: int) -> NDArray[np.float64]:

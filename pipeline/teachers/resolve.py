@@ -29,8 +29,16 @@ from ..models.predictor import HeatmapPredictor, make_predictor
 from ..runtime.files import sha256
 from ..workdir import WorkDir
 from .ensemble import covered_joints, ensemble_predictor
-from .registry import TeacherRef, check_allowed, load, model_digest, parse, quick_digest
-from .resampling import letterbox_placement
+from .heads import sigmas_on_store
+from .registry import (
+    TeacherRef,
+    check_allowed,
+    load,
+    model_digest,
+    parse,
+    quick_digest,
+    require,
+)
 from .spec import Teacher, TeacherSpec
 
 Entry = dict[str, Any]
@@ -132,7 +140,7 @@ class ExternalTeachers:
             {
                 "kind": ref.kind,
                 "sha256": teacher.digest,
-                "spec": teacher.spec.model_dump(mode="json"),
+                "spec": teacher.spec.manifest_entry(),
             }
             for ref, teacher in zip(self.refs, self.teachers, strict=True)
         ]
@@ -281,10 +289,8 @@ def compatibility_warnings(entry: Entry, recipe: Recipe, skeleton: Skeleton) -> 
 
 def _sigma_on_store(spec: TeacherSpec, recipe: Recipe) -> float | None:
     """Sigma of a teacher's Gaussians, in pixels of the store's heatmaps."""
-    if spec.sigma_px is None:
-        return None
-    crop_side_px = letterbox_placement(spec).side / spec.stride_px  # the teacher's heatmap pixels
-    return spec.sigma_px * recipe.geometry.heatmap_px / crop_side_px
+    sigma_yx = sigmas_on_store(spec, recipe.geometry)
+    return None if sigma_yx is None else sum(sigma_yx) / 2
 
 
 def check_code(recipe: Recipe, *, allow_code: bool) -> None:
@@ -311,6 +317,6 @@ def check_teacher(work: WorkDir, recipe: Recipe, *, allow_code: bool) -> None:
     check_code(recipe, allow_code=allow_code)
     if not recipe.store.teachers:
         work.check_teacher()
-    for name in recipe.store.teachers:
-        if not parse(name).exists:
-            raise ValueError(f"--teacher {name}: expected a file or folder, found none")
+    for ref in map(parse, recipe.store.teachers):
+        if ref.kind != "python":
+            require(ref)

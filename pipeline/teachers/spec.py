@@ -1,23 +1,32 @@
-"""What a teacher is: a function from crops to heatmaps, and its specification.
+"""What a teacher is: a function from crops to heatmaps, or what they are drawn from, and its spec.
 
 Shape letters: B batch, K joints, H and W height and width.
 """
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from torch import Tensor
 
-from ...data.io.files import read_bytes
+from ...data.io.files import parse_json, read_bytes
 from ...data.settings import Settings
 from ..models.preprocessing import MEAN_RGB, STD_RGB
 
 MAX_SPEC_BYTES = 1 << 20
 
 Triple = tuple[float, float, float]
+
+Head = Literal["heatmaps", "logits", "simcc", "simcc-logits", "landmarks"]
+LandmarkValue = Literal["x", "y", "confidence", "confidence logit", "ignored"]
+
+LANDMARK_SIGMA_PX = 2.0
+"""Sigma of the Gaussians that are drawn for landmarks, heatmap pixels: HRNet's, at stride 4."""
 
 
 class TeacherSpec(Settings):
@@ -40,8 +49,49 @@ class TeacherSpec(Settings):
     )
     peak: float = Field(1.0, gt=0, description="peak of a confident joint's heatmap")
     sigma_px: float | None = Field(
-        None, gt=0, description="standard deviation of the Gaussians, heatmap pixels"
+        None,
+        gt=0,
+        description="standard deviation of the Gaussians, heatmap pixels; of SimCC, bins",
     )
+    head: Head = Field(
+        "heatmaps",
+        description="what the network computes: heatmaps; logits, whose sigmoid they are; simcc, "
+        "for each axis a Gaussian of height 1, as RTMPose's; simcc-logits, whose softmax is a "
+        "distribution along each axis; landmarks, coordinates with confidences",
+    )
+    layout: Literal["NCHW", "NHWC"] = Field(
+        "NCHW", description="order of a file's axes: channels first or last (TFLite)"
+    )
+    output: tuple[str, ...] = Field(
+        (),
+        max_length=8,
+        description="name of the output of a file, or names: of simcc, those of x and y; the "
+        "values of several outputs of landmarks are joined",
+    )
+    split_ratio: float = Field(
+        2.0, gt=0, le=16, description="bins of SimCC per input pixel (mmpose: simcc_split_ratio)"
+    )
+    values: tuple[LandmarkValue, ...] = Field(
+        ("x", "y", "confidence"), max_length=64, description="the values of a landmark, in order"
+    )
+    coordinates: Literal["pixels", "normalized"] = Field(
+        "pixels", description="unit of landmarks: input pixels, or 0..1 across the input"
+    )
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _one_name(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _values_are_complete(self) -> TeacherSpec:
+        confidences = sum(value.startswith("confidence") for value in self.values)
+        if not self.values.count("x") == self.values.count("y") == confidences == 1:
+            raise ValueError(
+                'expected "x", "y" and "confidence" or "confidence logit" once each in values, '
+                f"got {list(self.values)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> TeacherSpec:
@@ -62,9 +112,43 @@ class TeacherSpec(Settings):
         height, width = self.input
         return height // self.stride_px, width // self.stride_px
 
+    @property
+    def bins(self) -> tuple[int, int]:
+        """Number of SimCC's bins along y and x."""
+        height, width = (round(side * self.split_ratio) for side in self.input)
+        return height, width
+
+    @property
+    def sigma_input_px(self) -> tuple[float, float] | None:
+        """Sigma of the Gaussians along y and x, input pixels; None if it is not known."""
+        if self.head in ("simcc", "simcc-logits"):
+            height, width = self.input
+            if self.sigma_px is not None:
+                return (self.sigma_px / self.split_ratio,) * 2
+            # RTMPose: 4.9, 5.66, 6 and 6.93 bins for sides of 192, 256, 288 and 384 pixels, with
+            # two bins a pixel (mmpose, configs/body_2d_keypoint/rtmpose).
+            return math.sqrt(height / 32), math.sqrt(width / 32)
+        sigma_px = self.sigma_px
+        if sigma_px is None and self.head == "landmarks":
+            sigma_px = LANDMARK_SIGMA_PX
+        return None if sigma_px is None else (sigma_px * self.stride_px,) * 2
+
+    def manifest_entry(self) -> dict[str, Any]:
+        """The spec as JSON, as a store's manifest holds it.
+
+        Keys of heads other than heatmaps are left out at their defaults: the entries of heatmaps,
+        which stores of earlier versions have, stay the same.
+        """
+        entry = self.model_dump(mode="json")
+        defaults = type(self).model_fields
+        for key in ("head", "layout", "output", "split_ratio", "values", "coordinates"):
+            if getattr(self, key) == defaults[key].default:
+                del entry[key]
+        return entry
+
 
 class Teacher(Protocol):
-    """Anything that maps crops to heatmaps.
+    """Anything that maps crops to heatmaps, or to what `heads` draws heatmaps from.
 
     Attributes:
         spec: its input and output.
@@ -78,9 +162,17 @@ class Teacher(Protocol):
     @property
     def digest(self) -> str: ...
 
-    def __call__(self, crops_B3HW: Tensor, /) -> Tensor:
-        """From crops, float32 (B, 3, *spec.input), normalized and with channels as in the spec, to
-        heatmaps, float (B, len(spec.joints), *spec.heatmap), on the same device.
+    def __call__(self, crops_B3HW: Tensor, /) -> Tensor | tuple[Tensor, Tensor]:
+        """Run the network.
+
+        Args:
+            crops_B3HW: float32 (B, 3, *spec.input), normalized and with channels as in the spec.
+
+        Returns:
+            On the same device, by `spec.head`: heatmaps, or their logits, float (B, K,
+            *spec.heatmap), for the K joints of `spec.joints`; of SimCC (x, y), float
+            (B, K, spec.bins[1]) and (B, K, spec.bins[0]); landmarks, float (B, K,
+            len(spec.values)).
         """
         ...
 
@@ -96,9 +188,27 @@ def read_spec(path: Path) -> TeacherSpec:
             f'expected the teacher\'s spec in {path}, found none: write {{"input": [256, 192], '
             '"joints": ["nose", ...]}; docs/teachers.md lists all keys'
         )
-    content = read_bytes(path, MAX_SPEC_BYTES, "a teacher's spec")
+    return complete_spec(path, {})
+
+
+def complete_spec(path: Path, known: Mapping[str, Any]) -> TeacherSpec:
+    """A spec of what is known of a file, and of what the JSON file `path` states, if there is one.
+
+    Args:
+        known: keys of the spec; those in the JSON file override them.
+
+    Raises:
+        ValueError: a key is missing in both, or invalid.
+    """
+    stated: Any = {}
+    if path.is_file():
+        content = read_bytes(path, MAX_SPEC_BYTES, "a teacher's spec")
+        stated = parse_json(path, content, "a teacher's spec")
+        if not isinstance(stated, dict):
+            raise ValueError(f"{path}: expected a JSON object with the keys of docs/teachers.md")
     try:
-        return TeacherSpec.model_validate_json(content)
+        # As JSON: pydantic then accepts a list for a tuple, and no text for a number.
+        return TeacherSpec.model_validate_json(json.dumps({**known, **stated}))
     except ValidationError as error:
         raise ValueError(f"{path}: {explain(error)}") from None
 

@@ -18,6 +18,8 @@ from fpd.pipeline.teachers.registry import load, parse, quick_digest
         ("anibali:hg2", "hourglass", "anibali"),
         ("hg.safetensors", "hourglass", None),
         ("model.pt2", "exported", None),
+        ("models/rtmpose.onnx", "onnx", None),
+        ("pose_landmark_full.tflite", "tflite", None),
         ("my_teachers:hrnet", "python", None),
         ("package.module:factory", "python", None),
         ("work/other/teacher", "folder", None),
@@ -48,3 +50,4 @@ def test_absolute_names_are_valid_in_any_working_directory(
     assert parse("anibali:hg.pth").absolute == f"anibali:{tmp_path}/hg.pth"
     assert parse("model.pt2").absolute == f"{tmp_path}/model.pt2"
     assert parse("a.b:c").absolute == "a.b:c"
+    assert parse("hf:a/b").absolute == "hf:a/b"
