@@ -23,7 +23,7 @@ from .sampler import ShardWindow
 log = logging.getLogger("fpd")
 
 AUTO_SHARDS = 16
-"""Of 512 views each: 8,192 views, 512 batches of 16 (docs/store.md, "Order and cache")."""
+"""Much more than the 250 views that made no difference (docs/store.md, "Effect of the order")."""
 
 
 def choose_window(loader: Loader, store: StoreReader, manifest: Manifest) -> ShardWindow | None:

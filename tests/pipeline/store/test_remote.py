@@ -38,6 +38,7 @@ from fpd.pipeline.store import (
     open_storage,
     stored_layout,
 )
+from fpd.pipeline.store.disk_cache import DiskCache
 from fpd.pipeline.store.schema import ARRAYS, receipt_name, shard_name
 from fpd.pipeline.store.storage import LocalStorage, RemoteStorage
 from fpd.pipeline.training.dataset import DistillationViews
@@ -162,6 +163,34 @@ def test_a_student_of_a_remote_store_equals_that_of_a_local_one(
     local = open_storage(work.store)
     expected = coverage(local, stored_layout(local)).bytes()
     assert evaluate.run(work, recipe, CPU)["store"]["bytes"] == expected
+
+
+@pytest.mark.slow
+def test_a_student_of_a_remote_portable_store_needs_a_bounded_cache_only(
+    url: str, portable_work: WorkDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(portable_work.store, url)
+    store_bytes = sum(map(len, objects(url).values()))
+    cache, limit = tmp_path / "cache", store_bytes // 3
+    largest = 0
+    add = DiskCache.add
+
+    def watched(self: DiskCache, path: Path, content: bytes) -> bool:
+        nonlocal largest
+        kept = add(self, path, content)
+        largest = max(largest, sum(file.stat().st_size for file in cache.glob("*/*/*")))
+        return kept
+
+    monkeypatch.setattr(DiskCache, "add", watched)
+    options = ["--store", url, "--cache-dir", str(cache), "--cache-size", f"{limit}"]
+    options += ["--set", "loader.shuffle_shards=2"]
+    for location, work in ((url, tmp_path / "remote"), (portable_work.store, tmp_path / "local")):
+        options[1] = str(location)
+        result = CliRunner().invoke(main, ["run", "student", "-w", str(work), *options])
+        assert result.exit_code == 0, result.output
+    assert 0 < largest <= limit
+    remote, local = (WorkDir(tmp_path / name).student("student") for name in ("remote", "local"))
+    assert remote.weights.read_bytes() == local.weights.read_bytes()
 
 
 def test_a_store_in_memory(work: WorkDir, toy_recipe: Recipe) -> None:
