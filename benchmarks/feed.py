@@ -1,24 +1,31 @@
 """Data loading for a student: our loader against other projects' loaders on the same views.
 
-    python benchmarks/feed.py [--data datasets] [--views 128] [--batch 32] [--rounds 7] [--json OUT]
+    python benchmarks/feed.py [--data datasets] [--kinds LSP LSPET MPII] [--views 128]
+                              [--stored-views 8] [--batch 32] [--rounds 7] [--json OUT]
 
-    fpd               uint8 crops with the teacher's heatmaps as stored; JPEGs decoded at reduced
-                      scale where the crop allows it; the rest is left to the training device
+    fpd, portable     crops and the teacher's heatmaps from a portable store
+    fpd               the same with crops cut from photographs; JPEGs decoded at reduced scale where
+                      the crop allows it; what follows is left to the training device
     HRNet             full decoding, warp, float32 normalization, targets drawn with NumPy; no
                       teacher. The paper's authors use this loader too (`_loaders.py`)
     HRNet, heatmaps   the same, with the teacher's heatmaps as raw float16 from a memory-mapped file
     pytorch-pose      float images from the start, NumPy and Pillow
 
-256 x 256 crops, 64 x 64 heatmaps, 14 joints, half of the views flipped, batches collated by
-PyTorch. All loaders make the same crops, which is checked first. Photographs of three kinds, all in
-the page cache: LSP (cropped around the person), LSPET, and MPII, whose first images are used again
-and again under other augmentations. Without these data sets, synthetic images are written as JPEGs.
+    WebDataset, MosaicML Streaming, FFCV
+                      the portable store's crops and heatmaps in these libraries' formats, each
+                      where it is installed (`_formats.py`)
+
+256 x 256 crops, 64 x 64 heatmaps, 14 joints, half of the views flipped. All loaders make the same
+crops, which is checked first. Photographs of three kinds, all in the page cache: LSP (cropped
+around the person), LSPET, and MPII, whose first images are used again and again under other
+augmentations. Without these data sets, synthetic images are written as JPEGs. An epoch takes each
+photograph once, and all stored views in random order from a store.
 
 Everything runs on one core. `in process` is the work alone; `by a worker` is done by a worker
 process on that same core and handed over through shared memory, as in training. `device` is what is
 left to the training device, timed on that same core, which is where it runs on a machine without a
 GPU; `with device` includes it. Views per second are medians of rounds in which the rows take turns.
-A second table has the milliseconds per view of each part of our loader's work.
+Further tables have the milliseconds per view of each part of our two loaders' work.
 """
 
 from __future__ import annotations
@@ -26,11 +33,12 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -50,6 +58,7 @@ from _common import (
     use_one_core,
     write_results,
 )
+from _formats import FORMATS, Shape, StoredView
 from _loaders import HRNetViews, HRNetViewsWithHeatmaps, Key, PytorchPoseViews
 from numpy.typing import NDArray
 from torch import Tensor
@@ -59,19 +68,27 @@ from fpd.data.augmentation import Augmentation, affine_23, transform
 from fpd.data.datasets import Data, load
 from fpd.data.heatmap_codec import encode, flip_heatmaps
 from fpd.data.io.images import REDUCED_FLAGS, ImageFolder
+from fpd.data.io.jpeg import decode_jpeg, encode_jpeg
 from fpd.data.readers.synthetic.people import synthetic_samples
 from fpd.data.samples import SampleSet
 from fpd.data.skeletons import LSP
 from fpd.data.views import Geometry, Views, crop_image
 from fpd.pipeline.models.preprocessing import normalize
 from fpd.pipeline.runtime.loader import in_batches, make_loader
-from fpd.pipeline.store import StoreReader, StoreWriter, decompress, open_storage
+from fpd.pipeline.store import Shard, StoreReader, StoreWriter, decompress, open_storage
+from fpd.pipeline.store.splits import StoredViews
+from fpd.pipeline.store.writer import LabeledCrops
 from fpd.pipeline.training.dataset import DistillationViews
 
+KINDS = ("LSP", "LSPET", "MPII")
 GEOMETRY = Geometry()
 SHARD_SAMPLES = 128
 MIN_SECONDS = 0.1  # of a part of the work, per round
+CROP_QUALITY = 90  # of JPEGs
+PREFETCH_BATCHES = 4
 TARGET_RATIO = 3  # of our rate to those of the other loaders
+PORTABLE_RATIOS = {"LSP": 4, "MPII": 8}  # of the portable store's to HRNet's
+MAX_PIXEL_DIFFERENCE = 16  # of the same JPEG, by libjpeg-turbo's accurate and fast transforms
 MIN_CORRELATION = 0.8  # of crops that show the same content with other colors and interpolation
 MPII_BOX_PX = 1.25 * 200  # a box's side is `scale` times this (HRNet)
 MPII_SHIFT_PX = 15  # and its center is moved down by `scale` times this (HRNet)
@@ -79,10 +96,45 @@ MPII_TO_LSP = (0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 8, 9)
 
 
 class LoaderCase(NamedTuple):
-    """A data set that makes views, and the work on a batch that it leaves to the device."""
+    """A loader of views.
+
+    Attributes:
+        in_process: an epoch of batches in each iteration, made by this process.
+        by_worker: the same, made by another process.
+        dataset: where the loader is PyTorch's, what it loads from.
+        device_work: the work on a batch that is left to the device.
+    """
+
+    in_process: Iterable[Any]
+    by_worker: Iterable[Any]
+    dataset: Any = None
+    device_work: Callable[[Any], object] | None = None
+
+
+@dataclass(frozen=True)
+class CollatedBatches:
+    """The batches of a map-style data set, made by this process."""
 
     dataset: Any
-    device_work: Callable[[Any], object] | None = None
+    batches: Sequence[Sequence[Key]]
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            yield collate(self.dataset, batch)
+
+
+def torch_case(
+    dataset: Any,
+    batches: Sequence[Sequence[Key]],
+    device_work: Callable[[Any], object] | None = None,
+    *,
+    reuse_memory: bool = False,
+) -> LoaderCase:
+    """A map-style data set behind PyTorch's loader."""
+    by_worker = make_loader(
+        dataset, batches, CPU, workers=1, prefetch=PREFETCH_BATCHES, reuse_memory=reuse_memory
+    )
+    return LoaderCase(CollatedBatches(dataset, batches), by_worker, dataset, device_work)
 
 
 def main() -> None:
@@ -90,41 +142,57 @@ def main() -> None:
     use_one_core()
     rates, profiles, descriptions = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        sample_sets = load_photographs(arguments.data, Path(folder), arguments.views)
+        sample_sets = load_photographs(
+            arguments.data, Path(folder), arguments.views, arguments.kinds
+        )
         for kind, samples in sample_sets.items():
             views = Views(samples, GEOMETRY, Augmentation(flip=False), seed=0)
-            cases = make_cases(Path(folder) / kind, views)
+            subfolder = Path(folder) / kind
+            subfolder.mkdir()
+            cases = photograph_cases(subfolder, views, arguments.batch)
             check_same_crops(cases)
-            keys = [(index, 0, index % 2 == 1) for index in range(len(samples))]
-            batches = in_batches(keys, arguments.batch)
+            stored = store_cases(subfolder, views, arguments.stored_views, arguments.batch)
+            check_same_batches(stored, len(views))
+            cases = stored | cases
             descriptions[kind] = describe(views)
             print(f"\n{kind}: {descriptions[kind]}")
-            rates[kind] = measure_loaders(cases, batches, arguments.rounds)
-            profiles[kind] = profile(views, cases["fpd"].dataset, batches, arguments.rounds)
-            print_rates(rates[kind])
-            print_profile(profiles[kind], rates[kind]["fpd"])
+            rates[kind] = measure_loaders(cases, arguments.rounds)
+            parts = {
+                "fpd": photograph_parts(views, cases["fpd"].dataset),
+                "fpd, portable": portable_parts(cases["fpd, portable"].dataset),
+            }
+            profiles[kind] = {
+                name: profile(cases[name], parts[name], arguments.rounds) for name in parts
+            }
+            print_rates(rates[kind], kind)
+            for name, times in profiles[kind].items():
+                print_profile(name, times, rates[kind][name])
     write_results(
         arguments.json,
         "feed",
         {"loaders": rates, "profile": profiles, "photographs": descriptions},
         views=arguments.views,
+        stored_views=arguments.stored_views,
         batch_size=arguments.batch,
     )
 
 
-def load_photographs(root: Path, folder: Path, count: int) -> dict[str, SampleSet]:
+def load_photographs(
+    root: Path, folder: Path, count: int, kinds: Sequence[str] = KINDS
+) -> dict[str, SampleSet]:
     """Sample sets of `count` samples, by the kind of their photographs."""
     if not (root / "lspet" / "joints.mat").is_file():
         print(f"no data sets at {root} (--data): using synthetic images")
         return {"synthetic": write_synthetic(folder, count)}
-    lsp, lspet = (
-        load(Data(reader=reader, root=root, validation=0), "train") for reader in ("lsp", "lspet")
-    )
-    return {
-        "LSP": lsp.take(np.linspace(0, len(lsp) - 1, count).astype(int)),
-        "LSPET": lspet.take(np.linspace(0, len(lspet) - 1, count).astype(int)),
-        "MPII": load_mpii(root, count),
-    }
+    return {kind: load_kind(kind, root, count) for kind in kinds}
+
+
+def load_kind(kind: str, root: Path, count: int) -> SampleSet:
+    if kind == "MPII":
+        return load_mpii(root, count)
+    reader: Literal["lsp", "lspet"] = "lsp" if kind == "LSP" else "lspet"
+    samples = load(Data(reader=reader, root=root, validation=0), "train")
+    return samples.take(np.linspace(0, len(samples) - 1, count).astype(int))
 
 
 def write_synthetic(folder: Path, count: int) -> SampleSet:
@@ -159,48 +227,115 @@ def load_mpii(root: Path, count: int) -> SampleSet:
     )
 
 
-def make_cases(folder: Path, views: Views) -> dict[str, LoaderCase]:
-    """Every loader of these views, after writing the teacher's heatmaps where it reads them."""
+def photograph_cases(folder: Path, views: Views, batch_size: int) -> dict[str, LoaderCase]:
+    """The loaders of view 0, after writing the teacher's heatmaps where they read them."""
     writer, heatmaps = write_teacher_heatmaps(folder, views)
     ours = DistillationViews(views, StoreReader(writer.storage, writer.layout))
+    with_heatmaps = HRNetViewsWithHeatmaps(views, heatmaps)
+    batches = in_batches([(i, 0, i % 2 == 1) for i in range(len(views))], batch_size)
     return {
-        "fpd": LoaderCase(ours, work_on_device),
-        "HRNet": LoaderCase(HRNetViews(views)),
-        "HRNet, heatmaps": LoaderCase(
-            HRNetViewsWithHeatmaps(views, heatmaps), lambda batch: batch[-1].float()
-        ),
-        "pytorch-pose": LoaderCase(PytorchPoseViews(views)),
+        "fpd": torch_case(ours, batches, work_on_device, reuse_memory=True),
+        "HRNet": torch_case(HRNetViews(views), batches),
+        "HRNet, heatmaps": torch_case(with_heatmaps, batches, lambda batch: batch[-1].float()),
+        "pytorch-pose": torch_case(PytorchPoseViews(views), batches),
     }
+
+
+def store_cases(
+    folder: Path, views: Views, stored_views: int, batch_size: int
+) -> dict[str, LoaderCase]:
+    """The loaders of stored crops: ours, and those of the libraries that are installed."""
+    stored, writer = write_portable_store(folder / "portable.zarr", views, stored_views)
+    reader = StoreReader(writer.storage, writer.layout)
+    ours = DistillationViews(StoredViews(views, reader), reader)
+    order = np.random.default_rng(0).permutation(len(stored)).tolist()
+    keys = [(i % len(views), i // len(views), i % 2 == 1) for i in order]
+    cases = {
+        "fpd, portable": torch_case(
+            ours, in_batches(keys, batch_size), work_on_device, reuse_memory=True
+        )
+    }
+    shape = Shape(
+        GEOMETRY.crop_px,
+        GEOMETRY.heatmap_px,
+        stored[0].coefficients.shape,
+        views.samples.skeleton.flip_indices,
+    )
+    for name, library in FORMATS.items():
+        if not library.is_installed:
+            print(f"{name}: left out, as {library.module} is not installed")
+            continue
+        subfolder = folder / name
+        subfolder.mkdir()
+        library.write(subfolder, stored, shape)
+        in_process, by_worker = (
+            library.read(subfolder, shape, batch_size, workers) for workers in (0, 1)
+        )
+        cases[name] = LoaderCase(in_process, by_worker, device_work=work_on_device)
+    return cases
+
+
+def write_portable_store(
+    location: Path, views: Views, stored_views: int
+) -> tuple[list[StoredView], StoreWriter]:
+    """A portable store of these samples; its views one after the other, and its writer."""
+    manifest = feed_manifest(views)
+    manifest |= {"crops": {"format": "jpeg", "quality": CROP_QUALITY, "splits": []}, "splits": {}}
+    manifest["geometry"]["crop_px"] = GEOMETRY.crop_px
+    writer = StoreWriter(open_storage(location), manifest, stored_views, location.parent)
+    factory = ShardFactory(pool_views=128)
+    stored: list[StoredView] = []
+    for view, number in writer.layout.tasks():
+        rows = writer.layout.rows(number)
+        shard = make_shard(factory, views, view, number, rows)
+        cut = [views[index, view] for index in rows]
+        jpegs = [encode_jpeg(item["crop"], CROP_QUALITY) for item in cut]
+        joints = np.array([item["joints"] for item in cut])
+        writer.write(replace(shard, labeled_crops=LabeledCrops(jpegs, joints)))
+        stored += [
+            StoredView(item["crop"], jpeg, *maps, item["joints"])
+            for item, jpeg, *maps in zip(
+                cut, jpegs, shard.heatmaps_SKYXC, shard.steps_SK, shard.peaks_SK, strict=True
+            )
+        ]
+    writer.finish()
+    return stored, writer
+
+
+def feed_manifest(views: Views) -> dict[str, Any]:
+    """The least that a store of these samples needs."""
+    manifest = minimal_manifest(len(views), SHARD_SAMPLES)
+    return manifest | {"joints": list(views.samples.skeleton.joints)}
+
+
+def make_shard(
+    factory: ShardFactory, views: Views, view: int, number: int, rows: Sequence[int]
+) -> Shard:
+    """A shard with the parameters of these views, and as many joints."""
+    joints = views.samples.skeleton.num_joints
+    shard = factory.make(view, number, rows)
+    return replace(
+        shard,
+        heatmaps_SKYXC=shard.heatmaps_SKYXC[:, :joints],
+        steps_SK=shard.steps_SK[:, :joints],
+        peaks_SK=shard.peaks_SK[:, :joints],
+        parameters_SP=np.array([views.parameters(index, view) for index in rows]),
+    )
 
 
 def write_teacher_heatmaps(folder: Path, views: Views) -> tuple[StoreWriter, NDArray[np.float16]]:
     """The same teacher-like heatmaps in a store, and as float16 (samples, K, H, W) in a file."""
-    folder.mkdir()
     samples, joints = views.samples, views.samples.skeleton.num_joints
-    manifest = minimal_manifest(len(samples), SHARD_SAMPLES)
-    manifest["joints"] = list(samples.skeleton.joints)
-    writer = StoreWriter(open_storage(folder / "heatmaps.zarr"), manifest, 1, folder)
+    writer = StoreWriter(open_storage(folder / "heatmaps.zarr"), feed_manifest(views), 1, folder)
     factory = ShardFactory(pool_views=128)
     shape = (len(samples), joints, GEOMETRY.heatmap_px, GEOMETRY.heatmap_px)
     heatmaps = np.memmap(folder / "heatmaps.f16", np.float16, "w+", shape=shape)
     for _, number in writer.layout.tasks():
         rows = writer.layout.rows(number)
-        shard = factory.make(0, number, rows)
-        coefficients = shard.heatmaps_SKYXC[:, :joints]
-        steps = shard.steps_SK[:, :joints]
-        parameters = np.array([views.parameters(index, 0) for index in rows])
-        writer.write(
-            replace(
-                shard,
-                heatmaps_SKYXC=coefficients,
-                steps_SK=steps,
-                peaks_SK=shard.peaks_SK[:, :joints],
-                parameters_SP=parameters,
-            )
-        )
-        decoded = decompress(
-            torch.from_numpy(coefficients), torch.from_numpy(steps), GEOMETRY.heatmap_px
-        )
+        shard = make_shard(factory, views, 0, number, rows)
+        writer.write(shard)
+        coefficients, steps = map(torch.from_numpy, (shard.heatmaps_SKYXC, shard.steps_SK))
+        decoded = decompress(coefficients, steps, GEOMETRY.heatmap_px)
         heatmaps[rows.start : rows.stop] = decoded.numpy()
     writer.finish()
     return writer, heatmaps
@@ -249,6 +384,29 @@ def check_same_crops(cases: dict[str, LoaderCase]) -> None:
                 )
 
 
+def check_same_batches(cases: dict[str, LoaderCase], samples: int) -> None:
+    """Check that the loaders of stored views return what ours does.
+
+    Raises:
+        RuntimeError: they do not, so their rates cannot be compared.
+    """
+    ours = cases["fpd, portable"].dataset
+    for name, case in cases.items():
+        if case.dataset is not None:
+            continue
+        batch = first_batch(case.in_process)
+        for row, index in enumerate(batch["index"].tolist()):
+            expected = ours[index % samples, index // samples, index % 2 == 1]
+            for key in (batch.keys() & expected.keys()) - {"index"}:
+                found, wanted = batch[key][row].numpy(), np.asarray(expected[key])
+                difference = np.nanmax(abs(found.astype(float) - wanted.astype(float)))
+                if difference > (MAX_PIXEL_DIFFERENCE if key == "crop" else 0):
+                    raise RuntimeError(
+                        f"{name}, view {index}: expected the same {key} as ours, got one that "
+                        f"differs by {difference:.3g}"
+                    )
+
+
 def correlation(crop: NDArray[Any], other: NDArray[Any]) -> float:
     """Mean over the color channels of two crops, (3, pixels): brightness does not matter."""
     return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(crop, other, strict=True)]))
@@ -273,18 +431,15 @@ def image_path(views: Views, index: int) -> Path:
     return Path(views.samples.images.locate(views.samples[index].image))
 
 
-def measure_loaders(
-    cases: dict[str, LoaderCase], batches: Sequence[Sequence[Key]], rounds: int
-) -> Results:
+def measure_loaders(cases: dict[str, LoaderCase], rounds: int) -> Results:
     """Views per second, milliseconds per view left to the device, and bytes per view."""
-    first_batches = {name: collate(case.dataset, batches[0]) for name, case in cases.items()}
+    first_batches = {name: first_batch(case.in_process) for name, case in cases.items()}
     loading: dict[str, Case] = {}
     for name, case in cases.items():
-        loader = make_loader(case.dataset, batches, CPU, workers=1, prefetch=4)
-        loading[name] = partial(load_in_process, case.dataset, batches)
-        loading[f"{name}, by a worker"] = partial(load_by_worker, loader)
+        loading[name] = partial(load_epoch, case.in_process)
+        loading[f"{name}, by a worker"] = partial(load_epoch, case.by_worker)
     device: dict[str, Case] = {
-        name: partial(run_device_work, case.device_work, first_batches[name], len(batches[0]))
+        name: partial(run_device_work, case.device_work, first_batches[name])
         for name, case in cases.items()
         if case.device_work is not None
     }
@@ -299,31 +454,32 @@ def measure_loaders(
             "by a worker": by_worker,
             "device, ms": 1e3 * device_s,
             "with device": 1 / (1 / by_worker + device_s),
-            "bytes per view": tensor_bytes(first_batches[name]) / len(batches[0]),
+            "bytes per view": tensor_bytes(first_batches[name]) / batch_views(first_batches[name]),
         }
     return results
+
+
+def first_batch(batches: Iterable[Any]) -> Any:
+    """A copy of the first batch: a loader may use its memory again."""
+    return next(deepcopy(batch) for batch in batches)
+
+
+def batch_views(batch: Any) -> int:
+    return len(batch["index"] if isinstance(batch, dict) else batch[0])
 
 
 def collate(dataset: Any, batch: Sequence[Key]) -> Any:
     return default_collate([dataset[key] for key in batch])
 
 
-def load_in_process(dataset: Any, batches: Sequence[Sequence[Key]], _: int) -> int:
-    for batch in batches:
-        collate(dataset, batch)
-    return sum(map(len, batches))
+def load_epoch(batches: Iterable[Any], _: int) -> int:
+    return sum(batch_views(batch) for batch in batches)
 
 
-def load_by_worker(loader: Any, _: int) -> int:
-    for _batch in loader:
-        pass
-    return sum(map(len, loader.batch_sampler))
-
-
-def run_device_work(work: Callable[[Any], object], batch: Any, views: int, _: int) -> int:
+def run_device_work(work: Callable[[Any], object], batch: Any, _: int) -> int:
     with torch.inference_mode():
         work(batch)
-    return views
+    return batch_views(batch)
 
 
 def tensor_bytes(batch: Any) -> int:
@@ -363,24 +519,24 @@ def make_affine(views: Views, index: int) -> NDArray[np.float64]:
     return affine_23(sample.center_2, sample.side_px, parameters, GEOMETRY.crop_px)
 
 
-def profile(
-    views: Views, dataset: DistillationViews, batches: Sequence[Sequence[Key]], rounds: int
-) -> dict[str, float]:
-    """Milliseconds per view of each part of our loader's work, each timed on all views."""
+Part = Callable[[int], object]
+"""Part of the work on one view, by its number."""
+
+
+def photograph_parts(views: Views, dataset: DistillationViews) -> dict[str, Part]:
+    """The parts of the work on a view that is cut from its photograph."""
     indices = range(len(views))
     images = [read_image(views, index) for index in indices]
     affines = [make_affine(views, index) for index in indices]
     samples = [views.samples[index] for index in indices]
     paths = [image_path(views, index) for index in indices]
     unflipped = [views[index, 0] for index in indices]
-    first_items = [dataset[key] for key in batches[0]]
-    first_batch = default_collate(first_items)
 
     def transform_labels(index: int) -> object:
         crop_joints = transform(make_affine(views, index), samples[index].joints_K2)
         return GEOMETRY.to_heatmap(crop_joints)
 
-    parts: dict[str, Callable[[int], object]] = {
+    return {
         "read file": lambda i: paths[i].read_bytes(),
         "decode JPEG": lambda i: images[i].decode(),
         "warp": lambda i: crop_image(images[i], samples[i], affines[i], GEOMETRY.crop_px),
@@ -388,13 +544,40 @@ def profile(
         "flip": lambda i: views.flipped(unflipped[i]) if i % 2 else None,
         "read heatmaps": lambda i: dataset.store.read(0, i),
     }
+
+
+def portable_parts(dataset: DistillationViews) -> dict[str, Part]:
+    """The parts of the work on a view from a portable store."""
+    views, reader = dataset.views, dataset.store
+    jpegs = [reader.read_crop(0, index) for index in range(len(views))]
+    unflipped = [views[index, 0] for index in range(len(views))]
+
+    def read_labels(index: int) -> object:
+        sample, parameters = views.samples[index], reader.read_row("parameters", 0, index)
+        affine = affine_23(sample.center_2, sample.side_px, parameters, GEOMETRY.crop_px)
+        return affine, reader.read_row("joints", 0, index)
+
+    return {
+        "read JPEG": lambda i: reader.read_crop(0, i),
+        "decode JPEG": lambda i: decode_jpeg(jpegs[i], GEOMETRY.crop_px),
+        "parameters, labels": read_labels,
+        "flip": lambda i: views.flipped(unflipped[i]) if i % 2 else None,
+        "read heatmaps": lambda i: reader.read(0, i),
+    }
+
+
+def profile(case: LoaderCase, parts: dict[str, Part], rounds: int) -> dict[str, float]:
+    """Milliseconds per view of each part of our loader's work, each timed on all samples."""
+    assert isinstance(case.in_process, CollatedBatches)
+    first_items = [case.dataset[key] for key in case.in_process.batches[0]]
+    batch = default_collate(first_items)
     cases: dict[str, Case] = {
-        name: partial(run_for_each, part, len(views)) for name, part in parts.items()
+        name: partial(run_for_each, part, len(case.dataset.views)) for name, part in parts.items()
     }
     cases["collate"] = lambda _: len(default_collate(first_items)["index"])
-    cases["in process, all"] = partial(load_in_process, dataset, batches)
+    cases["in process, all"] = partial(load_epoch, case.in_process)
     for name, work in DEVICE_PARTS.items():
-        cases[f"device: {name}"] = partial(run_device_work, work, first_batch, len(first_items))
+        cases[f"device: {name}"] = partial(run_device_work, work, batch)
     rates = medians(measure_rates(cases, rounds, MIN_SECONDS))
     return {name: 1e3 / rate for name, rate in rates.items()}
 
@@ -405,26 +588,30 @@ def run_for_each(work: Callable[[int], object], count: int, _: int) -> int:
     return count
 
 
-def print_rates(results: Results) -> None:
+def print_rates(results: Results, kind: str) -> None:
     """Print each loader's rates, and the ratio of ours to each."""
     columns = ("in process", "by a worker", "with device")
     rows = []
     for name, row in results.items():
         cells = [
-            f"{row[column]:,.0f} ({results['fpd'][column] / row[column]:.2f} x)"
+            f"{row[column]:,.0f} ({results['fpd, portable'][column] / row[column]:.2f} x)"
             for column in columns
         ]
         device_ms, view_bytes = f"{row['device, ms']:.2f}", format_number(row["bytes per view"])
         rows.append([name, *cells, device_ms, view_bytes])
-    head = ["views/s (fpd / this)", *columns, "device, ms per view", "bytes per view"]
+    head = ["views/s (portable / this)", *columns, "device, ms per view", "bytes per view"]
     print_table(head, rows)
-    for name in ("HRNet", "pytorch-pose"):
-        ratio = results["fpd"]["by a worker"] / results[name]["by a worker"]
-        verdict = "met" if ratio >= TARGET_RATIO else "missed"
-        print(f"target: {TARGET_RATIO} x {name}, by a worker; measured {ratio:.2f} x: {verdict}")
+    targets = [("fpd", name, TARGET_RATIO) for name in ("HRNet", "pytorch-pose")]
+    if kind in PORTABLE_RATIOS:
+        targets.append(("fpd, portable", "HRNet", PORTABLE_RATIOS[kind]))
+    targets += [("fpd, portable", name, 1) for name in FORMATS if name in results]
+    for ours, theirs, target in targets:
+        ratio = results[ours]["by a worker"] / results[theirs]["by a worker"]
+        verdict = "met" if ratio >= target else "missed"
+        print(f"target: {ours}, {target} x {theirs}; by a worker, {ratio:.2f} x: {verdict}")
 
 
-def print_profile(parts: dict[str, float], our_rates: dict[str, float]) -> None:
+def print_profile(loader_name: str, parts: dict[str, float], our_rates: dict[str, float]) -> None:
     """Print the parts of our loader's work, the remainder, and what a worker adds."""
     device = {name: value for name, value in parts.items() if name.startswith("device")}
     loader = {name: value for name, value in parts.items() if name not in device}
@@ -435,7 +622,7 @@ def print_profile(parts: dict[str, float], our_rates: dict[str, float]) -> None:
         "handing over": 1e3 / our_rates["by a worker"] - 1e3 / our_rates["in process"],
     }
     rows = (loader | sums | device).items()
-    print_table(["fpd", "ms per view"], [[name, f"{value:.3f}"] for name, value in rows])
+    print_table([loader_name, "ms per view"], [[name, f"{value:.3f}"] for name, value in rows])
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -443,7 +630,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, default=Path("datasets"), help="folder with lsp, lspet and mpii"
     )
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="of photographs")
     parser.add_argument("--views", type=int, default=128, help="of each kind of photograph")
+    parser.add_argument("--stored-views", type=int, default=8, help="of each of them in a store")
     parser.add_argument("--batch", type=int, default=32, help="views per batch")
     parser.add_argument("--rounds", type=int, default=7, help="number of rounds")
     return parser.parse_args()

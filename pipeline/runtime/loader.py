@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 from .device import loader_workers
 from .interrupt import ignore_first_signal, signals_blocked
 from .memory import explain_exhausted
+from .shared_batches import SharedCollate
 
 T = TypeVar("T")
 
@@ -25,7 +27,13 @@ FlipKey = tuple[int, int, bool]
 
 
 def make_loader(
-    dataset: Any, batches: Any, device: torch.device, *, workers: int | None, prefetch: int
+    dataset: Any,
+    batches: Any,
+    device: torch.device,
+    *,
+    workers: int | None,
+    prefetch: int,
+    reuse_memory: bool = False,
 ) -> DataLoader[Any]:
     """Make a PyTorch loader over batches of keys that shuts down cleanly after a signal.
 
@@ -34,9 +42,11 @@ def make_loader(
         batches: a batch sampler, which yields lists of keys.
         workers: number of processes; None: `loader_workers` chooses.
         prefetch: number of batches that each process reads ahead.
+        reuse_memory: use the memory of batches again; for callers that hold one at a time.
     """
     processes = loader_workers(workers, device)
-    return Loader(
+    collate = SharedCollate(prefetch) if reuse_memory and processes else None
+    loader = Loader(
         dataset,
         batch_sampler=batches,
         num_workers=processes,
@@ -44,7 +54,11 @@ def make_loader(
         persistent_workers=processes > 0,
         prefetch_factor=prefetch if processes else None,
         worker_init_fn=_init_worker,
+        collate_fn=collate,
     )
+    if collate is not None:
+        weakref.finalize(loader, collate.release)
+    return loader
 
 
 class Loader(DataLoader[Any]):

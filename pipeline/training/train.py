@@ -189,6 +189,7 @@ def _prepare(
             device,
             workers=recipe.loader.workers,
             prefetch=recipe.loader.prefetch,
+            reuse_memory=True,
         ),
         sampler=sampler,
         validation=data.validation,

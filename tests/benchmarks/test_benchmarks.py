@@ -6,6 +6,7 @@ import json
 import runpy
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -38,10 +39,14 @@ def test_every_benchmark_is_quoted_in_the_documentation() -> None:
     assert [name for name in BENCHMARKS if f"benchmarks/{name}.py" not in pages] == []
 
 
+OTHER_FORMATS = ("webdataset", "streaming", "ffcv")
+"""Libraries that `feed` compares with, where they are installed."""
+
 TOY_OPTIONS = {
-    "feed": ["--data", "none", "--views", "4", "--batch", "2", "--rounds", "1"],
+    "feed": ["--data=none", "--views=4", "--stored-views=2", "--batch=2", "--rounds=1"],
     "pipeline": ["--samples", "8", "--views", "1", "--epochs", "1", "--students", "1"],
     "store_scale": ["--largest", "10000"],
+    "store_remote": ["--simulate", "100000"],
 }
 
 
@@ -51,11 +56,16 @@ def test_toy_run_writes_results(name: str, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     command = [sys.executable, FOLDER / f"{name}.py", *TOY_OPTIONS[name], "--json", results]
 
-    subprocess.run(command, check=True, cwd=tmp_path, timeout=300)
+    toy = subprocess.run(
+        command, check=True, cwd=tmp_path, timeout=300, capture_output=True, text=True
+    )
 
     content = json.loads(results.read_text("utf-8"))
     assert content["benchmark"] == name
     assert content["results"]
+    if name == "feed":
+        for module in OTHER_FORMATS:
+            assert find_spec(module) or f"{module} is not installed" in toy.stdout
 
 
 @pytest.mark.slow
