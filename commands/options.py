@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..pipeline.runtime.text import printable
+from ..pipeline.runtime.text import last_message, printable
 from .terminal import STOPPED, echo
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def stage(
         yield work, recipe, device
     except ValueError as error:
         process = "" if is_first else f"process {rank}: "
-        raise click.ClickException(process + printable(_last_message(error))) from None
+        raise click.ClickException(process + printable(last_message(error))) from None
     except OSError as error:
         path = printable(str(error.filename or options["work"]))
         raise click.ClickException(
@@ -228,11 +228,3 @@ def _stored_recipe(location: str | None) -> dict[str, Any] | None:
     from ..pipeline.store.dataset import stored_recipe
 
     return None if location is None else stored_recipe(location)
-
-
-def _last_message(error: ValueError) -> str:
-    """An error's message, without the traceback that PyTorch adds to one from a loader process."""
-    text = str(error)
-    if "Original Traceback" not in text:
-        return text
-    return text.rstrip().rpartition("\n")[2].removeprefix("ValueError: ")

@@ -63,7 +63,7 @@ def find_problems(samples: SampleSet) -> list[Problem]:
     Each sample counts in one problem. An image that several samples share is opened once; it, or a
     folder that is missing, is one problem.
     """
-    label_problems = _label_problems(samples)
+    problems_by_index = label_problems(samples)
     sizes = {int(image): _size(samples.images, int(image)) for image in np.unique(samples.image_N)}
     size_N2 = np.full((len(samples), 2), np.inf)  # inf where the image is unusable
     samples_by_message: dict[str, list[int]] = defaultdict(list)
@@ -71,13 +71,13 @@ def find_problems(samples: SampleSet) -> list[Problem]:
         size = sizes[int(image)]
         if not isinstance(size, str):
             size_N2[index] = size
-        elif index not in label_problems:
+        elif index not in problems_by_index:
             samples_by_message[size].append(index)
     for index in _far_outside(samples, size_N2):
-        label_problems.setdefault(index, _describe_outside(samples, index, size_N2[index]))
+        problems_by_index.setdefault(index, _describe_outside(samples, index, size_N2[index]))
     problems = {
         index: Problem(samples.ids[index], message, 1, of_image=False)
-        for index, message in label_problems.items()
+        for index, message in problems_by_index.items()
     }
     for message, indices in samples_by_message.items():
         first = samples.ids[indices[0]]
@@ -85,7 +85,7 @@ def find_problems(samples: SampleSet) -> list[Problem]:
     return [problems[index] for index in sorted(problems)]
 
 
-def _label_problems(samples: SampleSet) -> dict[int, str]:
+def label_problems(samples: SampleSet) -> dict[int, str]:
     """Problems with joints and boxes that show without the images, by sample index."""
     joints_NK2, side_N = samples.joints_NK2, samples.side_N
     half_nan_NK = np.isnan(joints_NK2).sum(-1) == 1

@@ -60,6 +60,7 @@ class View(TypedDict):
     parameters: NDArray[np.float64]  # (3,) see augmentation.PARAMETERS
     index: int  # of the sample in its sample set
     jpeg: NotRequired[bytes]  # which `crop` was decoded from; views of a portable store have it
+    teacher_crop: NotRequired[NDArray[np.uint8]]  # (T, T, 3) RGB, the same at a teacher's size
 
 
 class Views:
@@ -73,18 +74,21 @@ class Views:
         seed: int,
         *,
         crop_quality: int | None = None,
+        teacher_px: int | None = None,
     ) -> None:
         """Views of `samples`, drawn from `augmentation` with `seed` (0 <= seed < 2**64).
 
         Args:
             crop_quality: encode each crop as JPEG of this quality, and return what that decodes
                 to; None: return the crop as it is cut.
+            teacher_px: also cut each view at this size, in pixels, for a teacher; None: do not.
         """
         self.samples = samples
         self.geometry = geometry
         self.augmentation = augmentation
         self.seed = seed
         self.crop_quality = crop_quality
+        self.teacher_px = teacher_px
         self._flip_indices = np.array(samples.skeleton.flip_indices)
 
     def __len__(self) -> int:
@@ -116,6 +120,9 @@ class Views:
         if self.crop_quality is not None:
             cut["jpeg"] = encode_jpeg(cut["crop"], self.crop_quality)
             cut["crop"] = decode_jpeg(cut["jpeg"], crop_px)
+        if self.teacher_px is not None:
+            affine = affine_23(sample.center_2, sample.side_px, parameters, self.teacher_px)
+            cut["teacher_crop"] = crop_image(self.samples.images, sample, affine, self.teacher_px)
         return cut
 
     def flipped(self, view: View) -> View:

@@ -23,20 +23,21 @@ import torch
 from ..data.datasets import load
 from ..pipeline.caching.driver import fill_on_cluster
 from ..pipeline.caching.fill import fill
-from ..pipeline.caching.fill_splits import fill_splits
+from ..pipeline.caching.fill_splits import fill_splits, samples_by_split
 from ..pipeline.caching.space import check_space
 from ..pipeline.caching.spot_check import make_spot_checker
 from ..pipeline.caching.worker import make_job
 from ..pipeline.config.recipe import Recipe
 from ..pipeline.runtime.dask_cluster import Workers, check_reachable
 from ..pipeline.store import Coverage, Storage, StoreWriter, make_manifest, open_storage
+from ..pipeline.store.data_card import write_data_card
 from ..pipeline.teachers import compatibility_warnings, load_teacher
 from ..pipeline.teachers.resolve import check_teacher
 from ..pipeline.workdir import WorkDir
 
 log = logging.getLogger("fpd")
 
-KEPT_SETTINGS = ("teachers", "portable", "crop_quality", "splits", "source_names")
+KEPT_SETTINGS = ("teachers", "teacher_crops", "portable", "crop_quality", "splits", "source_names")
 """Settings of the store that later commands in the work directory need as well."""
 
 
@@ -62,7 +63,8 @@ def run(
     Returns:
         "views" and "samples" of the store; "written", the number of shards made now; "bytes",
         "bytes_per_view" and "float16_bytes" (the same maps as raw float16) of all shards that
-        exist; "encoding_error", the errors measured while they were written.
+        exist; "encoding_error", the errors measured while they were written; "portable", the number
+        of samples by split in a portable store (none in another).
 
     Raises:
         ValueError: there is no finished teacher, the store was made for another run, another
@@ -77,6 +79,7 @@ def run(
     samples = load(recipe.data, "train")
     teacher = load_teacher(work.teacher, recipe, samples.skeleton, allow_code=allow_code)
     manifest = make_manifest(recipe, samples, teacher.entry)
+    splits = samples_by_split(recipe, samples) if recipe.store.portable else {}
     for warning in compatibility_warnings(teacher.entry, recipe, samples.skeleton):
         log.info("%s", warning)
 
@@ -90,6 +93,7 @@ def run(
             manifest,
             teacher,
             device,
+            splits=splits,
             overwrite=overwrite,
             only_views=only_views,
         )
@@ -103,8 +107,7 @@ def run(
             store, manifest, recipe.store.views, work.command_options(recipe), samples=samples
         )
 
-        if recipe.store.portable:
-            fill_splits(store, recipe, samples, work.command_options(recipe))
+        fill_splits(store, recipe, splits, work.command_options(recipe))
 
         # Work and write: each missing shard, by its (view, shard) numbers.
         missing_shards = [
@@ -128,12 +131,14 @@ def run(
                 )
         coverage = writer.finish()  # checks every shard, and writes the totals to the manifest
         _check_visible(store, missing_shards, coverage)
+        write_data_card(store, recipe.store.license)  # of a complete portable store
     return {
         "views": recipe.store.views,
         "samples": len(samples),
         "written": len(missing_shards),
         **_sizes(coverage, recipe.store.views * len(samples), writer.layout.float16_bytes),
         "encoding_error": coverage.encoding_error(),
+        "portable": {name: len(held) for name, held in splits.items()},
     }
 
 

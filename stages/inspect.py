@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.heatmap_codec import decode
 from ..data.samples import SampleSet
 from ..pipeline.caching.figure import CachedFigure
 from ..pipeline.caching.figure import draw as draw_figure
-from ..pipeline.config.recipe import Recipe
+from ..pipeline.config.recipe import Recipe, stored_views
+from ..pipeline.models.predictor import HeatmapPredictor, input_px
 from ..pipeline.runtime.text import show_ranges
 from ..pipeline.store import (
     Coverage,
@@ -44,6 +44,7 @@ from ..pipeline.store.coverage import read_receipt
 from ..pipeline.store.dataset import load_samples
 from ..pipeline.store.manifest import has_shards
 from ..pipeline.store.match import views_of
+from ..pipeline.store.splits import stored_parts
 from ..pipeline.teachers import CodeNotAllowed, HeatmapSource, expected_entry, find_teacher
 from ..pipeline.training.dataset import CachedView, DistillationViews
 from ..pipeline.workdir import WorkDir
@@ -61,17 +62,19 @@ def run(work: WorkDir, recipe: Recipe) -> dict[str, Any]:
         "empty_views"; "partial_views", each with its "present" and "missing" shards); "bytes" of
         the present shards (by array under "arrays", "total", "per_view", and for comparison
         "float16_per_view" and "compression_ratio"); their "encoding_error"; "canaries", the number
-        of views whose pixels are recorded for checking.
+        of views whose pixels are recorded for checking; "splits", the groups of samples of a
+        portable store (none of another), each with its number of "samples", of those "present",
+        whether it has "crops", and its "bytes".
 
     Raises:
         ValueError: there is no store, or its metadata is damaged.
     """
     store = _open(work, recipe)
     present = coverage(store, stored_layout(store, work.command_options(recipe)))
-    layout = present.layout
+    layout, manifest = present.layout, read_manifest(store)
     return {
         "location": str(store),
-        "manifest": read_manifest(store),
+        "manifest": manifest,
         "layout": {
             "views": layout.views,
             "samples": layout.samples,
@@ -82,6 +85,10 @@ def run(work: WorkDir, recipe: Recipe) -> dict[str, Any]:
         "bytes": _count_bytes(present),
         "encoding_error": present.encoding_error(),
         "canaries": sum(len(receipt.get("canaries", ())) for receipt in present.receipts),
+        "splits": {
+            part.folder: _count_samples(coverage(part, split_layout))
+            for part, split_layout in stored_parts(store, manifest)
+        },
     }
 
 
@@ -134,6 +141,15 @@ def _count_bytes(present: Coverage) -> dict[str, Any]:
     }
 
 
+def _count_samples(present: Coverage) -> dict[str, Any]:
+    return {
+        "samples": present.layout.samples,
+        "present": present.samples(),
+        "crops": present.layout.crop_px > 0,
+        "bytes": present.bytes(),
+    }
+
+
 def draw(
     work: WorkDir,
     recipe: Recipe,
@@ -179,7 +195,8 @@ def draw(
         not_compared = f"teacher {names} is Python code, not run: not compared (--allow-code)"
     live_KHW = None
     if teacher is not None and not_compared is None:
-        live_KHW = _run_teacher(teacher, cached_view["crop"], device)
+        predictor = teacher.predictor(device)
+        live_KHW = _run_teacher(predictor, recipe, samples, cached_view, view)
 
     title = _title(recipe, samples.ids[index], view, cached_view, not_compared)
     figure = _figure(recipe, samples, cached_view, live_KHW, title)
@@ -232,12 +249,18 @@ def _why_not_compared(
 
 
 def _run_teacher(
-    teacher: HeatmapSource, crop_SS3: NDArray[np.uint8], device: torch.device
+    predictor: HeatmapPredictor, recipe: Recipe, samples: SampleSet, view: CachedView, number: int
 ) -> Tensor:
-    """The teacher's heatmaps of one crop: float32 (K, H, W), on the CPU."""
-    predictor = teacher.predictor(device)
+    """The teacher's heatmaps of one view: float32 (K, H, W), on the CPU.
+
+    Args:
+        number: of the view.
+    """
+    crop, teacher_px = view["crop"], input_px(predictor)
+    if teacher_px is not None:
+        crop = stored_views(recipe, samples, teacher_px)[view["index"], number]["teacher_crop"]
     with torch.inference_mode():
-        return predictor(torch.from_numpy(crop_SS3[None]))[0].cpu()
+        return predictor(torch.from_numpy(crop[None]))[0].cpu()
 
 
 def _figure(

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ..pipeline.config.recipe import Recipe
 from ..pipeline.runtime.interrupt import Interrupted, stop_requested
 from ..pipeline.store import Storage, StoreWriter, open_storage, stored_layout
+from ..pipeline.store.data_card import write_data_card
 from ..pipeline.store.merge import Copy, common_manifest, copy_shard, merge_splits, plan_copies
 from ..pipeline.workdir import WorkDir
 
@@ -62,6 +63,7 @@ def run(work: WorkDir, recipe: Recipe, locations: Sequence[str]) -> dict[str, An
         log.info("copying %d of %d shards", len(copies), len(writer.layout.tasks()))
         _copy_all(copies, target)
         coverage = writer.finish()
+        write_data_card(target, recipe.store.license)
     return {
         "location": str(target),
         "views": views,

@@ -25,9 +25,9 @@ from ..data.samples import SampleSet
 from ..data.views import Views
 from ..pipeline.caching.compare import ROUNDING, differences
 from ..pipeline.caching.fill import fill
-from ..pipeline.caching.fill_splits import fill_splits
+from ..pipeline.caching.fill_splits import fill_splits, samples_by_split
 from ..pipeline.config.recipe import Recipe, stored_views
-from ..pipeline.models.predictor import HeatmapPredictor
+from ..pipeline.models.predictor import HeatmapPredictor, input_px, teacher_input
 from ..pipeline.runtime.loader import make_loader
 from ..pipeline.runtime.text import pluralize
 from ..pipeline.store import (
@@ -44,12 +44,13 @@ from ..pipeline.store import (
     read_manifest,
     served_layout,
 )
-from ..pipeline.store.dataset import load_samples
+from ..pipeline.store.data_card import write_data_card
+from ..pipeline.store.dataset import load_samples, portable_store
 from ..pipeline.store.manifest import STORED_SPLITS, ManifestError, has_shards
 from ..pipeline.store.match import views_of
 from ..pipeline.store.restore import restored_group, restored_manifest
 from ..pipeline.store.schema import SPLIT_RECEIPTS, receipt_name
-from ..pipeline.store.splits import stored_parts
+from ..pipeline.store.splits import load_split, stored_parts
 from ..pipeline.store.storage import StoragePart
 from ..pipeline.store.verify import (
     CheckedView,
@@ -65,6 +66,12 @@ from ..pipeline.teachers import CodeNotAllowed, HeatmapSource, expected_entry, f
 from ..pipeline.workdir import WorkDir
 
 log = logging.getLogger("fpd")
+
+COPY_AGAIN = (
+    "to repair it takes the photographs: copy the store again from where it was made, or repair it "
+    "there"
+)
+"""What mends a portable store where there is no data set."""
 
 LEAST_COMPARED = 16
 """Views that are compared with the teacher's output before a lost manifest is restored."""
@@ -95,14 +102,17 @@ def run(
         Interrupted: a repair was stopped by a signal; finished shards are kept.
     """
     store = open_storage(work.store_location(recipe))
-    samples = load_samples(work, recipe, "train")
     manifest_is_lost = _manifest_is_lost(store, work, recipe, repair=repair)
+    samples = _load_samples(work, recipe)
     if not manifest_is_lost:
         _check_store(store, work, recipe, samples)
     teacher = _find_teacher(
         work, recipe, samples, needed=sample_count > 0 or repair, allow_code=allow_code
     )
     predictor = None if teacher is None else teacher.predictor(device)
+    not_compared = "none in the work directory"
+    if predictor and recipe.data.reader == STORE_READER and input_px(predictor) is not None:
+        predictor, not_compared = None, "its crops are of another size, cut from photographs"
 
     if manifest_is_lost:
         _restore_manifest(store, work, recipe, samples, teacher, device, sample_count)
@@ -125,7 +135,7 @@ def run(
         compared_views = _compare_with_teacher(
             after.cached_heatmaps,
             predictor,
-            views_of(recipe, samples, StoreReader(store, layout)),
+            views_of(recipe, samples, StoreReader(store, layout), input_px(predictor)),
             recipe,
             device,
         )
@@ -138,9 +148,26 @@ def run(
         damages=before.damages,
         repaired=before.is_damaged and not after.is_damaged,
         compared_views=compared_views,
+        not_compared=not_compared,
         bound=recipe.store.max_error + ROUNDING,
         deep=deep,
     )
+
+
+def _load_samples(work: WorkDir, recipe: Recipe) -> SampleSet:
+    """The training samples.
+
+    Raises:
+        ValueError: as `load_samples`; where they are the store's own, only a copy repairs them.
+    """
+    if recipe.data.reader != STORE_READER:
+        return load_samples(work, recipe, "train")
+    portable_store(work, recipe)  # its errors name what is to be done
+    try:
+        return load_samples(work, recipe, "train")
+    except ValueError as error:
+        reason = str(error).partition("; repair it with")[0]
+        raise ValueError(f"{reason}; {COPY_AGAIN}") from None
 
 
 def _find_teacher(
@@ -174,7 +201,10 @@ def _manifest_is_lost(store: Storage, work: WorkDir, recipe: Recipe, *, repair: 
         raise ValueError(f"{store} is missing: run `fpd cache-heatmaps -w {work_options}`")
     try:
         read_manifest(store, work_options)
-    except ManifestError:
+    except ManifestError as error:
+        if recipe.data.reader == STORE_READER:
+            reason = str(error).partition("; restore its manifest")[0]
+            raise ValueError(f"{reason}; {COPY_AGAIN}") from None
         if repair and has_shards(store):
             return True
         raise
@@ -205,7 +235,7 @@ def _restore_manifest(
     expected = make_manifest(recipe, samples, teacher.entry)
     held_out: tuple[Split, ...] = ("validation", "test")
     for split in held_out:
-        if StoragePart(store, split).exists():
+        if StoragePart(store, split).has_any(""):
             expected[STORED_SPLITS][split] = load_samples(work, recipe, split).fingerprint()
     manifest, layout = restored_manifest(store, expected, samples, recipe.store.views)
     missing = set(coverage(store, layout).missing)
@@ -214,7 +244,7 @@ def _restore_manifest(
     count = max(sample_count, LEAST_COMPARED)
     cached_heatmaps = _read_intact(reader, spread(layout, complete, count))
     predictor = teacher.predictor(device)
-    views = views_of(recipe, samples, reader)
+    views = views_of(recipe, samples, reader, input_px(predictor))
     compared = _compare_with_teacher(cached_heatmaps, predictor, views, recipe, device)
     wrong = sum(not view.error <= recipe.store.max_error + ROUNDING for view in compared)
     if wrong or (complete and not compared):
@@ -306,6 +336,8 @@ def _examine_store(
         tasks = part_layout.tasks() if deep else coverage(part, part_layout).missing
         for view, shard in tasks:
             damages += examine(part, part_layout, view, shard, decode=not metadata)
+        if deep and not metadata and not any(damage.split == part.folder for damage in damages):
+            damages += _examine_labels(store, part.folder, part_layout)
     if metadata:  # the reader needs it to decode anything
         return _Examination(metadata, damages, {})
     damaged_shards = {(damage.view, damage.shard) for damage in damages if not damage.split}
@@ -321,6 +353,16 @@ def _examine_store(
                 damaged_shards.add((view, shard))
                 damages += examine(store, layout, view, shard, parameters=parameters)
     return _Examination(metadata, damages, cached_heatmaps)
+
+
+def _examine_labels(store: Storage, split: str, layout: Layout) -> list[Damage]:
+    """All shards of a split, if its samples cannot be used although they match their receipts."""
+    try:
+        load_split(store, read_manifest(store), split)
+    except ValueError as error:
+        what = f"has samples that cannot be used: {error}"
+        return [Damage("ids", view, shard, what, split) for view, shard in layout.tasks()]
+    return []
 
 
 def _repair(
@@ -341,9 +383,8 @@ def _repair(
     damaged_splits = sorted({(d.split, d.shard) for d in examination.damages if d.split})
     if recipe.data.reader == STORE_READER and (damaged_shards or damaged_splits):
         raise ValueError(
-            f"{store} has {pluralize(len(damaged_shards) + len(damaged_splits), 'damaged shard')}, "
-            "and making them again takes the photographs: copy the store again from where it was "
-            "made, or repair it there"
+            f"{store} has {pluralize(len(damaged_shards) + len(damaged_splits), 'damaged shard')}; "
+            f"{COPY_AGAIN}"
         )
     if damaged_shards and predictor is None:
         location = ", ".join(recipe.store.teachers) or work.teacher.path
@@ -362,13 +403,15 @@ def _repair(
         for split, shard in damaged_splits:
             StoragePart(store, split).delete(receipt_name(0, shard, SPLIT_RECEIPTS))
         if damaged_splits:
-            fill_splits(store, recipe, samples, work.command_options(recipe))
+            splits = samples_by_split(recipe, samples)
+            fill_splits(store, recipe, splits, work.command_options(recipe))
         if predictor is not None and damaged_shards:
             log.info(
                 "making %d of %d shards again", len(damaged_shards), len(writer.layout.tasks())
             )
             fill(writer, damaged_shards, predictor, recipe, samples, device)
         writer.finish()
+        write_data_card(store, recipe.store.license)
 
 
 def _compare_with_teacher(
@@ -393,7 +436,7 @@ def _compare_with_teacher(
     with torch.inference_mode():
         for batch_keys, batch in zip(batches, loader, strict=True):
             stored = [cached_heatmaps[view, index] for index, view in batch_keys]
-            error_B, displacement_B = differences(stored, predictor(batch["crop"]))
+            error_B, displacement_B = differences(stored, predictor(teacher_input(batch)))
             stored_parameters_BP = torch.from_numpy(np.stack([view.parameters for view in stored]))
             same_crop_B = (stored_parameters_BP == batch["parameters"]).all(dim=1)
             error_B[~same_crop_B] = torch.inf

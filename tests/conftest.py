@@ -92,6 +92,24 @@ def toy_work(tmp_path_factory: pytest.TempPathFactory, toy_recipe: Recipe) -> Pa
 
 
 @pytest.fixture(scope="session")
+def portable_recipe(toy_recipe: Recipe) -> Recipe:
+    """The toy recipe with a portable store."""
+    return apply_overrides(toy_recipe.model_dump(mode="json"), ["store.portable=true"])
+
+
+@pytest.fixture(scope="session")
+def portable_toy_work(
+    toy_work: Path, portable_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The toy work directory with a portable store. Read-only: see `portable_work`."""
+    work = WorkDir(tmp_path_factory.mktemp("portable") / "work")
+    shutil.copytree(toy_work / "teacher", work.teacher.path)
+    write_sealed_json(work.kept_recipe, portable_recipe.model_dump(mode="json"))
+    heatmaps.run(work, portable_recipe, CPU)
+    return work.root
+
+
+@pytest.fixture(scope="session")
 def toy_program(toy_work: Path) -> ExportedProgram:
     """The toy teacher as PyTorch's exported program, which takes seconds to export."""
     from fpd.pipeline.models.checkpoint import load_model
@@ -121,3 +139,9 @@ def toy_onnx(
 def work(toy_work: Path, tmp_path: Path) -> WorkDir:
     """A copy of the toy work directory, to change."""
     return WorkDir(Path(shutil.copytree(toy_work, tmp_path / "work")))
+
+
+@pytest.fixture
+def portable_work(portable_toy_work: Path, tmp_path: Path) -> WorkDir:
+    """A copy of the toy work directory with a portable store, to change."""
+    return WorkDir(Path(shutil.copytree(portable_toy_work, tmp_path / "portable")))

@@ -81,6 +81,8 @@ FOLDER = _data("folder", "data.folder.skeleton=lsp")
 EVALUATE = ("evaluate", "--predictions")
 BOXES = ("--boxes", "{boxes}", "-o", "{}/out")
 
+GIVEN = ("-w", "{}/new", "--store", "{}/given.zarr", "--set", "loader.workers=0")
+
 TARGETS = (
     Target("coco", "data", ("coco/annotations/a.json",), _data("coco", *COCO), 3),
     Target("lsp", "data", ("lsp/joints.mat",), _data("lsp")),
@@ -168,6 +170,34 @@ TARGETS = (
         ("sweeps/s/*/*/*.json*", "sweeps/s/sweep.json"),
         ("sweep", "s", "--grid", "student.alpha=0", "--seeds", "1", "-w", "{}"),
         0.5,
+    ),
+    Target(
+        "portable",
+        "portable",
+        ("given.zarr/**/*",),
+        ("verify-cache", "--deep", *GIVEN),
+        1,
+    ),
+    Target(
+        "portable-metadata",
+        "portable",
+        ("given.zarr/**/*.json",),
+        ("inspect-cache", "--view", "0", "1", "-o", "{}/view.png", *GIVEN),
+        1,
+    ),
+    Target(
+        "portable-student",
+        "portable",
+        ("given.zarr/zarr.json", "given.zarr/**/*"),
+        ("run", "student", "--set", "student.epochs=1", *GIVEN),
+        2,
+    ),
+    Target(
+        "portable-evaluation",
+        "portable",
+        ("given.zarr/zarr.json", "given.zarr/test/**/*", "used/recipe.json"),
+        ("evaluate", "-w", "{}/used", "--store", "{}/given.zarr", "--set", "loader.workers=0"),
+        1,
     ),
     Target(
         "teachers",
@@ -532,12 +562,15 @@ def main_of_child(corpus: Path, first: int, count: int, seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def corpus(toy_work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpus(
+    toy_work: Path, portable_toy_work: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A small valid file of every kind, which each command of `TARGETS` accepts."""
     root = tmp_path_factory.mktemp("fuzz") / "corpus"
     make_data(root / "data")
     make_scores(root / "scores")
     make_works(root, toy_work)
+    make_portable(root / "portable", portable_toy_work)
     return root
 
 
@@ -755,6 +788,19 @@ def make_works(root: Path, toy_work: Path) -> None:
     teachers = root / "teachers"
     shutil.copytree(predict / "work", teachers / "work")
     write_teachers(teachers)
+
+
+def make_portable(root: Path, portable_toy_work: Path) -> None:
+    """A portable store without anything else, and a work directory that has used it."""
+    from click.testing import CliRunner
+
+    from fpd.cli import main
+
+    shutil.copytree(portable_toy_work / "heatmaps.zarr", root / "given.zarr")
+    used = ["-w", str(root / "used"), "--store", str(root / "given.zarr")]
+    epochs = ["--set", "student.epochs=1", "--set", "loader.workers=0"]
+    result = CliRunner().invoke(main, ["run", "student", *used, *epochs])
+    assert result.exit_code == 0, result.output
 
 
 def write_teachers(folder: Path) -> None:

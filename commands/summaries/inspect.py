@@ -9,6 +9,9 @@ from ...pipeline.runtime.text import align, pluralize, printable
 PARTIAL_VIEWS_SHOWN = 8
 """Partly written views that are listed; the rest are counted."""
 
+NOT_SHOWN = ("encoding_error", "recipe", "skeleton")
+"""Entries of the manifest that are shown below, or too long to be read here (`--json` has them)."""
+
 DIGEST_CHARACTERS = 12
 """Of a SHA-256 digest, as many as distinguish it for a reader."""
 
@@ -19,7 +22,7 @@ def describe(report: dict[str, Any]) -> str:
     Args:
         report: what `stages.inspect.run` returns.
     """
-    manifest = {key: v for key, v in report["manifest"].items() if key != "encoding_error"}
+    manifest = {key: v for key, v in report["manifest"].items() if key not in NOT_SHOWN}
     key_width = max(map(len, manifest), default=0)
     return "\n".join(
         [
@@ -30,6 +33,7 @@ def describe(report: dict[str, Any]) -> str:
             ),
             "",
             *_coverage_lines(report["coverage"], report["layout"]),
+            *_split_lines(report["splits"]),
             "",
             *_size_lines(report),
         ]
@@ -80,6 +84,21 @@ def _coverage_lines(coverage: dict[str, Any], layout: dict[str, int]) -> list[st
         lines.append(f"  and {pluralize(not_shown, 'more partial view')}")
     if coverage["empty_views"]:
         lines.append(f"  empty views: {coverage['empty_views']}")
+    return lines
+
+
+def _split_lines(splits: dict[str, Any]) -> list[str]:
+    """What a portable store has besides its views; nothing for another."""
+    if not splits:
+        return []
+    lines = ["portable: students need nothing but this store (their settings are in it, too)"]
+    for name, split in splits.items():
+        missing = split["samples"] - split["present"]
+        lines.append(
+            f"  {name}: {pluralize(split['samples'], 'sample')}, labels"
+            f"{' and unaugmented crops' if split['crops'] else ', no unaugmented crops'}, "
+            f"{split['bytes'] / 1e6:.2f} MB, " + (f"{missing:,} missing" if missing else "complete")
+        )
     return lines
 
 

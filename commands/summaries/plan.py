@@ -6,7 +6,7 @@ from ...pipeline.caching.pilot import Pilot
 from ...pipeline.caching.plan import Plan, Row
 from ...pipeline.runtime.text import align, format_bytes, format_duration, pluralize
 
-HEADER = ["views", "store", "to write", "time", "pays off in", ""]
+HEADER = ["views", "heatmaps only", "portable", "to write", "time", "pays off in", ""]
 
 
 def explain_choice(plan: Plan, budget_bytes: int, views: int) -> str:
@@ -39,9 +39,11 @@ def describe(plan: Plan, chosen_views: int | None = None) -> str:
         [
             *_pilot_lines(plan.pilot),
             _existing_line(plan),
+            _loading_line(plan),
             "",
             align([HEADER, *rows]),
             "",
+            _size_note(plan),
             _note(plan),
         ]
     )
@@ -80,12 +82,39 @@ def _table_row(plan: Plan, row: Row, chosen_views: int | None) -> list[str]:
     student, epoch = plan.break_even(row)
     return [
         f"{row.views:,}",
-        format_bytes(row.bytes),
+        format_bytes(row.heatmaps_bytes),
+        format_bytes(row.portable_bytes),
         format_bytes(row.added_bytes),
         format_duration(row.seconds),
         f"epoch {epoch:,} of student {student:,}",
         ", ".join(mark for mark, applies in marks.items() if applies),
     ]
+
+
+def _loading_line(plan: Plan) -> str:
+    """The time in which a student's loader loads an epoch, from photographs and stored crops."""
+    loading = plan.pilot.loading
+    readers = pluralize(max(1, plan.pilot.workers), "process", "processes")
+    ways = {"photographs": loading.photographs_s, "stored crops": loading.crops_s}
+    return f"a student loads an epoch's views in {readers}: " + ", ".join(
+        f"{format_duration(plan.epoch_s(seconds))} from {source} "
+        f"({plan.samples / plan.epoch_s(seconds):,.0f} views/s)"
+        for source, seconds in ways.items()
+    )
+
+
+def _size_note(plan: Plan) -> str:
+    """What the columns of sizes are of, and the photographs' own size."""
+    kind = "portable" if plan.is_portable else "heatmaps only"
+    text = f"the recipe's store: {kind}; a portable one has all that a student needs"
+    photographs = plan.photographs
+    if photographs is None:
+        return text
+    splits = ", ".join(photographs.splits)
+    return (
+        f"{text}, instead of {pluralize(photographs.files, 'photograph')} of "
+        f"{format_bytes(photographs.bytes)} ({splits})"
+    )
 
 
 def _note(plan: Plan) -> str:

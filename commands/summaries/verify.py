@@ -47,7 +47,7 @@ def _one_line(verification: Verification, damage: Damage) -> str:
 def _teacher_lines(verification: Verification) -> list[str]:
     compared, bound = verification.compared_views, verification.bound
     if compared is None:
-        return ["live teacher: none in the work directory, so no view was compared with it"]
+        return [f"live teacher: {verification.not_compared}, so no view was compared with it"]
     if not compared:
         return ["live teacher: no view was compared with it"]
     largest_error = compared[0].error

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...data.heatmap_codec import decode
-from ..models.predictor import HeatmapPredictor
+from ..models.predictor import HeatmapPredictor, teacher_input
 from ..runtime.memory import explain_out_of_memory
 from ..runtime.text import pluralize
 from ..store import CompressedHeatmaps, compress, decompress
@@ -33,7 +33,7 @@ def encode_batches(
 
     Args:
         batches: of views: "crop", uint8 (B, S, S, 3) RGB, and "parameters"; for a portable store
-            also "jpeg" and "joints".
+            also "jpeg" and "joints"; for a teacher with crops of its own size, "teacher_crop".
         max_error: largest error of a stored pixel, as a share of its map's peak.
 
     Yields:
@@ -52,7 +52,7 @@ def encode_batches(
         )
         # Not around the yield, where inference mode would stay on in the caller.
         with out_of_memory_explained, torch.inference_mode():
-            heatmaps = predictor(batch["crop"])
+            heatmaps = predictor(teacher_input(batch))
             compressed = compress(heatmaps, max_error)
             columns = {
                 "heatmaps": compressed.coefficients.cpu().numpy(),

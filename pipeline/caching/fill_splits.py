@@ -5,14 +5,14 @@ This process does it, also where a cluster makes the heatmaps: there are few of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import repeat
 
 import torch
 from tqdm import tqdm
 
 from ...data.augmentation import Augmentation
-from ...data.datasets import load, read_splits
+from ...data.datasets import load
 from ...data.samples import SampleSet
 from ...data.views import CENTER_CROP, Views
 from ..config.recipe import Recipe
@@ -26,22 +26,34 @@ from ..store.writer import write_columns
 from .fill import STOPPED
 
 
-def fill_splits(store: Storage, recipe: Recipe, samples: SampleSet, work_options: str) -> None:
-    """Write the missing shards of every split that the recipe's portable store has.
+def samples_by_split(recipe: Recipe, samples: SampleSet) -> dict[str, SampleSet]:
+    """The samples of every split that the recipe's portable store has.
 
     Args:
         samples: the training samples.
-        work_options: what follows `-w` in the commands of messages.
 
     Raises:
         ValueError: the data set does not have one of the splits.
+    """
+    loaded = {split: _load(recipe, split) for split in SPLITS if split != "train"}
+    return {"train": samples} | {name: held for name, held in loaded.items() if held is not None}
+
+
+def fill_splits(
+    store: Storage, recipe: Recipe, splits: Mapping[str, SampleSet], work_options: str
+) -> None:
+    """Write the missing shards of every split of a portable store.
+
+    Args:
+        splits: their samples (`samples_by_split`).
+        work_options: what follows `-w` in the commands of messages.
+
+    Raises:
         Interrupted: after a signal; finished shards are kept.
     """
-    for split in SPLITS:
-        split_samples = samples if split == "train" else _load(recipe, split)
-        if split_samples is not None:
-            part, layout = open_split(store, split, split_samples, work_options)
-            _fill_split(part, layout, recipe, split_samples)
+    for split, samples in splits.items():
+        part, layout = open_split(store, split, samples, work_options)
+        _fill_split(part, layout, recipe, samples)
 
 
 def _fill_split(part: StoragePart, layout: Layout, recipe: Recipe, samples: SampleSet) -> None:
@@ -68,7 +80,7 @@ def _load(recipe: Recipe, split: str) -> SampleSet | None:
     if split not in recipe.store.splits or recipe.data.reader == "folder":
         return None
     if split == "validation":
-        held_out = read_splits(recipe.data, ("validation",))["validation"]
+        held_out = load(recipe.data, "validation")
         return held_out if len(held_out) else None
     try:
         return load(recipe.data, "test")

@@ -1,6 +1,8 @@
 """A pilot run: measures bytes and seconds of a few dozen views, in memory.
 
-The views pass through the teacher, the encoder and the codecs with the recipe's settings.
+The views pass through the teacher, the encoder and the codecs with the recipe's settings. Their
+sizes are measured with and without crops, and the time to load them from photographs and from
+stored crops, whichever of them the recipe's store has.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,21 +22,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from ...data.io.jpeg import encode_jpeg
 from ...data.samples import SampleSet
 from ..config.recipe import Recipe, stored_views
-from ..models.predictor import HeatmapPredictor
+from ..models.predictor import HeatmapPredictor, input_px
 from ..runtime.device import loader_workers
 from ..runtime.loader import Key
 from ..store import Layout
+from ..store.canaries import Canary
 from ..store.coverage import sealed
-from ..store.reader import CRC32C_BYTES
+from ..store.reader import CRC32C_BYTES, INDEX_ENTRY_BYTES
+from ..store.splits import sample_columns
 from ..store.writer import Column, Shard, encode_shard
 from .encode import Columns, encode_batches, make_shard, summarize_errors, take_canaries
+from .loading import Loading, measure_loading
 
 TIMED_VIEWS = 48
-
-INDEX_BYTES = 16
-"""Size of an entry of a shard's index: offset and size of a view, uint64 each."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,28 @@ class Sizes:
     receipt: float
 
 
+class SplitSizes(NamedTuple):
+    """Bytes on disk of samples in a group of a portable store; a view is a sample there."""
+
+    with_crops: Sizes
+    without_crops: Sizes
+
+    def of(self, layout: Layout) -> Sizes:
+        """The sizes in a group of this layout."""
+        return self.with_crops if layout.crop_px else self.without_crops
+
+
 @dataclass(frozen=True)
 class Pilot:
     """The measurements of a pilot run. Seconds are per view.
 
     Attributes:
         views: number of views measured.
+        sizes: in the recipe's store.
+        other_sizes: of the same views with crops if the recipe's store has none, and without
+            if it has them.
+        split_sizes: of samples in the groups of a portable store, with and without crops.
+        loading: the time that a student's loader takes.
         spread_bytes: standard deviation of a view's size.
         encoding_error: as in a shard's receipt.
         read_s: to read and crop, in one process.
@@ -68,6 +88,9 @@ class Pilot:
 
     views: int
     sizes: Sizes
+    other_sizes: Sizes
+    split_sizes: SplitSizes
+    loading: Loading
     spread_bytes: float
     encoding_error: dict[str, float]
     read_s: float
@@ -105,11 +128,18 @@ def run_pilot(
     encode_all(predictor, recipe, samples, device, batches[:1], Stopwatch(device))
     joined = encode_all(predictor, recipe, samples, device, batches[1:], stopwatch)
     sizes, view_bytes = measure_sizes(joined, layout, stopwatch)
+    crop_px = recipe.geometry.crop_px
+    other_layout = replace(layout, crop_px=0 if layout.crop_px else crop_px)
+    other_sizes, _ = measure_sizes(joined, other_layout, Stopwatch(device))
+    keys = [key for batch in batches[1:] for key in batch]
     count = len(joined["peaks"])
     seconds = {name: total / count for name, total in stopwatch.seconds.items()}
     return Pilot(
         views=count,
         sizes=sizes,
+        other_sizes=other_sizes,
+        split_sizes=measure_split_sizes(joined, recipe, samples, keys, layout),
+        loading=measure_loading(recipe, samples, keys, joined, replace(layout, crop_px=crop_px)),
         spread_bytes=float(np.std(view_bytes)),
         encoding_error=summarize_errors(joined["encoding_error"], joined["peaks"]),
         read_s=seconds["read"],
@@ -158,16 +188,19 @@ def encode_all(
     batches: Sequence[Sequence[Key]],
     stopwatch: Stopwatch,
 ) -> Columns:
-    """Encode batches of views and join them.
+    """Encode batches of views and join them; with crops, also if the store is to have none.
 
     The stopwatch adds up "read", "encode" and, which is part of that, "teacher".
     """
     timed_predictor = partial(_predict_timed, predictor, stopwatch)
-    views = stored_views(recipe, samples)
+    views = stored_views(recipe, samples, input_px(predictor))
     parts: list[Columns] = []
     for keys in batches:
         with stopwatch("read"):
             batch = default_collate([views[key] for key in keys])
+        if "jpeg" not in batch:
+            crops = batch["crop"].numpy()
+            batch["jpeg"] = [encode_jpeg(crop, recipe.store.crop_quality) for crop in crops]
         with stopwatch("encode"):
             parts += encode_batches(timed_predictor, [batch], recipe.store.max_error)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -183,6 +216,9 @@ def measure_sizes(
 ) -> tuple[Sizes, NDArray[np.int64]]:
     """Compress shards in memory, as long as there are rows for whole ones; "compress" is timed.
 
+    Args:
+        layout: of the store; if it has no crops, those in `joined` are left out.
+
     Returns:
         The sizes; and int64 (N,), the bytes of each view's heatmaps.
     """
@@ -196,36 +232,82 @@ def measure_sizes(
             shard = make_shard(0, 0, [part], canaries)
             columns = _encoded(shard.columns(), layout)
         total_bytes += sum(map(len, columns.values()))
-        receipt_bytes += _receipt_bytes(shard)
+        receipt_bytes += _receipt_bytes(shard, layout)
         view_bytes.append(_chunk_bytes(columns["heatmaps"], rows))
-    padding = _encoded({name: v[:0] for name, v in shard.columns().items()}, layout)
     shards = len(view_bytes)
     sizes = Sizes(
         view=total_bytes / (shards * rows),
-        padding=sum(map(len, padding.values())) / rows,
+        padding=_padding_bytes(shard.columns(), layout),
         receipt=receipt_bytes / shards,
     )
     return sizes, np.concatenate(view_bytes)
 
 
+def measure_split_sizes(
+    joined: Columns, recipe: Recipe, samples: SampleSet, keys: Sequence[Key], layout: Layout
+) -> SplitSizes:
+    """Compress the labels of the views' samples, with their crops, as a split's group has them.
+
+    Args:
+        keys: of the views in `joined`.
+        layout: of the store.
+    """
+    indices = list(dict.fromkeys(index for index, _ in keys))[: layout.shard_samples]
+    rows = len(indices)
+    columns = sample_columns(
+        samples.take(indices),
+        range(rows),
+        joined["jpegs"][:rows].tolist(),
+        source_names=recipe.store.source_names,
+    )
+    layout = replace(layout, shard_samples=rows, is_split=True)
+    return SplitSizes(
+        _split_sizes(columns, replace(layout, crop_px=recipe.geometry.crop_px)),
+        _split_sizes(columns, replace(layout, crop_px=0)),
+    )
+
+
+def _split_sizes(columns: Mapping[str, Column], layout: Layout) -> Sizes:
+    rows = layout.shard_samples
+    total_bytes = sum(map(len, _encoded(columns, layout).values()))
+    receipt = _sealed_receipt(layout, canaries=[], encoding_error={})
+    return Sizes(total_bytes / rows, _padding_bytes(columns, layout), len(receipt))
+
+
+def _padding_bytes(columns: Mapping[str, Column], layout: Layout) -> float:
+    """Bytes of a row of padding, in all arrays."""
+    padding = _encoded({name: values[:0] for name, values in columns.items()}, layout)
+    return sum(map(len, padding.values())) / layout.shard_samples
+
+
 def _encoded(columns: Mapping[str, Column], layout: Layout) -> dict[str, bytes]:
-    return {name: encode_shard(name, values, layout) for name, values in columns.items()}
+    """The files of a layout's arrays."""
+    return {name: encode_shard(name, columns[name], layout) for name in layout.arrays}
 
 
-def _receipt_bytes(shard: Shard) -> int:
-    arrays = {name: {"bytes": 100_000, "blake2b": "0" * 32} for name in shard.columns()}
-    receipt = {
-        "arrays": arrays,
-        "canaries": shard.canaries,
-        "encoding_error": shard.encoding_error,
-        "samples": len(shard.peaks_SK),
-        "shard": shard.shard,
-        "view": shard.view,
-    }
-    return len(sealed(receipt))
+def _receipt_bytes(shard: Shard, layout: Layout) -> int:
+    return len(
+        _sealed_receipt(layout, canaries=shard.canaries, encoding_error=shard.encoding_error)
+    )
+
+
+def _sealed_receipt(
+    layout: Layout, *, canaries: Sequence[Canary], encoding_error: Mapping[str, float]
+) -> bytes:
+    """A receipt as long as that of a shard with these entries."""
+    return sealed(
+        {
+            "arrays": {name: {"bytes": 100_000, "blake2b": "0" * 32} for name in layout.arrays},
+            "canaries": list(canaries),
+            "encoding_error": dict(encoding_error),
+            "samples": layout.shard_samples,
+            "shard": 0,
+            "view": 0,
+        }
+    )
 
 
 def _chunk_bytes(shard: bytes, rows: int) -> NDArray[np.int64]:
     """Size of each inner chunk: int64 (rows,), from the index at the end of a shard."""
-    index = shard[-(rows * INDEX_BYTES + CRC32C_BYTES) : -CRC32C_BYTES]
+    index = shard[-(rows * INDEX_ENTRY_BYTES + CRC32C_BYTES) : -CRC32C_BYTES]
     return np.frombuffer(index, "<u8").reshape(rows, 2)[:, 1].astype(np.int64)

@@ -6,8 +6,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Container
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,20 @@ from ..store import (
     served_layout,
     stored_layout,
 )
-from ..store.manifest import Manifest, with_added
+from ..store.manifest import STORED_SPLITS, Manifest, split_layout, with_added
 from ..store.schema import create_arrays
+from ..store.storage import StoragePart
 from ..teachers import HeatmapSource
 from ..workdir import WorkDir
-from .pilot import Sizes, Stopwatch, encode_all, measure_sizes, pilot_keys
+from .pilot import (
+    Sizes,
+    SplitSizes,
+    Stopwatch,
+    encode_all,
+    measure_sizes,
+    measure_split_sizes,
+    pilot_keys,
+)
 
 RECEIPT_BYTES = 4096
 """A receipt takes 3 to 4 kB, most of it for the thumbnails of its canaries."""
@@ -61,11 +70,13 @@ class StoreStatus:
         coverage: of the view numbers that the store has room for.
         bytes: size of all files of the store.
         freed_bytes: size of the old store that will be removed first.
+        splits: coverage of the groups of samples that a portable store is to have, by split.
     """
 
     coverage: Coverage
     bytes: int
     freed_bytes: int = 0
+    splits: Mapping[str, Coverage] = field(default_factory=dict)
 
     @property
     def layout(self) -> Layout:
@@ -82,6 +93,19 @@ class StoreStatus:
             shards=len(missing_shards) + new_views * self.layout.shards,
         )
 
+    def missing_split_bytes(self, sizes: SplitSizes) -> int:
+        """Bytes that writing the missing samples of all splits adds to the store."""
+        return sum(
+            added_bytes(missing_of(split), sizes.of(split.layout), split.layout)
+            for split in self.splits.values()
+        )
+
+
+def missing_of(present: Coverage) -> MissingParts:
+    """What is missing of a layout."""
+    rows = [len(present.layout.rows(shard)) for _, shard in present.missing]
+    return MissingParts(samples=sum(rows), shards=len(rows))
+
 
 def inspect_existing(
     storage: Storage,
@@ -89,25 +113,57 @@ def inspect_existing(
     samples: SampleSet,
     work_options: str,
     *,
+    splits: Mapping[str, SampleSet] | None = None,
     overwrite: bool = False,
 ) -> StoreStatus:
     """Inspect what exists of the store that a manifest describes.
 
     Args:
         work_options: what follows `-w` in the commands of messages.
+        splits: the samples of each split that a portable store is to have; None: none.
         overwrite: the existing store will be removed.
 
     Raises:
         ValueError: the existing store was made for another run.
     """
+    splits = splits or {}
     existing_bytes = sum(storage.sizes("").values()) if storage.exists() else 0
     if overwrite or not existing_bytes:
-        layout = layout_of(manifest, 1)
-        return StoreStatus(Coverage(layout, layout.tasks(), []), 0, freed_bytes=existing_bytes)
+        return replace(empty_status(manifest, splits), freed_bytes=existing_bytes)
     extended = with_added(manifest, read_manifest(storage, work_options), samples)
     check_manifest(storage, manifest, extended, work_options)
     layout = served_layout(manifest, extended, stored_layout(storage, work_options).views)
-    return StoreStatus(coverage(storage, layout), existing_bytes)
+    present_splits = {
+        name: coverage(StoragePart(storage, name), split)
+        for name, split in split_layouts(extended, splits).items()
+    }
+    return StoreStatus(coverage(storage, layout), existing_bytes, splits=present_splits)
+
+
+def empty_status(manifest: Manifest, splits: Mapping[str, SampleSet]) -> StoreStatus:
+    """The status of a store that is yet to be made.
+
+    Args:
+        splits: the samples of each split that a portable store is to have; empty for another.
+    """
+    present_splits = {
+        name: _nothing_of(layout) for name, layout in split_layouts(manifest, splits).items()
+    }
+    return StoreStatus(_nothing_of(layout_of(manifest, 1)), 0, splits=present_splits)
+
+
+def _nothing_of(layout: Layout) -> Coverage:
+    return Coverage(layout, layout.tasks(), [])
+
+
+def split_layouts(manifest: Manifest, splits: Mapping[str, SampleSet]) -> dict[str, Layout]:
+    """The layout of each split's group in a portable store.
+
+    Args:
+        manifest: of the store; which samples of the splits it has does not matter.
+    """
+    counts = {name: {"samples": len(samples)} for name, samples in splits.items()}
+    return {name: split_layout(manifest | {STORED_SPLITS: counts}, name) for name in splits}
 
 
 def added_bytes(missing: MissingParts, sizes: Sizes, layout: Layout) -> int:
@@ -131,11 +187,14 @@ def stored_sizes(stored: Coverage) -> Sizes:
     return Sizes(stored.bytes() / stored.samples(), 0, RECEIPT_BYTES)
 
 
-def empty_store_bytes(layout: Layout, manifest: Manifest) -> int:
+def empty_store_bytes(status: StoreStatus, manifest: Manifest) -> int:
     """Size of a new store's metadata and basis."""
-    objects: dict[str, Any] = {}
-    create_arrays(MemoryStore(objects), layout)
-    return sum(map(len, objects.values())) + len(json.dumps(manifest, indent=2))
+    total = len(json.dumps(manifest, indent=2))
+    for layout in (status.layout, *(split.layout for split in status.splits.values())):
+        objects: dict[str, Any] = {}
+        create_arrays(MemoryStore(objects), layout)
+        total += sum(map(len, objects.values()))
+    return total
 
 
 def free_bytes(storage: Storage) -> int | None:
@@ -156,6 +215,7 @@ def check_space(
     source: HeatmapSource,
     device: torch.device,
     *,
+    splits: Mapping[str, SampleSet] | None = None,
     overwrite: bool = False,
     only_views: Container[int] | None = None,
 ) -> None:
@@ -163,6 +223,9 @@ def check_space(
 
     An upper bound from the arrays' shapes mostly settles it. Otherwise, the sizes of existing
     shards are used, or, for a new store, those of one batch that the teacher is run on.
+
+    Args:
+        splits: the samples of each split that a portable store is to have; None: none.
 
     Raises:
         ValueError: there is too little space; the message says what is needed, and what helps.
@@ -172,20 +235,36 @@ def check_space(
     if free is None:
         return
     work_options = work.command_options(recipe)
-    status = inspect_existing(storage, manifest, samples, work_options, overwrite=overwrite)
+    status = inspect_existing(
+        storage, manifest, samples, work_options, splits=splits, overwrite=overwrite
+    )
     missing, layout = status.missing(recipe.store.views, only_views), status.layout
     free += status.freed_bytes
-    if added_bytes(missing, upper_bound_sizes(layout), layout) <= free:
+    if added_bytes(missing, upper_bound_sizes(layout), layout) + _most_split_bytes(status) <= free:
         return
-    if status.coverage.receipts:
-        sizes = stored_sizes(status.coverage)
+    are_measured = all(c.receipts or not c.missing for c in status.splits.values())
+    if status.coverage.receipts and are_measured:
+        needed = added_bytes(missing, stored_sizes(status.coverage), layout) + sum(
+            added_bytes(missing_of(split), stored_sizes(split), split.layout)
+            for split in status.splits.values()
+            if split.missing
+        )
     else:
         one_batch = pilot_keys(len(samples), recipe.store.batch_size)[:1]
-        stopwatch = Stopwatch(device)
         predictor = source.predictor(device)
-        joined = encode_all(predictor, recipe, samples, device, one_batch, stopwatch)
-        sizes, _ = measure_sizes(joined, layout, stopwatch)
-    check_fits(storage, added_bytes(missing, sizes, layout), free, work_options)
+        joined = encode_all(predictor, recipe, samples, device, one_batch, Stopwatch(device))
+        sizes, _ = measure_sizes(joined, layout, Stopwatch(device))
+        split_sizes = measure_split_sizes(joined, recipe, samples, one_batch[0], layout)
+        needed = added_bytes(missing, sizes, layout) + status.missing_split_bytes(split_sizes)
+    check_fits(storage, needed, free, work_options)
+
+
+def _most_split_bytes(status: StoreStatus) -> int:
+    """An upper bound of `missing_split_bytes`."""
+    return sum(
+        added_bytes(missing_of(split), upper_bound_sizes(split.layout), split.layout)
+        for split in status.splits.values()
+    )
 
 
 def check_fits(storage: Storage, needed_bytes: int, free: int | None, work_options: str) -> None:

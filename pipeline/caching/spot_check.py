@@ -29,11 +29,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from ...data.samples import SampleSet
-from ...data.views import View
+from ...data.views import Views
 from ..config.recipe import Recipe, stored_views
-from ..models.predictor import HeatmapPredictor
+from ..models.predictor import HeatmapPredictor, input_px, teacher_input
 from ..runtime.loader import in_batches
 from ..store import CachedHeatmaps, Layout
 from ..store.verify import SampleView, spread
@@ -132,8 +133,9 @@ def encode_cells(
     from distributed import get_worker
 
     cells: list[CachedHeatmaps] = []
-    for views in in_batches(check.views, recipe.store.batch_size):
-        (columns,) = encode_batches(predictor, [_batch(recipe, samples, views)], _bound(recipe))
+    views = stored_views(recipe, samples, input_px(predictor))
+    for keys in in_batches(check.views, recipe.store.batch_size):
+        (columns,) = encode_batches(predictor, [_batch(views, keys)], _bound(recipe))
         names = ("heatmaps", "steps", "peaks", "parameters")
         cells += [
             CachedHeatmaps(*values)
@@ -147,12 +149,9 @@ def _bound(recipe: Recipe) -> float:
     return recipe.store.max_error
 
 
-def _batch(recipe: Recipe, samples: SampleSet, views: Sequence[SampleView]) -> dict[str, Tensor]:
-    read: list[View] = [stored_views(recipe, samples)[index, view] for view, index in views]
-    return {
-        "crop": torch.from_numpy(np.stack([view["crop"] for view in read])),
-        "parameters": torch.from_numpy(np.stack([view["parameters"] for view in read])),
-    }
+def _batch(views: Views, keys: Sequence[SampleView]) -> dict[str, Tensor]:
+    batch: dict[str, Tensor] = default_collate([views[index, view] for view, index in keys])
+    return batch
 
 
 class _Expected(NamedTuple):
@@ -250,13 +249,14 @@ class SpotChecker:
         """
         try:
             predictor = self.source.predictor(self.device)
+            views = stored_views(self.recipe, self.samples, input_px(predictor))
             heatmaps, parameters = [], []
             for view in self.check.views:
                 if self._closed.is_set():
                     break
-                batch = _batch(self.recipe, self.samples, [view])
+                batch = _batch(views, [view])
                 with torch.inference_mode():
-                    heatmaps.append(predictor(batch["crop"]).float().cpu())
+                    heatmaps.append(predictor(teacher_input(batch)).float().cpu())
                 parameters.append(batch["parameters"].numpy())
             return _Expected(torch.cat(heatmaps), np.concatenate(parameters))
         except Exception as error:  # of any kind: a teacher may be the user's code

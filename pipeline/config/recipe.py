@@ -248,14 +248,20 @@ def fresh_views(recipe: Recipe, samples: SampleSet, seed: int) -> Views:
     return Views(samples, recipe.geometry, recipe.augmentation, FRESH_VIEWS_SEED + seed)
 
 
-def stored_views(recipe: Recipe, samples: SampleSet) -> Views:
-    """The views of the store, which its seed determines."""
+def stored_views(recipe: Recipe, samples: SampleSet, teacher_px: int | None = None) -> Views:
+    """The views of the store, which its seed determines.
+
+    Args:
+        teacher_px: side of the crops that the teacher is run on (`models.predictor.input_px`);
+            None: it is run on the students'.
+    """
     return Views(
         samples,
         recipe.geometry,
         recipe.stored_augmentation,
         recipe.store.seed,
         crop_quality=recipe.store.crop_quality if recipe.store.portable else None,
+        teacher_px=teacher_px,
     )
 
 

@@ -213,6 +213,11 @@ class Store(Settings):
     license: str | None = Field(
         None, description="for the data card of a portable store, such as CC-BY-4.0"
     )
+    teacher_crops: Literal["own", "student"] = Field(
+        "own",
+        description="crops that external teachers are run on. own: cut from the photograph at the "
+        "size of their input. student: the students', resized",
+    )
     teachers: tuple[str, ...] = Field(
         (),
         description="external teachers, averaged: files, folders or package.module:factory "

@@ -27,7 +27,7 @@ from ..config.recipe import Recipe
 from ..config.sections import UNIT_SCALE, TestTimeAugmentation
 from ..models.checkpoint import TrainedModel
 from ..models.export.deployable import ModelRunner
-from ..models.predictor import HeatmapPredictor, make_predictor
+from ..models.predictor import HeatmapPredictor, input_px, make_predictor, teacher_input
 from ..runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from ..runtime.interrupt import Interrupted, Stop
 from ..runtime.loader import Key, in_batches, make_loader
@@ -218,13 +218,13 @@ def _predict_batches(
         for batch in in_batches(indices, BATCH_SIZE)
     ]
     for batch in make_loader(
-        ScaledCrops(samples, recipe, scales),
+        ScaledCrops(samples, recipe, scales, input_px(predictor)),
         keys,
         device,
         workers=recipe.loader.workers,
         prefetch=recipe.loader.prefetch,
     ):
-        heatmaps = [predictor(crops) for crops in batch["crop"].split(BATCH_SIZE)]
+        heatmaps = [predictor(crops) for crops in torch.split(teacher_input(batch), BATCH_SIZE)]
         joints, peaks = decode(average_scales(torch.cat(heatmaps), scales))
         in_crop = recipe.geometry.to_crop(joints.cpu().double().numpy())
         unscaled = slice(scales.index(UNIT_SCALE), None, len(scales))
@@ -236,10 +236,21 @@ def _predict_batches(
 class ScaledCrops:
     """Crops without augmentation, by key (index of the sample, index of the scale)."""
 
-    def __init__(self, samples: SampleSet, recipe: Recipe, scales: Sequence[float]) -> None:
+    def __init__(
+        self,
+        samples: SampleSet,
+        recipe: Recipe,
+        scales: Sequence[float],
+        teacher_px: int | None = None,
+    ) -> None:
+        """Crops of `samples`; with `teacher_px`, also at that size (`Views`)."""
         self.views = [
             Views(
-                replace(samples, side_N=samples.side_N * scale), recipe.geometry, Augmentation(), 0
+                replace(samples, side_N=samples.side_N * scale),
+                recipe.geometry,
+                Augmentation(),
+                0,
+                teacher_px=teacher_px,
             )
             for scale in scales
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,20 @@ from .preprocessing import normalize
 
 HeatmapPredictor = Callable[[Tensor], Tensor]
 """From crops, uint8 (B, S, S, 3) RGB, to heatmaps, float32 (B, K, H, W) on the model's device."""
+
+
+def input_px(predictor: HeatmapPredictor) -> int | None:
+    """Side of the crops that a predictor is to be run on, pixels; None: that of the students'.
+
+    A predictor that needs crops of its own size has it as its attribute `crop_px`.
+    """
+    size: int | None = getattr(predictor, "crop_px", None)
+    return size
+
+
+def teacher_input(batch: Mapping[str, Tensor]) -> Tensor:
+    """The crops of a batch that a teacher is run on: of its own size, where they are cut."""
+    return batch["teacher_crop"] if "teacher_crop" in batch else batch["crop"]
 
 
 def make_predictor(

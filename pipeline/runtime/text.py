@@ -28,6 +28,14 @@ def printable(text: str, *, lines: bool = False) -> str:
     return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def last_message(error: Exception) -> str:
+    """An error's message, without the traceback that PyTorch adds to one from a loader process."""
+    text = str(error)
+    if "Original Traceback" not in text:
+        return text
+    return text.rstrip().rpartition("\n")[2].removeprefix("ValueError: ")
+
+
 def shorten(text: str, most: int) -> str:
     """Text of unknown origin as a plot's label: printable, and cut to `most` characters."""
     shown = printable(text)

@@ -30,6 +30,7 @@ from .schema import (
     MAX_VIEWS,
     RECEIPTS,
     SCHEMA_VERSION,
+    SPLITS,
     Layout,
 )
 from .storage import Storage
@@ -163,17 +164,20 @@ def split_layout(manifest: Manifest, split: str) -> Layout:
         ValueError: the manifest is damaged, or the store does not have this split.
     """
     layout = layout_of(manifest, 1)
-    try:
-        crops = manifest[CROPS]["splits"]
-        samples = _whole(manifest[STORED_SPLITS][split]["samples"]) if split != "train" else 0
-    except (KeyError, TypeError):
-        raise ValueError(f"the store has no {split} samples") from None
-    return replace(
-        layout,
-        segments=layout.segments if split == "train" else (samples,),
-        crop_px=layout.crop_px if split in crops else 0,
-        is_split=True,
+    segments = layout.segments
+    if split != "train":
+        try:
+            segments = (_whole(manifest[STORED_SPLITS][split]["samples"]),)
+        except (KeyError, TypeError):
+            raise ValueError(f"the store has no {split} samples") from None
+    has_crops = split in manifest[CROPS]["splits"]
+    layout = replace(
+        layout, segments=segments, crop_px=layout.crop_px if has_crops else 0, is_split=True
     )
+    if layout.samples < 1:
+        raise ValueError(f"the store has no {split} samples")
+    _check_size("shards", layout.shards, MAX_SHARDS, "larger store.shard_samples")
+    return layout
 
 
 def _whole(value: Any) -> int:
@@ -261,7 +265,27 @@ def read_manifest(storage: Storage, work: object = UNKNOWN_WORK) -> Manifest:
             f"{storage}: its manifest was changed after it was written (zarr.json: the checksum "
             f"does not match){_restore(storage, work) or MOVE_AWAY}"
         )
+    if is_portable(manifest) and not _has_portable_entries(manifest):
+        raise ManifestError(
+            f"{storage}: its manifest is damaged (the entries of a portable store)"
+            f"{_restore(storage, work) or MOVE_AWAY}"
+        )
     return manifest
+
+
+def _has_portable_entries(manifest: Manifest) -> bool:
+    """Whether the entries of a portable store have their types; sizes are checked by layouts."""
+    crops, splits = manifest[CROPS], manifest.get(STORED_SPLITS)
+    recipe = manifest.get(RECIPE, {"store": {}})
+    return (
+        isinstance(crops, dict)
+        and isinstance(crops.get("splits"), list)
+        and isinstance(splits, dict)
+        and splits.keys() <= set(SPLITS) - {"train"}
+        and all(isinstance(fingerprint, dict) for fingerprint in splits.values())
+        and isinstance(recipe, dict)
+        and isinstance(recipe.get("store"), dict)
+    )
 
 
 def _restore(storage: Storage, work: object) -> str:

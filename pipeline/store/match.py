@@ -52,10 +52,16 @@ def open_store(
     return reader, manifest
 
 
-def views_of(recipe: Recipe, samples: SampleSet, reader: StoreReader) -> Views:
-    """The views that a store's heatmaps are of: read from it, if it is portable, or cut again."""
-    views = stored_views(recipe, samples)
-    return StoredViews(views, reader) if reader.layout.crop_px else views
+def views_of(
+    recipe: Recipe, samples: SampleSet, reader: StoreReader, teacher_px: int | None = None
+) -> Views:
+    """The views that a store's heatmaps are of: read from it, if it is portable, or cut again.
+
+    Args:
+        teacher_px: as in `stored_views`; such crops are always cut from photographs.
+    """
+    views = stored_views(recipe, samples, teacher_px)
+    return StoredViews(views, reader) if reader.layout.crop_px and teacher_px is None else views
 
 
 def _check_metadata(storage: Storage, layout: Layout, work_options: str) -> None:

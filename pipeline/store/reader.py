@@ -138,7 +138,7 @@ class StoreReader:
         """
         padded, size = self._read(("crops", "crop_sizes"), view, index)
         if not 0 < size <= len(padded):
-            raise self._unreadable(view, index, f"its crop has a size of {size} bytes")
+            raise self.unreadable(view, index, f"its crop has a size of {size} bytes")
         return np.asarray(padded[:size])
 
     def read_row(self, array: str, view: int, index: int) -> NDArray[Any]:
@@ -162,7 +162,7 @@ class StoreReader:
                     raise
                 return self._rows(arrays, view, shard, row)
         except (OSError, RuntimeError, ValueError, ZstdError) as error:
-            raise self._unreadable(view, index, str(error)) from None
+            raise self.unreadable(view, index, str(error)) from None
 
     def _rows(self, arrays: Sequence[str], view: int, shard: int, row: int) -> list[Any]:
         opened = self._open(view, shard)
@@ -178,7 +178,12 @@ class StoreReader:
         removed = [name for name in names if self.storage.discard(name)]
         return bool(removed)
 
-    def _unreadable(self, view: int, index: int, reason: str) -> ValueError:
+    def unreadable(self, view: int, index: int, reason: str) -> ValueError:
+        """The error of a view that cannot be read; the message names the command that repairs it.
+
+        Args:
+            reason: what is wrong with it.
+        """
         shard, _ = self.layout.locate(index)
         return ValueError(
             f"{self.storage}: view {view} of sample {index} (shard {shard}) cannot be read "

@@ -14,7 +14,7 @@ A portable store also has what a student needs besides, and the samples of every
       crop_sizes  int32   (view, sample)              bytes of the JPEG
       joints      float32 (view, sample, joint, axis) labels, x and y in heatmap pixels; NaN: none
       train/ validation/ test/                        groups; the axis "view" has one entry
-        ids          uint8   (view, sample, byte)     UTF-8, then zeros
+        ids          uint8   (view, sample, id_byte)  UTF-8, then zeros
         joints       float64 (view, sample, joint, axis)  pixels of the photograph; NaN: no label
         boxes        float64 (view, sample, 3)        center x, y and side, pixels of the photograph
         normalizers  float64 (view, sample)           PCK's unit of length, pixels; NaN: not scored
@@ -212,7 +212,7 @@ def _split_specs(layout: Layout) -> dict[str, Spec]:
         "joints": Spec((layout.joints, 2), "float64", ("joint", "axis")),
         "boxes": Spec((3,), "float64", ("box",), attributes={"names": ["x", "y", "side"]}),
         "normalizers": Spec((), "float64", ()),
-        "ids": Spec((MAX_ID_BYTES,), "uint8", ("byte",)),
+        "ids": Spec((MAX_ID_BYTES,), "uint8", ("id_byte",)),  # xarray: one size a dimension
     }
 
 

@@ -18,6 +18,7 @@ from ...data.augmentation import UNAUGMENTED, affine_23, invert
 from ...data.io.jpeg import decode_jpeg
 from ...data.samples import SampleSet, hashed_id
 from ...data.skeletons import Skeleton
+from ...data.validation import label_problems
 from ...data.views import View, Views, warp
 from .manifest import (
     CROPS,
@@ -32,6 +33,9 @@ from .reader import StoreReader
 from .schema import MAX_ID_BYTES, SPLITS, Layout
 from .storage import Storage, StoragePart
 from .writer import Column, crop_columns, empty_store, enlarge
+
+MAX_LABEL_PX = 1_000_000
+"""Largest coordinate of a label, and size of a box: of no photograph."""
 
 SAME_PIXEL = 1e-6
 """Two affine maps that differ by less, in pixels of a crop's corners, are the same."""
@@ -118,6 +122,19 @@ class StoredSamples(SampleSet):
         return dict(self.stored_fingerprint)
 
 
+def read_picture(reader: StoreReader, view: int, index: int) -> NDArray[np.uint8]:
+    """The crop of one view of one sample: uint8 (S, S, 3) RGB.
+
+    Raises:
+        ValueError: it is missing or damaged; the message names view and sample.
+    """
+    encoded = reader.read_crop(view, index)
+    try:
+        return decode_jpeg(encoded, reader.layout.crop_px)
+    except ValueError as error:
+        raise reader.unreadable(view, index, f"its crop: {error}") from None
+
+
 @dataclass(frozen=True)
 class StoredCrops:
     """The unaugmented crops of a split in a portable store, as a `CropSource`."""
@@ -134,7 +151,7 @@ class StoredCrops:
         stored_px = self.reader.layout.crop_px
         if not stored_px:
             self._refuse()
-        picture = decode_jpeg(self.reader.read_crop(0, index), stored_px)
+        picture = read_picture(self.reader, 0, index)
         x, y, side = self.reader.read_row("boxes", 0, index).tolist()
         stored_affine = affine_23(np.array([x, y]), side, UNAUGMENTED, stored_px)
         if crop_px == stored_px and _same_crop(affine, stored_affine, side):
@@ -198,19 +215,23 @@ def load_split(
     joints, boxes, normalizers, ids = zip(*rows, strict=True)
     boxes_N3 = np.array(boxes)
     ids = tuple(_text(part, row) for row in ids)
+    if len(set(ids)) != len(ids):
+        raise ValueError(f"{part}: expected unique sample ids, found duplicates")
     dataset = manifest["datasets"][-1] if split == "train" else manifest[STORED_SPLITS][split]
-    return StoredSamples(
+    samples = StoredSamples(
         name=str(dataset.get("name")),
         skeleton=_skeleton(storage, manifest),
         images=StoredCrops(reader, ids),
         ids=ids,
         image_N=np.arange(layout.samples),
         joints_NK2=np.array(joints),
-        center_N2=_finite(part, boxes_N3[:, :2]),
-        side_N=_finite(part, boxes_N3[:, 2]),
+        center_N2=boxes_N3[:, :2],
+        side_N=boxes_N3[:, 2],
         normalizer_N=np.array(normalizers),
         stored_fingerprint=dataset,
     )
+    _check_labels(part, samples)
+    return samples
 
 
 def _text(part: StoragePart, row: NDArray[np.uint8]) -> str:
@@ -220,10 +241,23 @@ def _text(part: StoragePart, row: NDArray[np.uint8]) -> str:
         raise ValueError(f"{part}: expected sample ids in UTF-8, found other bytes") from None
 
 
-def _finite(part: StoragePart, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    if not np.isfinite(values).all() or (values.ndim == 1 and (values <= 0).any()):
-        raise ValueError(f"{part}: expected boxes of positive, finite sizes, found others")
-    return values
+def _check_labels(part: StoragePart, samples: SampleSet) -> None:
+    """Refuse labels that no data set's samples have (see `data.validation`).
+
+    Raises:
+        ValueError: naming the first such sample.
+    """
+    problems = label_problems(samples)
+    columns = (samples.joints_NK2.reshape(len(samples), -1), samples.center_N2)
+    lengths_N2 = np.column_stack([samples.side_N, samples.normalizer_N])
+    numbers = np.column_stack([*columns, lengths_N2])
+    beyond_N = (np.abs(numbers) > MAX_LABEL_PX).any(1) | (lengths_N2 < 0).any(1)
+    for index in np.flatnonzero(beyond_N).tolist():
+        message = f"expected labels within {MAX_LABEL_PX:,} pixels, found others"
+        problems.setdefault(index, message)
+    if problems:
+        first = min(problems)
+        raise ValueError(f"{part}: {samples.ids[first]}: {problems[first]}")
 
 
 def _skeleton(storage: Storage, manifest: Manifest) -> Skeleton:
@@ -272,7 +306,7 @@ class StoredViews(Views):
         sample, crop_px = self.samples[index], self.geometry.crop_px
         parameters = self.reader.read_row("parameters", view, index)
         return View(
-            crop=decode_jpeg(self.reader.read_crop(view, index), crop_px),
+            crop=read_picture(self.reader, view, index),
             joints=self.reader.read_row("joints", view, index),
             affine=affine_23(sample.center_2, sample.side_px, parameters, crop_px),
             parameters=parameters,

@@ -237,15 +237,12 @@ class LocalStorage:
                 f"expected a folder at {path.parent}, found a file there or above it: move it "
                 "away, and run the same command again"
             ) from None
-        if os.path.realpath(path.parent) != str(path.parent):
-            raise ValueError(
-                f"expected a folder at {path.parent}, found a symbolic link: a store is written "
-                "into no other folder; replace the link by the folder"
-            )
+        _check_not_linked(path.parent)
         _remove_empty_folder(path)
 
     def delete(self, name: str) -> None:
-        path = self.root / name
+        path = self._folder / name
+        _check_not_linked(path.parent)
         with suppress(FileNotFoundError, NotADirectoryError):
             _remove_empty_folder(path)
             path.unlink()
@@ -508,8 +505,20 @@ class StoragePart:
         return "zarr.json" in self.names("")
 
     def remove(self) -> None:
-        """Remove all objects; the metadata of the group last."""
-        for name in sorted(self.sizes(""), key=lambda name: name == "zarr.json"):
+        """Remove all objects; the metadata of the group last.
+
+        Raises:
+            ValueError: there are other files, or the folder is a symbolic link.
+        """
+        names = sorted(self.sizes(""), key=lambda name: name == "zarr.json")
+        for name in names:
+            full_name = f"{self.folder}/{name}"
+            if not (is_object_name(full_name) or _is_temporary(full_name)):
+                raise ValueError(
+                    f"{self} also holds {name}, which is not part of a heatmap store, so it is not "
+                    "removed: move that away, and run the same command again"
+                )
+        for name in names:
             self.delete(name)
 
     def zarr(self) -> Any:
@@ -577,6 +586,19 @@ def _file_size(path: Path) -> int:
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "something else"
         raise ValueError(f"{path}: expected a file, found {kind}")
     return status.st_size
+
+
+def _check_not_linked(folder: Path) -> None:
+    """Refuse to change files below a symbolic link, which are not the store's.
+
+    Raises:
+        ValueError: the folder, or one above it, is a link.
+    """
+    if os.path.realpath(folder) != str(folder):
+        raise ValueError(
+            f"expected a folder at {folder}, found a symbolic link: a store is written "
+            "into no other folder; replace the link by the folder"
+        )
 
 
 def _remove_empty_folder(path: Path) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
-from ...data.io.jpeg import decode_jpeg
 from ..runtime.text import pluralize
 from .coverage import read_receipt
 from .manifest import (
@@ -26,7 +25,7 @@ from .manifest import (
 )
 from .reader import StoreReader
 from .schema import ARRAYS, MAX_VIEWS, RECEIPTS, Layout, shard_name
-from .splits import stored_parts
+from .splits import read_picture, stored_parts
 from .storage import Storage, StoragePart
 from .writer import digest, empty_store
 
@@ -110,7 +109,7 @@ def _decode_all(reader: StoreReader, view: int, index: int) -> None:
     if not layout.is_split:
         reader.read(view, index)
     if layout.crop_px:
-        decode_jpeg(reader.read_crop(view, index), layout.crop_px)
+        read_picture(reader, view, index)
 
 
 def _fault(storage: Storage, name: str, expected: dict[str, Any]) -> str | None:
@@ -246,6 +245,7 @@ class Verification:
         damages: of shards that are missing or damaged.
         repaired: whether all of that has been repaired.
         compared_views: compared with the live teacher, largest error first; None: no teacher.
+        not_compared: why there is no teacher to compare with.
         bound: the largest error that a view may have.
         deep: whether file contents were checked, not only sizes.
     """
@@ -258,6 +258,7 @@ class Verification:
     damages: list[Damage]
     repaired: bool
     compared_views: list[CheckedView] | None
+    not_compared: str
     bound: float
     deep: bool
 

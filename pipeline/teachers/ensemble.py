@@ -69,7 +69,15 @@ class TeacherEnsemble:
         device: torch.device,
         *,
         averaged: bool,
+        crop_px: int | None,
     ) -> None:
+        """Combine teachers.
+
+        Args:
+            averaged: average heatmaps with those of the flipped crop.
+            crop_px: side of the crops that it is run on, pixels; None: the students'.
+        """
+        self.crop_px = crop_px
         self.teachers, self.skeleton, self.device = teachers, skeleton, device
         self.averaged = averaged
         self.heads = [make_head(teacher.spec, geometry, device) for teacher in teachers]
@@ -116,6 +124,7 @@ def ensemble_predictor(
     device: torch.device,
     *,
     averaged: bool,
+    crop_px: int | None = None,
 ) -> HeatmapPredictor:
     """A predictor of the teachers' combined heatmaps; see `TeacherEnsemble`."""
-    return TeacherEnsemble(teachers, skeleton, geometry, device, averaged=averaged)
+    return TeacherEnsemble(teachers, skeleton, geometry, device, averaged=averaged, crop_px=crop_px)

@@ -39,6 +39,7 @@ from .registry import (
     quick_digest,
     require,
 )
+from .resampling import letterbox_placement
 from .spec import Teacher, TeacherSpec
 
 Entry = dict[str, Any]
@@ -114,6 +115,17 @@ class ExternalTeachers:
         return covered_joints(specs, self.skeleton, averaged=self.averaged)
 
     @property
+    def crop_px(self) -> int | None:
+        """Side of the crops that they are run on, pixels: the largest that any of them takes.
+
+        None: the students'.
+        """
+        if self.recipe.store.teacher_crops == "student":
+            return None
+        side_px = max(letterbox_placement(teacher.spec).side for teacher in self.teachers)
+        return None if side_px == self.recipe.geometry.crop_px else side_px
+
+    @property
     def parameters(self) -> int | None:
         """Number of parameters of all networks; None if a teacher is not an `nn.Module`."""
         networks = [getattr(teacher, "network", teacher) for teacher in self.teachers]
@@ -145,6 +157,8 @@ class ExternalTeachers:
             for ref, teacher in zip(self.refs, self.teachers, strict=True)
         ]
         content = {"teachers": parts, "covered_joints": list(self.covered_joints)}
+        if self.crop_px is not None:
+            content["crop_px"] = self.crop_px
         text = json.dumps(content, sort_keys=True).encode()
         return {"sha256": hashlib.sha256(text).hexdigest(), **content}
 
@@ -159,6 +173,7 @@ class ExternalTeachers:
             self.recipe.geometry,
             device,
             averaged=self.averaged,
+            crop_px=self.crop_px,
         )
 
 

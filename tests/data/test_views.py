@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from fpd.data.augmentation import Augmentation, affine_23, draw_parameters, invert, transform
 from fpd.data.io.images import ImageFolder
+from fpd.data.readers.synthetic.people import synthetic_samples
 from fpd.data.samples import id_hash
 from fpd.data.skeletons import LSP
 from fpd.data.views import CENTER_CROP, Geometry, Views, crop_image
@@ -422,3 +423,16 @@ def test_a_flipped_views_affine_is_that_of_its_parameters(sample_set) -> None:
         flipped = views.flipped(views[0, number])
         expected = affine_23(sample.center_2, sample.side_px, flipped["parameters"], 96)
         np.testing.assert_allclose(flipped["affine"], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("teacher_px", [48, 200])
+def test_a_teacher_crop_is_the_same_view_at_another_size(teacher_px: int) -> None:
+    samples = synthetic_samples("train", 4)
+    views = Views(samples, CROP, STRONG, 7, teacher_px=teacher_px)
+    at_its_size = Views(samples, Geometry(crop_px=teacher_px, stride_px=4), STRONG, 7)
+    for key in ((0, 0), (3, 5), (2, CENTER_CROP)):
+        np.testing.assert_array_equal(views[key]["teacher_crop"], at_its_size[key]["crop"])
+        np.testing.assert_array_equal(
+            views[key]["crop"], Views(samples, CROP, STRONG, 7)[key]["crop"]
+        )
+    assert "teacher_crop" not in Views(samples, CROP, STRONG, 7)[0, 0]

@@ -77,6 +77,23 @@ def test_any_number_of_workers_writes_the_same_bytes(work: WorkDir, count: int) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("missing", ["all", "views", "samples"])
+def test_workers_write_the_same_bytes_of_a_portable_store(
+    portable_work: WorkDir, missing: str
+) -> None:
+    """Their shards hold crops and labels; the driver writes the samples of the splits."""
+    store = portable_work.store
+    undisturbed = content(store)
+    if missing == "all":
+        shutil.rmtree(store)
+    for receipts in {"views": ["heatmaps"], "samples": ["train/ids", "test/ids"]}.get(missing, []):
+        shutil.rmtree(store / receipts / "receipts")
+    result = fpd("cache-heatmaps", "-w", portable_work.root, "--workers", "2")
+    assert result.exit_code == 0, result.output
+    assert content(store) == undisturbed
+
+
+@pytest.mark.slow
 def test_a_killed_worker_loses_its_own_shards_only(
     many: Path, work: WorkDir, toy_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from click.testing import CliRunner, Result
 from fpd.cli import main
 from fpd.data.samples import SampleSet
 from fpd.pipeline.caching import fill
+from fpd.pipeline.caching.fill_splits import fill_splits, samples_by_split
 from fpd.pipeline.config.recipe import Recipe
 from fpd.pipeline.runtime.interrupt import Interrupted
 from fpd.pipeline.store import (
@@ -39,8 +40,10 @@ from fpd.pipeline.store import (
     read_manifest,
 )
 from fpd.pipeline.store.coverage import read_receipt
+from fpd.pipeline.store.data_card import write_data_card
 from fpd.pipeline.store.manifest import stored_layout
 from fpd.pipeline.store.storage import LocalStorage
+from fpd.pipeline.store.writer import LabeledCrops
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import heatmaps
 
@@ -74,10 +77,29 @@ def in_child(job: Callable[[], object], kill_after_s: float | None = None) -> in
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+@pytest.fixture(scope="module", params=["plain", "portable"])
+def toy(request: pytest.FixtureRequest) -> Path:
+    """The toy work directory, with each kind of store. Read-only."""
+    name = {"plain": "toy_work", "portable": "portable_toy_work"}[request.param]
+    work: Path = request.getfixturevalue(name)
+    return work
+
+
+@pytest.fixture
+def work(toy: Path, tmp_path: Path) -> WorkDir:
+    """A copy of the toy work directory, to change; with its own recipe."""
+    return WorkDir(Path(shutil.copytree(toy, tmp_path / "work")))
+
+
+@pytest.fixture
+def recipe(toy: Path) -> Recipe:
+    return WorkDir(toy).recipe(None, ())
+
+
 @pytest.fixture(scope="module")
-def shards(toy_work: Path) -> list[Shard]:
+def shards(toy: Path) -> list[Shard]:
     """The shards of the toy store, as its writer was given them."""
-    files = open_storage(toy_work / "heatmaps.zarr")
+    files = open_storage(toy / "heatmaps.zarr")
     layout = stored_layout(files)
     reader, shards = StoreReader(files, layout), []
     for view, shard in layout.tasks():
@@ -85,27 +107,42 @@ def shards(toy_work: Path) -> list[Shard]:
         assert receipt is not None
         views = [reader.read(view, index) for index in layout.rows(shard)]
         columns = [np.stack([cached[i] for cached in views]) for i in range(4)]
-        shards.append(Shard(view, shard, *columns, receipt["encoding_error"], receipt["canaries"]))
+        crops = None
+        if layout.crop_px:
+            rows = layout.rows(shard)
+            jpegs = [reader.read_crop(view, index).tobytes() for index in rows]
+            joints = np.stack([reader.read_row("joints", view, index) for index in rows])
+            crops = LabeledCrops(jpegs, joints)
+        shards.append(
+            Shard(view, shard, *columns, receipt["encoding_error"], receipt["canaries"], crops)
+        )
     return shards
 
 
 @pytest.fixture
 def write_all(
-    toy_work: Path, shards: list[Shard], toy_samples: SampleSet
+    toy: Path, recipe: Recipe, shards: list[Shard], toy_samples: SampleSet
 ) -> Callable[[Path], None]:
     """Writes a store as `fpd cache-heatmaps` does, with heatmaps that are known already."""
-    manifest = read_manifest(open_storage(toy_work / "heatmaps.zarr"))
-    fresh = {key: value for key, value in manifest.items() if key != "encoding_error"}
+    manifest = read_manifest(open_storage(toy / "heatmaps.zarr"))
+    fresh = {
+        key: value for key, value in manifest.items() if key not in ("encoding_error", "audit")
+    }
+    if recipe.store.portable:
+        fresh["splits"] = {}
+    splits = samples_by_split(recipe, toy_samples) if recipe.store.portable else {}
 
     def write(path: Path) -> None:
         files = open_storage(path)
         with files.locked():
             writer = StoreWriter(files, fresh, 2, path.parent, samples=toy_samples)
+            fill_splits(files, recipe, splits, "w")
             missing = writer.coverage().missing
             for shard in shards:
                 if (shard.view, shard.shard) in missing:
                     writer.write(shard)
             writer.finish()
+            write_data_card(files)
 
     return write
 
@@ -139,11 +176,11 @@ def die_at(change: int, store: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("first", [1, 4, 8])
 def test_resumes_after_a_kill_between_any_two_changes(
-    write_all: Callable[[Path], None], toy_work: Path, tmp_path: Path, first: int
+    write_all: Callable[[Path], None], toy: Path, tmp_path: Path, first: int
 ) -> None:
     """The first process is killed at change `first`, the next one 11 changes later, and so on."""
-    undisturbed, store = content(toy_work / "heatmaps.zarr"), tmp_path / "heatmaps.zarr"
-    layout = stored_layout(open_storage(toy_work / "heatmaps.zarr"))
+    undisturbed, store = content(toy / "heatmaps.zarr"), tmp_path / "heatmaps.zarr"
+    layout = stored_layout(open_storage(toy / "heatmaps.zarr"))
     change, complete = first, 0
 
     def job() -> None:
@@ -162,10 +199,10 @@ def test_resumes_after_a_kill_between_any_two_changes(
 
 @pytest.mark.slow
 def test_resumes_after_kills_at_random_moments(
-    write_all: Callable[[Path], None], toy_work: Path, tmp_path: Path
+    write_all: Callable[[Path], None], toy: Path, tmp_path: Path
 ) -> None:
     """By the clock: in the middle of changes too."""
-    undisturbed, store = content(toy_work / "heatmaps.zarr"), tmp_path / "heatmaps.zarr"
+    undisturbed, store = content(toy / "heatmaps.zarr"), tmp_path / "heatmaps.zarr"
     start = time.perf_counter()
     write_all(tmp_path / "other.zarr")
     took, moments = time.perf_counter() - start, random.Random(0)
@@ -178,7 +215,7 @@ def test_resumes_after_kills_at_random_moments(
 
 
 @pytest.mark.slow
-def test_the_command_resumes_after_a_kill(toy_work: Path, work: WorkDir) -> None:
+def test_the_command_resumes_after_a_kill(work: WorkDir) -> None:
     """In an interpreter of its own, with a loader process that outlives it for a while."""
     undisturbed = content(work.store)
     shutil.rmtree(work.store)
@@ -198,9 +235,7 @@ def test_the_command_resumes_after_a_kill(toy_work: Path, work: WorkDir) -> None
 
 
 @pytest.mark.slow
-def test_resumes_after_a_kill_while_a_store_is_overwritten(
-    work: WorkDir, toy_recipe: Recipe
-) -> None:
+def test_resumes_after_a_kill_while_a_store_is_overwritten(work: WorkDir, recipe: Recipe) -> None:
     """A partly removed store does not hinder the new one."""
     undisturbed = content(work.store)
 
@@ -215,7 +250,7 @@ def test_resumes_after_a_kill_while_a_store_is_overwritten(
                     os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(hook)
-        heatmaps.run(work, toy_recipe, CPU, overwrite=True)
+        heatmaps.run(work, recipe, CPU, overwrite=True)
 
     assert in_child(job) == KILLED
     again = fpd("cache-heatmaps", "-w", work.root)
@@ -296,7 +331,7 @@ def test_a_read_only_store_can_be_verified(work: WorkDir, monkeypatch: pytest.Mo
 # Two writers
 
 
-def test_a_second_writer_is_refused_naming_the_first(work: WorkDir, toy_recipe: Recipe) -> None:
+def test_a_second_writer_is_refused_naming_the_first(work: WorkDir) -> None:
     before = content(work.store)
     with open_storage(work.store).locked():
         for command in (["cache-heatmaps", "--overwrite"], ["verify-cache", "--deep", "--repair"]):
@@ -345,7 +380,7 @@ def test_a_forks_end_does_not_release_its_parents_lock(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Interrupted("stopped")])
 def test_shards_in_flight_are_written_after_an_interruption(
     work: WorkDir,
-    toy_recipe: Recipe,
+    recipe: Recipe,
     monkeypatch: pytest.MonkeyPatch,
     error: BaseException,
 ) -> None:
@@ -368,9 +403,9 @@ def test_shards_in_flight_are_written_after_an_interruption(
         patched.setattr(fill, "encode_batches", interrupted)
         patched.setattr(StoreWriter, "write", slow)
         with pytest.raises(type(error)):
-            heatmaps.run(work, toy_recipe, CPU)
+            heatmaps.run(work, recipe, CPU)
     files = open_storage(work.store)
     present = coverage(files, replace(stored_layout(files), views=1))
     assert [receipt["shard"] for receipt in present.receipts] == [0, 1]
-    heatmaps.run(work, toy_recipe, CPU)
+    heatmaps.run(work, recipe, CPU)
     assert content(work.store) == undisturbed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,32 @@ def test_the_text_has_the_numbers(toy_work: Path, toy_recipe: Recipe) -> None:
     assert "empty views" not in result.output
     as_json = fpd("inspect-cache", "-w", toy_work, "--json")
     assert json.loads(as_json.output) == report
+
+
+def test_a_portable_store_lists_its_splits(portable_work: WorkDir) -> None:
+    (portable_work.store / "test/ids/receipts/0/0.json").unlink()
+    result = fpd("inspect-cache", "-w", portable_work.root)
+    assert result.exit_code == 0, result.output
+    for line in (
+        r"portable: students need nothing",
+        r"  train: 18 samples, labels, no unaugmented crops, 0\.0\d MB, complete",
+        r"  validation: 6 samples, labels and unaugmented crops, 0\.0\d MB, complete",
+        r"  test: 8 samples, labels and unaugmented crops, 0\.00 MB, 8 missing",
+        r"crops +\d+\.\d +0\.\d\d",
+    ):
+        assert re.search(line, result.output), line
+    assert "recipe" not in result.output  # the settings would fill a screen
+    assert "curve_steps" not in result.output
+    report = json.loads(fpd("inspect-cache", "-w", portable_work.root, "--json").output)
+    group = portable_work.store / "validation"
+    files = [path for path in group.glob("*/c/**/*") if path.is_file()]
+    assert report["splits"]["validation"] == {
+        "samples": 6,
+        "present": 6,
+        "crops": True,
+        "bytes": sum(path.stat().st_size for path in files),
+    }
+    assert report["manifest"]["recipe"]["store"]["views"] == 2
 
 
 def test_missing_shards_are_listed(work: WorkDir, toy_recipe: Recipe) -> None:

@@ -62,6 +62,20 @@ def halves(
     return stores[0], stores[1]
 
 
+@pytest.fixture(scope="module")
+def portable_halves(
+    portable_toy_work: Path, portable_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """The same of a portable store; each half has the samples of all splits. Read-only."""
+    stores = []
+    for view in range(2):
+        work = WorkDir(tmp_path_factory.mktemp(f"portable-half{view}"))
+        shutil.copytree(portable_toy_work / "teacher", work.teacher.path)
+        heatmaps.run(work, portable_recipe, CPU, only_views=range(view, view + 1))
+        stores.append(work.store)
+    return stores[0], stores[1]
+
+
 def copied(store: Path, to: Path) -> Path:
     return Path(shutil.copytree(store, to))
 
@@ -82,6 +96,64 @@ def test_two_halves_make_the_store_that_one_run_makes(
     assert (merged["copied"], merged["present"], merged["shards"]) == (6, 6, 6)
     assert content(tmp_path / "merged" / "heatmaps.zarr") == content(WorkDir(toy_work).store)
     assert [content(half) for half in halves] == before
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_two_halves_make_the_portable_store_that_one_run_makes(
+    portable_toy_work: Path, portable_halves: tuple[Path, Path], tmp_path: Path, order: int
+) -> None:
+    before = [content(half) for half in portable_halves]
+    merged = merge(tmp_path / "merged", *portable_halves[::order])
+    assert (merged["present"], merged["shards"]) == (6, 6)
+    assert content(tmp_path / "merged" / "heatmaps.zarr") == content(
+        WorkDir(portable_toy_work).store
+    )
+    assert [content(half) for half in portable_halves] == before
+
+
+def test_splits_that_only_one_half_has_complete_are_merged(
+    portable_toy_work: Path, portable_halves: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """As of a run that was stopped before it had written them."""
+    first = copied(portable_halves[0], tmp_path / "first.zarr")
+    shutil.rmtree(first / "test")
+    change_manifest(first, lambda manifest: manifest["splits"].pop("test"))
+    (first / "train/ids/receipts/0/1.json").unlink()
+    merge(tmp_path / "merged", first, portable_halves[1])
+    assert content(tmp_path / "merged" / "heatmaps.zarr") == content(
+        WorkDir(portable_toy_work).store
+    )
+
+
+def test_splits_of_different_samples_are_refused(
+    portable_halves: tuple[Path, Path], tmp_path: Path
+) -> None:
+    other = copied(portable_halves[1], tmp_path / "other.zarr")
+    change_manifest(other, lambda manifest: manifest["splits"]["test"].update(samples=7))
+    with pytest.raises(ValueError, match="their test samples differ"):
+        merge(tmp_path / "merged", portable_halves[0], other)
+    assert not (tmp_path / "merged" / "heatmaps.zarr").exists()
+
+
+def test_a_portable_store_and_a_plain_one_are_refused(
+    portable_halves: tuple[Path, Path], halves: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for sources in ((portable_halves[0], halves[1]), (halves[0], portable_halves[1])):
+        with pytest.raises(ValueError, match="cannot be joined"):
+            merge(tmp_path / "merged", *sources)
+
+
+def test_a_damaged_file_of_a_split_is_not_copied(
+    portable_halves: tuple[Path, Path], tmp_path: Path
+) -> None:
+    other = copied(portable_halves[0], tmp_path / "other.zarr")
+    file = other / "test/crops/c/0/0/0"
+    flipped = bytearray(file.read_bytes())
+    flipped[7] ^= 1
+    file.write_bytes(flipped)
+    with pytest.raises(ValueError, match=r"test: crops/c/0/0/0 .* is damaged"):
+        merge(tmp_path, other)
+    assert not (tmp_path / "heatmaps.zarr/test/ids/receipts/0/0.json").exists()
 
 
 def test_shards_of_the_target_are_not_copied_again(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -18,7 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fpd.cli import main
+from fpd.data.datasets import load
 from fpd.data.skeletons import LSP, MPII
+from fpd.data.views import Geometry, Views
 from fpd.pipeline.caching.worker import make as make_one
 from fpd.pipeline.caching.worker import make_job
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
@@ -26,7 +29,8 @@ from fpd.pipeline.models.hourglass import Hourglass, HourglassSettings
 from fpd.pipeline.runtime.dask_cluster import TaskFailed, Workers
 from fpd.pipeline.runtime.files import write_sealed_json
 from fpd.pipeline.store import open_storage, read_heatmaps, read_manifest
-from fpd.pipeline.teachers import TeacherSpec, compatibility_warnings, parse
+from fpd.pipeline.store.compression import FAINT_PEAK
+from fpd.pipeline.teachers import TeacherSpec, compatibility_warnings, load_teacher, parse
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import inspect
 
@@ -554,3 +558,49 @@ def test_the_documented_python_teacher_fills_a_store(empty_work: WorkDir) -> Non
     result = fpd(*command.split())
     assert result.exit_code == 0, result.output
     assert len(read_manifest(open_storage(empty_work.store))["teacher"]["covered_joints"]) == 12
+
+
+def test_a_teacher_sees_views_at_the_size_of_its_input(cached: WorkDir) -> None:
+    """Cut from the photograph by the same affine map; its maps are put on the store's grid."""
+    recipe = cached.recipe(None, ())
+    samples = load(recipe.data, "train")
+    source = load_teacher(cached.teacher, recipe, samples.skeleton, allow_code=False)
+    predictor = source.predictor(CPU)
+    at_its_size = Geometry(crop_px=48, stride_px=4)  # the shorter side of 64 x 48
+    views = Views(samples, at_its_size, recipe.stored_augmentation, recipe.store.seed)
+    crops = torch.from_numpy(np.stack([views[index, 0]["crop"] for index in range(18)]))
+    with torch.inference_mode():
+        expected = predictor(crops).clamp_min(0).numpy()
+    difference = np.abs(read_heatmaps(cached.store, 0, range(18)) - expected)
+    allowed = recipe.store.max_error * expected.max((-2, -1), keepdims=True).clip(FAINT_PEAK)
+    assert (difference <= 1.01 * allowed).all()
+    assert read_manifest(open_storage(cached.store))["teacher"]["crop_px"] == 48
+
+
+def test_a_teacher_can_be_run_on_the_students_crops(cached: WorkDir) -> None:
+    own = read_manifest(open_storage(cached.store))["teacher"]
+    options = ("--set", "store.teacher_crops=student")
+    refused = fpd("cache-heatmaps", "-w", cached.root, *options)
+    assert refused.exit_code == 1 and "teacher.crop_px" in refused.output
+    made = fpd("cache-heatmaps", "-w", cached.root, "--overwrite", *options)
+    assert made.exit_code == 0, made.output
+    entry = read_manifest(open_storage(cached.store))["teacher"]
+    assert "crop_px" not in entry and entry["teachers"] == own["teachers"]
+    # Later commands find the choice in the work directory's recipe.
+    for command in (["verify-cache"], ["run", "student"], ["evaluate"]):
+        result = fpd(*command, "-w", cached.root)
+        assert result.exit_code == 0, result.output
+
+
+def test_a_portable_store_needs_photographs_to_be_compared_with_such_a_teacher(
+    cached: WorkDir, tmp_path: Path
+) -> None:
+    made = fpd("cache-heatmaps", "-w", cached.root, "--overwrite", "--portable")
+    assert made.exit_code == 0, made.output
+    compared = fpd("verify-cache", "-w", cached.root)
+    assert compared.exit_code == 0 and "error / bound" in compared.output
+    elsewhere = ("-w", tmp_path / "elsewhere", "--store", cached.store)
+    named = ("--set", f'store.teachers=["{tmp_path / "model.pt2"}"]')
+    alone = fpd("verify-cache", *elsewhere, *named)
+    assert alone.exit_code == 0, alone.output
+    assert "error / bound" not in alone.output and "photographs" in alone.output

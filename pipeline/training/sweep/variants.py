@@ -29,6 +29,7 @@ from ...models.complexity import count
 from ...runtime.files import read_sealed_json, write_json, write_sealed_json
 from ...runtime.interrupt import Interrupted, stop_requested
 from ...runtime.lock import BeingWritten, writer_lock
+from ...runtime.text import last_message
 from ...store.dataset import load_samples
 from ...store.manifest import TeacherEntry
 from ...workdir import WorkDir
@@ -171,7 +172,7 @@ def train_and_score(
                 )
                 row = _load_or_score(work, recipe, out, record, device)
             except ValueError as error:
-                row = {"error": str(error)}
+                row = {"error": last_message(error)}
                 out.path.mkdir(parents=True, exist_ok=True)
                 write_json(failure, row)
             else:

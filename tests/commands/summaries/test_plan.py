@@ -6,7 +6,9 @@ import re
 from dataclasses import replace
 
 from fpd.commands.summaries.plan import describe
-from fpd.pipeline.caching.pilot import Pilot, Sizes
+from fpd.pipeline.caching.loading import Loading
+from fpd.pipeline.caching.photographs import Photographs
+from fpd.pipeline.caching.pilot import Pilot, Sizes, SplitSizes
 from fpd.pipeline.caching.plan import Plan
 from fpd.pipeline.caching.space import StoreStatus
 from fpd.pipeline.store import Coverage, Layout
@@ -14,6 +16,9 @@ from fpd.pipeline.store import Coverage, Layout
 PILOT = Pilot(
     views=48,
     sizes=Sizes(view=1000.0, padding=20.0, receipt=500.0),
+    other_sizes=Sizes(view=9000.0, padding=30.0, receipt=600.0),
+    split_sizes=SplitSizes(Sizes(8100.0, 50.0, 400.0), Sizes(100.0, 10.0, 300.0)),
+    loading=Loading(photographs_s=0.006, crops_s=0.001),
     spread_bytes=100.0,
     encoding_error={"max_error": 0.1, "mean_displacement_px": 0.02},
     read_s=0.04,
@@ -30,12 +35,42 @@ LAYOUT = Layout(views=1, segments=(10,), joints=14, heatmap_px=16, shard_samples
 
 
 ONE_VIEW = 10 * 1000 + 2 * 20 + 3 * 500
+PORTABLE_VIEW = 10 * 9000 + 2 * 30 + 3 * 600
+SPLITS = (10 * 100 + 2 * 10 + 3 * 300) + (3 * 8100 + 50 + 400)
 
 
 NOTHING = StoreStatus(Coverage(LAYOUT, LAYOUT.tasks(), []), bytes=0)
 
 
-PLAN = Plan(PILOT, NOTHING, recipe_views=3, epochs=6, free_bytes=4 * ONE_VIEW, metadata_bytes=7000)
+# The 10 training samples without crops, and 3 of the validation with crops.
+PORTABLE = replace(LAYOUT, crop_px=64)
+TRAIN = replace(LAYOUT, is_split=True)
+VALIDATION = replace(PORTABLE, segments=(3,), is_split=True)
+
+
+OTHER = StoreStatus(
+    Coverage(PORTABLE, PORTABLE.tasks(), []),
+    bytes=0,
+    splits={
+        "train": Coverage(TRAIN, TRAIN.tasks(), []),
+        "validation": Coverage(VALIDATION, VALIDATION.tasks(), []),
+    },
+)
+
+
+PLAN = Plan(
+    PILOT,
+    NOTHING,
+    OTHER,
+    recipe_views=3,
+    epochs=6,
+    free_bytes=4 * ONE_VIEW,
+    metadata_bytes=7000,
+    other_metadata_bytes=11_000,
+    samples=10,
+    is_portable=False,
+    photographs=None,
+)
 
 
 def test_the_table_doubles_up_to_the_epochs_and_marks_its_rows() -> None:
@@ -50,7 +85,27 @@ def test_the_table_doubles_up_to_the_epochs_and_marks_its_rows() -> None:
     assert rows["5"].endswith("chosen, more than is free")
     assert "epoch 5 of student 1" in rows["4"]
     assert "epoch 1 of student 2" in rows["5"]
-    assert "18.5 kB" in rows["1"]
+    portable = 11_000 + PORTABLE_VIEW + SPLITS
+    assert rows["1"].split()[1:5] == ["18.5", "kB", f"{portable / 1000:.1f}", "kB"]
+
+
+def test_the_plan_has_both_ways_to_load_an_epoch() -> None:
+    plan = replace(PLAN, samples=20_000)
+    line = next(line for line in describe(plan).splitlines() if "epoch's views" in line)
+    assert line.endswith(
+        "in 2 processes: 1 min from photographs (333 views/s), 10 s from stored crops (2,000 "
+        "views/s)"
+    )
+    one = describe(replace(plan, pilot=replace(PILOT, workers=0)))
+    assert "in 1 process: 2 min from photographs (167 views/s)" in one
+
+
+def test_the_plan_has_the_size_of_the_photographs() -> None:
+    assert "photograph" not in describe(PLAN).splitlines()[-2]
+    photographs = Photographs(files=1000, bytes=12_900_000, splits=("train", "test"))
+    text = describe(replace(PLAN, photographs=photographs, is_portable=True))
+    assert "the recipe's store: portable" in text
+    assert "instead of 1,000 photographs of 12.9 MB (train, test)" in text
 
 
 def test_the_plan_has_what_the_pilot_measured() -> None:

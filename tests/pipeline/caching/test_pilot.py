@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 from torch import Tensor, nn
 
 from fpd.data.samples import SampleSet
@@ -80,6 +81,39 @@ def test_the_estimate_is_near_the_finished_store(
     toy_work: Path, work: WorkDir, toy_recipe: Recipe
 ) -> None:
     plan = plan_stage.run(without_store(work), toy_recipe, CPU)
-    store = WorkDir(toy_work).store
-    real = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
-    assert plan.row(2).bytes == pytest.approx(real, rel=0.05)
+    assert plan.row(2).bytes == pytest.approx(bytes_of(WorkDir(toy_work)), rel=0.05)
+    assert plan.row(2).heatmaps_bytes == plan.row(2).bytes
+
+
+def bytes_of(work: WorkDir) -> int:
+    return sum(path.stat().st_size for path in work.store.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_the_estimate_of_a_portable_store_is_near_the_finished_one(
+    portable_toy_work: Path, work: WorkDir, toy_recipe: Recipe, portable: bool
+) -> None:
+    """Whether or not the recipe asks for one."""
+    recipe = changed(toy_recipe, f"store.portable={str(portable).lower()}")
+    plan = plan_stage.run(without_store(work), recipe, CPU)
+    real = bytes_of(WorkDir(portable_toy_work))
+    assert plan.row(2).portable_bytes == pytest.approx(real, rel=0.06)
+    assert plan.row(2).heatmaps_bytes < plan.row(2).portable_bytes
+    assert (plan.row(2).bytes == plan.row(2).portable_bytes) == portable
+
+
+def test_nothing_of_a_finished_portable_store_is_counted_again(
+    portable_work: WorkDir, portable_recipe: Recipe
+) -> None:
+    plan = plan_stage.run(portable_work, portable_recipe, CPU)
+    assert plan.row(2).added_bytes == 0
+    assert plan.row(2).portable_bytes == plan.row(2).bytes == bytes_of(portable_work)
+
+
+def test_the_pilot_loads_views_both_ways_and_leaves_nothing_in_memory(
+    toy_recipe: Recipe, toy_samples: SampleSet
+) -> None:
+    layout = replace(LAYOUT, shard_samples=8)
+    pilot = run_pilot(make_predictor(Counting(), CPU, None), toy_recipe, toy_samples, layout, CPU)
+    assert min(pilot.loading) > 0
+    assert not [path for path in MemoryFileSystem.store if "fpd-pilot" in path]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from fpd.commands.summaries.plan import explain_choice
-from fpd.pipeline.caching.pilot import Pilot, Sizes
+from fpd.pipeline.caching.loading import Loading
+from fpd.pipeline.caching.pilot import Pilot, Sizes, SplitSizes
 from fpd.pipeline.caching.plan import Plan, break_even_epochs
 from fpd.pipeline.caching.space import MissingParts, StoreStatus
 from fpd.pipeline.store import Coverage, Layout
@@ -16,6 +17,9 @@ from fpd.pipeline.store import Coverage, Layout
 PILOT = Pilot(
     views=48,
     sizes=Sizes(view=1000.0, padding=20.0, receipt=500.0),
+    other_sizes=Sizes(view=9000.0, padding=30.0, receipt=600.0),
+    split_sizes=SplitSizes(Sizes(8100.0, 50.0, 400.0), Sizes(100.0, 10.0, 300.0)),
+    loading=Loading(photographs_s=0.006, crops_s=0.001),
     spread_bytes=100.0,
     encoding_error={"max_error": 0.1, "mean_displacement_px": 0.02},
     read_s=0.04,
@@ -32,12 +36,42 @@ LAYOUT = Layout(views=1, segments=(10,), joints=14, heatmap_px=16, shard_samples
 
 
 ONE_VIEW = 10 * 1000 + 2 * 20 + 3 * 500
+PORTABLE_VIEW = 10 * 9000 + 2 * 30 + 3 * 600
+SPLITS = (10 * 100 + 2 * 10 + 3 * 300) + (3 * 8100 + 50 + 400)
 
 
 NOTHING = StoreStatus(Coverage(LAYOUT, LAYOUT.tasks(), []), bytes=0)
 
 
-PLAN = Plan(PILOT, NOTHING, recipe_views=3, epochs=6, free_bytes=4 * ONE_VIEW, metadata_bytes=7000)
+# The 10 training samples without crops, and 3 of the validation with crops.
+PORTABLE = replace(LAYOUT, crop_px=64)
+TRAIN = replace(LAYOUT, is_split=True)
+VALIDATION = replace(PORTABLE, segments=(3,), is_split=True)
+
+
+OTHER = StoreStatus(
+    Coverage(PORTABLE, PORTABLE.tasks(), []),
+    bytes=0,
+    splits={
+        "train": Coverage(TRAIN, TRAIN.tasks(), []),
+        "validation": Coverage(VALIDATION, VALIDATION.tasks(), []),
+    },
+)
+
+
+PLAN = Plan(
+    PILOT,
+    NOTHING,
+    OTHER,
+    recipe_views=3,
+    epochs=6,
+    free_bytes=4 * ONE_VIEW,
+    metadata_bytes=7000,
+    other_metadata_bytes=11_000,
+    samples=10,
+    is_portable=False,
+    photographs=None,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +109,30 @@ def test_a_row_counts_views_padding_receipts_and_metadata() -> None:
     row = PLAN.row(2)
     assert row.bytes == row.added_bytes == 7000 + 2 * ONE_VIEW
     assert row.seconds == pytest.approx(2 * 10 * 0.025)
+
+
+def test_both_kinds_of_stores_are_counted_whichever_the_recipe_asks_for() -> None:
+    row = PLAN.row(2)
+    assert row.heatmaps_bytes == row.bytes
+    assert row.portable_bytes == 11_000 + 2 * PORTABLE_VIEW + SPLITS
+    pilot = replace(PILOT, sizes=PILOT.other_sizes, other_sizes=PILOT.sizes)
+    portable = replace(PLAN, pilot=pilot, status=OTHER, other_status=NOTHING, is_portable=True)
+    row = portable.row(2)
+    assert row.portable_bytes == row.bytes == row.added_bytes == 7000 + 2 * PORTABLE_VIEW + SPLITS
+    assert row.heatmaps_bytes == 11_000 + 2 * ONE_VIEW
+
+
+def test_a_budget_pays_for_the_samples_of_a_portable_store_too() -> None:
+    pilot = replace(PILOT, sizes=PILOT.other_sizes, other_sizes=PILOT.sizes)
+    portable = replace(PLAN, pilot=pilot, status=OTHER, other_status=NOTHING, is_portable=True)
+    needed = 7000 + 2 * PORTABLE_VIEW + SPLITS
+    assert portable.choose(needed) == 2
+    assert portable.choose(needed - 1) == 1
+
+
+def test_an_epoch_takes_each_sample_once_shared_among_the_loader_processes() -> None:
+    assert PLAN.epoch_s(0.006) == pytest.approx(10 * 0.006 / 2)
+    assert replace(PLAN, pilot=replace(PILOT, workers=0)).epoch_s(0.006) == pytest.approx(0.06)
 
 
 def test_existing_shards_are_not_counted_again() -> None:

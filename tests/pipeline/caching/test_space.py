@@ -108,3 +108,31 @@ def test_free_space_is_that_of_the_nearest_existing_folder(
 
 def test_free_space_of_remote_storage_is_unknown() -> None:
     assert free_bytes(open_storage("memory://somewhere/heatmaps.zarr")) is None
+
+
+def test_the_samples_of_a_portable_store_take_space_as_well(
+    portable_work: WorkDir, portable_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All heatmaps exist, and the group of the test samples is missing."""
+    group = portable_work.store / "test"
+    size = sum(path.stat().st_size for path in group.rglob("*") if path.is_file())
+    shutil.rmtree(group)
+    before = contents(portable_work.store)
+    monkeypatch.setattr(space, "free_bytes", disk_with(size // 2))
+    with pytest.raises(ValueError, match="of free space"):
+        heatmaps.run(portable_work, portable_recipe, CPU)
+    assert contents(portable_work.store) == before
+    monkeypatch.setattr(space, "free_bytes", disk_with(2 * size))
+    assert heatmaps.run(portable_work, portable_recipe, CPU)["written"] == 0
+    assert group.exists()
+
+
+def test_a_new_portable_store_needs_more_space_than_its_heatmaps(
+    work: WorkDir, portable_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(len(content or b"") for content in contents(work.store).values())
+    without_store(work)
+    monkeypatch.setattr(space, "free_bytes", disk_with(2 * size))
+    with pytest.raises(ValueError, match="of free space"):
+        heatmaps.run(work, portable_recipe, CPU)
+    assert not work.store.exists()

@@ -142,6 +142,7 @@ def verification(small: Any, **changes: Any) -> Verification:
         "damages": [],
         "repaired": False,
         "compared_views": None,
+        "not_compared": "none in the work directory",
         "bound": 0.1,
         "deep": False,
     }
