@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ..pipeline.config.recipe import Recipe
 from ..pipeline.runtime.interrupt import Interrupted, stop_requested
+from ..pipeline.runtime.text import pluralize
 from ..pipeline.store import Storage, StoreWriter, open_storage, stored_layout
 from ..pipeline.store.data_card import write_data_card
 from ..pipeline.store.merge import Copy, common_manifest, copy_shard, merge_splits, plan_copies
@@ -60,7 +61,7 @@ def run(work: WorkDir, recipe: Recipe, locations: Sequence[str]) -> dict[str, An
         views = max(stored_layout(store).views for store in stores)
         writer = StoreWriter(target, manifest, views, work.command_options(recipe))
         merge_splits(target, manifest, work.command_options(recipe))
-        log.info("copying %d of %d shards", len(copies), len(writer.layout.tasks()))
+        log.info("copying %s", pluralize(len(copies), "shard"))
         _copy_all(copies, target)
         coverage = writer.finish()
         write_data_card(target, recipe.store.license)

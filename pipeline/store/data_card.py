@@ -197,8 +197,7 @@ def _how_made(manifest: Manifest) -> str:
         else ""
     )
     lines = [
-        f"Teacher: {_teacher(manifest['teacher'])}. It was run on the decoded crops, so it saw "
-        "the pixels that are here.",
+        f"Teacher: {_teacher(manifest['teacher'])}. {_teacher_crops(manifest['teacher'])}",
         f"Views: drawn with seed {_escape(manifest['seed'])} from {augmentation}{flipped}.",
         f"Crops: JPEG of quality {_escape(crops.get('quality'))}.",
         "Heatmaps: 8 x 8 cosine transform, quantized. They differ from the teacher's output by at "
@@ -295,6 +294,15 @@ def _name(manifest: Manifest) -> str:
 
 def _samples(manifest: Manifest) -> int:
     return int(manifest["datasets"][-1]["samples"])
+
+
+def _teacher_crops(entry: Any) -> str:
+    if isinstance(entry, dict) and "crop_px" in entry:
+        return (
+            f"It was run on the same views in {_escape(entry['crop_px'])} x "
+            f"{_escape(entry['crop_px'])} pixels, cut from the photographs."
+        )
+    return "It was run on the decoded crops, so it saw the pixels that are here."
 
 
 def _settings(values: Any) -> str:

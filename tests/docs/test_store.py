@@ -9,18 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fpd.data.augmentation import Augmentation, draw_parameters
+from fpd.data.augmentation import UNAUGMENTED, Augmentation, affine_23, draw_parameters, transform
 from fpd.data.samples import id_hash
-from fpd.pipeline.store import read_heatmaps
+from fpd.pipeline.store import (
+    StoreReader,
+    open_storage,
+    read_heatmaps,
+    read_manifest,
+    stored_layout,
+)
+from fpd.pipeline.store.splits import load_split, read_picture
 
 DOCS = Path(__file__).parents[2] / "docs" / "store.md"
 
 
-def run_block(marker: str, store: Path = Path()) -> dict[str, Any]:
+def run_block(marker: str, store: Path = Path(), **variables: Any) -> dict[str, Any]:
     """Run the page's block of Python that contains `marker`, on a store; its variables."""
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
     (block,) = (block for block in blocks if marker in block)
-    variables: dict[str, Any] = {}
     exec(block.replace("work/lsp/heatmaps.zarr", str(store)), variables)
     return variables
 
@@ -40,11 +46,57 @@ def test_views_are_drawn_as_the_page_says(flip: bool) -> None:
 
 def test_heatmaps_are_decoded_as_the_page_says(toy_work: Path) -> None:
     store = toy_work / "heatmaps.zarr"
-    decoded = run_block("zarr.open_group", store)["heatmaps"]
+    decoded = run_block("basis = group", store)["heatmaps"]
     np.testing.assert_allclose(decoded, read_heatmaps(str(store), 0, [7])[0], atol=1e-6)
 
 
 def test_xarray_opens_a_store_as_the_page_says(toy_work: Path) -> None:
     pytest.importorskip("xarray")
-    dataset = run_block("xarray.open_zarr", toy_work / "heatmaps.zarr")["dataset"]
+    dataset = run_block("dataset = xarray.open_zarr", toy_work / "heatmaps.zarr")["dataset"]
     assert dataset.heatmaps.dims[:3] == ("view", "sample", "joint")
+
+
+def test_crops_are_read_as_the_page_says(portable_toy_work: Path) -> None:
+    store = portable_toy_work / "heatmaps.zarr"
+    read = run_block('group["crops"]', store)
+    storage = open_storage(store)
+    reader = StoreReader(storage, stored_layout(storage))
+    np.testing.assert_array_equal(read["crop"], read_picture(reader, 0, 7))
+    np.testing.assert_array_equal(read["joints"], reader.read_row("joints", 0, 7))
+
+
+def test_xarray_opens_the_samples_of_a_split_as_the_page_says(portable_toy_work: Path) -> None:
+    pytest.importorskip("xarray")
+    store = portable_toy_work / "heatmaps.zarr"
+    test = run_block("test = xarray.open_zarr", store)["test"]
+    storage = open_storage(store)
+    samples = load_split(storage, read_manifest(storage), "test")
+    np.testing.assert_array_equal(test.joints[0].values[: len(samples)], samples.joints_NK2)
+    np.testing.assert_array_equal(test.boxes[0, : len(samples), 2].values, samples.side_N)
+
+
+def test_a_crop_of_a_split_shows_its_box_as_the_page_says() -> None:
+    center, side, crop_px, points = np.array([31.5, 40.0]), 77.0, 64, np.array([[3.0, 9.0]])
+    assert "crop_px / side" in DOCS.read_text("utf-8")
+    expected = (points - center) * crop_px / side + (crop_px - 1) / 2
+    affine = affine_23(center, side, UNAUGMENTED, crop_px)
+    np.testing.assert_allclose(transform(affine, points), expected)
+
+
+def test_a_crop_is_read_as_the_page_says(portable_toy_work: Path) -> None:
+    store = portable_toy_work / "heatmaps.zarr"
+    block = run_block("imdecode", store)
+    storage = open_storage(store)
+    reader = StoreReader(storage, stored_layout(storage))
+    picture = read_picture(reader, 0, 7)
+    assert block["crop"].shape == picture.shape
+    # Another version of libjpeg may round differently.
+    assert np.abs(block["crop"].astype(int) - picture).max() <= 4
+    np.testing.assert_array_equal(block["joints"], reader.read_row("joints", 0, 7))
+
+
+def test_xarray_opens_a_split_as_the_page_says(portable_toy_work: Path) -> None:
+    xarray = pytest.importorskip("xarray")
+    store = portable_toy_work / "heatmaps.zarr"
+    test = run_block("test = xarray.open_zarr", store, xarray=xarray)["test"]
+    assert test.crops.dims == ("view", "sample", "byte")
