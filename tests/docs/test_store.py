@@ -61,7 +61,9 @@ def test_crops_are_read_as_the_page_says(portable_toy_work: Path) -> None:
     read = run_block('group["crops"]', store)
     storage = open_storage(store)
     reader = StoreReader(storage, stored_layout(storage))
-    np.testing.assert_array_equal(read["crop"], read_picture(reader, 0, 7))
+    # Another build of libjpeg may round differently.
+    difference = read["crop"].astype(int) - read_picture(reader, 0, 7)
+    assert np.abs(difference).max() <= 4
     np.testing.assert_array_equal(read["joints"], reader.read_row("joints", 0, 7))
 
 
@@ -81,22 +83,3 @@ def test_a_crop_of_a_split_shows_its_box_as_the_page_says() -> None:
     expected = (points - center) * crop_px / side + (crop_px - 1) / 2
     affine = affine_23(center, side, UNAUGMENTED, crop_px)
     np.testing.assert_allclose(transform(affine, points), expected)
-
-
-def test_a_crop_is_read_as_the_page_says(portable_toy_work: Path) -> None:
-    store = portable_toy_work / "heatmaps.zarr"
-    block = run_block("imdecode", store)
-    storage = open_storage(store)
-    reader = StoreReader(storage, stored_layout(storage))
-    picture = read_picture(reader, 0, 7)
-    assert block["crop"].shape == picture.shape
-    # Another version of libjpeg may round differently.
-    assert np.abs(block["crop"].astype(int) - picture).max() <= 4
-    np.testing.assert_array_equal(block["joints"], reader.read_row("joints", 0, 7))
-
-
-def test_xarray_opens_a_split_as_the_page_says(portable_toy_work: Path) -> None:
-    xarray = pytest.importorskip("xarray")
-    store = portable_toy_work / "heatmaps.zarr"
-    test = run_block("test = xarray.open_zarr", store, xarray=xarray)["test"]
-    assert test.crops.dims == ("view", "sample", "byte")
