@@ -191,6 +191,7 @@ def stage(
             overrides,
             default=default_recipe,
             stored=_stored_recipe(options["store"]),
+            location=options["store"],
             required=needs_recipe,
         )
         if writes and is_first and work.keep(recipe):

@@ -110,6 +110,7 @@ class WorkDir:
         *,
         default: str | None = None,
         stored: Mapping[str, Any] | None = None,
+        location: str | None = None,
         required: bool = True,
     ) -> Recipe:
         """The recipe of a command: the one that it names, else the directory's own.
@@ -123,6 +124,7 @@ class WorkDir:
             default: the recipe if the command names none: `fpd demo` has one.
             stored: settings in the store that the command names, if that is portable: they are the
                 recipe of a new directory.
+            location: of that store, for messages; None: the command names none.
             required: False: the command needs none, and takes the settings' defaults if there is
                 none.
 
@@ -131,7 +133,8 @@ class WorkDir:
         """
         is_kept = self.kept_recipe.is_file()
         if name_or_path is None and not is_kept and (default is not None or required):
-            self._check_new(has_recipe=default is not None or stored is not None)
+            has_recipe = default is not None or stored is not None
+            self._check_new(has_recipe=has_recipe, location=location)
         name_or_path = name_or_path or default
         if name_or_path is not None:
             recipe = load_recipe(name_or_path, overrides)
@@ -140,7 +143,7 @@ class WorkDir:
         tree = absolute_settings(recipe, self.root)
         return recipe if tree == recipe.model_dump(mode="json") else Recipe.parse(tree)
 
-    def _check_new(self, *, has_recipe: bool) -> None:
+    def _check_new(self, *, has_recipe: bool, location: str | None) -> None:
         """Check that a directory without a recipe is new, and that a recipe is there for it.
 
         Raises:
@@ -154,9 +157,10 @@ class WorkDir:
                 "with -r and --set"
             )
         if not has_recipe:
+            no_store = f", and there is no portable store at {location} that has one"
             raise ValueError(
-                f"{self.root} has no recipe yet: name one with -r, a TOML file or one of "
-                f"{', '.join(shipped_recipes())}, such as `fpd run all -r lsp -w {self.root} --set "
+                f"{self.root} has no recipe yet{no_store if location else ''}: name one with -r, "
+                f"a TOML file or one of {', '.join(shipped_recipes())}, such as `fpd run all -r lsp -w {self.root} --set "
                 "data.root=FOLDER`"
             )
 

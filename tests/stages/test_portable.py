@@ -562,3 +562,9 @@ def test_teacher_and_students_see_what_the_jpeg_decodes_to(
             np.testing.assert_array_equal(read[key][name], cut[key][name])
     plain = Views(toy_samples, portable_recipe.geometry, Augmentation(), 0)
     assert (plain[0, CENTER_CROP]["crop"] != read[0, 0]["crop"]).any()
+
+
+def test_a_store_that_is_not_there_is_named(new: WorkDir) -> None:
+    result = fpd("run", "student", "-w", new.root, "--store", "nothing.zarr")
+    assert result.exit_code == 1
+    assert "no portable store at nothing.zarr" in result.output
