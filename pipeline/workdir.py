@@ -160,8 +160,8 @@ class WorkDir:
             no_store = f", and there is no portable store at {location} that has one"
             raise ValueError(
                 f"{self.root} has no recipe yet{no_store if location else ''}: name one with -r, "
-                f"a TOML file or one of {', '.join(shipped_recipes())}, such as `fpd run all -r lsp -w {self.root} --set "
-                "data.root=FOLDER`"
+                f"a TOML file or one of {', '.join(shipped_recipes())}, such as `fpd run all "
+                f"-r lsp -w {self.root} --set data.root=FOLDER`"
             )
 
     def keep(self, recipe: Recipe) -> bool:
