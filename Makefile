@@ -17,8 +17,12 @@ demo: $(VENV)/.ready  ## all four stages on synthetic people
 test: $(VENV)/.ready-dev  ## the fast tests, on all cores
 	$(BIN)/python -m pytest -m "not slow" -n auto
 
-test-slow: $(VENV)/.ready-dev  ## several processes, clusters, browsers, kills: one at a time
-	$(BIN)/python -m pytest -m slow
+# Long tables of damaged and hostile files, each handled in one process.
+TABLES := tests/test_fuzz.py tests/stages/test_store_damage.py tests/stages/test_untrusted_store.py
+
+test-slow: $(VENV)/.ready-dev  ## tables on all cores; clusters, browsers, kills one at a time
+	$(BIN)/python -m pytest -m slow -n auto $(TABLES)
+	$(BIN)/python -m pytest -m slow $(addprefix --ignore=,$(TABLES))
 
 test-all: test test-slow
 
