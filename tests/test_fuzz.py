@@ -30,6 +30,7 @@ import traceback
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -410,17 +411,17 @@ def _change_value(rng: random.Random, root: list[Any]) -> None:
     if kind == "remove" and parent is not root:
         del parent[key]
     elif kind == "add" and isinstance(value, dict):
-        value[rng.choice(("unknown", "", "\x1b", "id"))] = rng.choice(ODD_VALUES)
+        value[rng.choice(("unknown", "", "\x1b", "id"))] = deepcopy(rng.choice(ODD_VALUES))
     elif kind == "add" and isinstance(value, list):
-        value.append(rng.choice((value[0] if value else None, rng.choice(ODD_VALUES))))
+        value.append(rng.choice((value[0] if value else None, deepcopy(rng.choice(ODD_VALUES)))))
     elif kind == "copy" and isinstance(parent, list) and len(parent) > 1:
-        parent[key] = parent[rng.randrange(len(parent))]
+        parent[key] = deepcopy(parent[rng.randrange(len(parent))])
     elif kind == "scale" and isinstance(value, int | float):
         parent[key] = value * rng.choice((-1, 0, 2, 1000, 10**9))
     elif kind == "text":
         parent[key] = str(value)
     else:
-        parent[key] = rng.choice(ODD_VALUES)
+        parent[key] = deepcopy(rng.choice(ODD_VALUES))
 
 
 def _deep(text: str) -> str:
