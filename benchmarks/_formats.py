@@ -195,7 +195,7 @@ def write_mds(
 
 
 def _jpeg_file(folder: Path, jpeg: bytes) -> Any:
-    """A picture that MosaicML Streaming stores as it is: it encodes others anew."""
+    """A picture that MosaicML Streaming stores as it is: it encodes others again."""
     path = folder.with_name("crop.jpg")
     path.write_bytes(jpeg)
     return Image.open(path)

@@ -21,17 +21,18 @@ from typing import Any
 import torch
 
 from ..data.datasets import load
+from ..data.samples import SampleSet
 from ..pipeline.caching.driver import fill_on_cluster
 from ..pipeline.caching.fill import fill
 from ..pipeline.caching.fill_splits import fill_splits, samples_by_split
 from ..pipeline.caching.space import check_space
 from ..pipeline.caching.spot_check import make_spot_checker
-from ..pipeline.caching.worker import make_job
+from ..pipeline.caching.worker import Job, make_job
 from ..pipeline.config.recipe import Recipe
 from ..pipeline.runtime.dask_cluster import Workers, check_reachable
 from ..pipeline.store import Coverage, Storage, StoreWriter, make_manifest, open_storage
 from ..pipeline.store.data_card import write_data_card
-from ..pipeline.teachers import compatibility_warnings, load_teacher
+from ..pipeline.teachers import HeatmapSource, compatibility_warnings, load_teacher
 from ..pipeline.teachers.resolve import check_teacher
 from ..pipeline.workdir import WorkDir
 
@@ -116,18 +117,13 @@ def run(
             if only_views is None or view in only_views
         ]
         if missing_shards:
-            shard_count = writer.layout.views * writer.layout.shards
-            log.info("caching %d of %d shards", len(missing_shards), shard_count)
+            log.info("caching %d of %d shards", len(missing_shards), len(writer.layout.tasks()))
             if workers is None:
                 fill(writer, missing_shards, teacher.predictor(device), recipe, samples, device)
             else:
-                writer.end_audit()  # until `finish`, the manifest does not call the store complete
                 job = make_job(work, recipe, store, writer.manifest, workers, allow_code=allow_code)
-                checker = make_spot_checker(
-                    teacher, recipe, samples, device, writer.layout, missing_shards
-                )
-                fill_on_cluster(
-                    workers, recipe.cluster, job, writer.layout, missing_shards, checker
+                _fill_on_cluster(
+                    writer, missing_shards, teacher, recipe, samples, device, workers, job
                 )
         coverage = writer.finish()  # checks every shard, and writes the totals to the manifest
         _check_visible(store, missing_shards, coverage)
@@ -140,6 +136,22 @@ def run(
         "encoding_error": coverage.encoding_error(),
         "portable": {name: len(held) for name, held in splits.items()},
     }
+
+
+def _fill_on_cluster(
+    writer: StoreWriter,
+    missing_shards: list[tuple[int, int]],
+    teacher: HeatmapSource,
+    recipe: Recipe,
+    samples: SampleSet,
+    device: torch.device,
+    workers: Workers,
+    job: Job,
+) -> None:
+    """Have a cluster's workers make shards, each worker after a check by this process's teacher."""
+    writer.end_audit()  # until `finish`, the manifest does not call the store complete
+    checker = make_spot_checker(teacher, recipe, samples, device, writer.layout, missing_shards)
+    fill_on_cluster(workers, recipe.cluster, job, writer.layout, missing_shards, checker)
 
 
 def _check_visible(store: Storage, written: list[tuple[int, int]], coverage: Coverage) -> None:

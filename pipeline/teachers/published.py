@@ -54,7 +54,9 @@ BLAZEPOSE_FILES = {
 
 HALPE26 = (
     *COCO.joints,
-    *("head top", "neck", "pelvis"),
+    "head top",
+    "neck",
+    "pelvis",
     *(f"{side} {part}" for part in ("big toe", "small toe", "heel") for side in _SIDES),
 )
 """Halpe's 26 joints, of RTMPose "body26": trained with MPII's upper neck and head top as neck and

@@ -187,9 +187,14 @@ def _check_counts(model: Any) -> None:
         raise _Refused(f"has {model.SubgraphsLength()} graphs")
     graph = model.Subgraphs(0)
     counts = [
-        *(model.OperatorCodesLength(), model.BuffersLength(), model.MetadataLength()),
-        *(model.SignatureDefsLength(), graph.TensorsLength(), graph.OperatorsLength()),
-        *(graph.InputsLength(), graph.OutputsLength()),
+        model.OperatorCodesLength(),
+        model.BuffersLength(),
+        model.MetadataLength(),
+        model.SignatureDefsLength(),
+        graph.TensorsLength(),
+        graph.OperatorsLength(),
+        graph.InputsLength(),
+        graph.OutputsLength(),
     ]
     for index in range(min(graph.OperatorsLength(), MAX_TENSORS)):
         operator = graph.Operators(index)
