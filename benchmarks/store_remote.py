@@ -59,7 +59,7 @@ from fpd.pipeline.store import (
     open_storage,
     read_manifest,
     reader,
-    storage,
+    remote_storage,
 )
 from fpd.pipeline.store.coverage import read_receipts, sealed
 from fpd.pipeline.store.disk_cache import with_disk_cache
@@ -275,8 +275,8 @@ def measure_opening(folder: Path, traffic: Traffic) -> Results:
     }
     results: Results = {}
     for name, work in cases.items():
-        for in_flight in (1, storage.MAX_IN_FLIGHT):
-            with patch.object(storage, "MAX_IN_FLIGHT", in_flight), traffic.measured():
+        for in_flight in (1, remote_storage.MAX_IN_FLIGHT):
+            with patch.object(remote_storage, "MAX_IN_FLIGHT", in_flight), traffic.measured():
                 traffic.reset()
                 start = time.perf_counter()
                 work()

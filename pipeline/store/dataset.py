@@ -8,10 +8,11 @@ from ...data.datasets import STORE_READER, Split, load, load_training
 from ...data.samples import SampleSet
 from ..config.recipe import Recipe
 from ..workdir import WorkDir
+from .location import open_storage
 from .manifest import RECIPE, STORED_SPLITS, Manifest, is_portable, read_manifest
 from .match import existing_store
 from .splits import StoredSamples, load_split
-from .storage import Storage, open_storage
+from .storage import Storage
 
 
 def load_samples(work: WorkDir, recipe: Recipe, split: Split) -> SampleSet:

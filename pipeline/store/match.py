@@ -9,6 +9,7 @@ from ..workdir import WorkDir
 from .canaries import check_canaries
 from .coverage import check_complete
 from .disk_cache import with_disk_cache
+from .location import open_storage
 from .manifest import (
     Manifest,
     TeacherEntry,
@@ -21,7 +22,7 @@ from .manifest import (
 from .reader import StoreReader, has_own_layout
 from .schema import Layout
 from .splits import StoredViews
-from .storage import Storage, open_storage
+from .storage import Storage
 
 
 def open_store(

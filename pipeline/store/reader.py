@@ -30,9 +30,10 @@ from zstandard import ZstdDecompressor, ZstdError, frame_content_size
 
 from .compression import decompress
 from .coverage import read_receipt
+from .location import open_storage
 from .manifest import MAX_METADATA_BYTES, UNKNOWN_WORK, read_metadata, stored_layout
 from .schema import ARRAYS, Layout, Spec, create_arrays, shard_name
-from .storage import Content, Storage, open_storage
+from .storage import Content, Storage
 from .writer import digest
 
 OPEN_SHARDS = 1 << 14

@@ -41,8 +41,8 @@ from fpd.pipeline.store import (
 )
 from fpd.pipeline.store.coverage import read_receipt
 from fpd.pipeline.store.data_card import write_data_card
+from fpd.pipeline.store.local_storage import LocalStorage
 from fpd.pipeline.store.manifest import stored_layout
-from fpd.pipeline.store.storage import LocalStorage
 from fpd.pipeline.store.writer import LabeledCrops
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import heatmaps

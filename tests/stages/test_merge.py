@@ -20,10 +20,10 @@ from fpd.data.datasets import load
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.runtime.interrupt import Interrupted, Stop
 from fpd.pipeline.store import Shard, StoreWriter, open_storage, read_manifest, stored_layout
+from fpd.pipeline.store.local_storage import LocalStorage
 from fpd.pipeline.store.manifest import write_manifest
 from fpd.pipeline.store.match import open_store
 from fpd.pipeline.store.merge import Copy, copy_shard
-from fpd.pipeline.store.storage import LocalStorage
 from fpd.pipeline.teachers import expected_entry
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import heatmaps, student

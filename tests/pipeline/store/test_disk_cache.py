@@ -29,8 +29,8 @@ from fpd.pipeline.store.disk_cache import (
     DiskCache,
     with_disk_cache,
 )
+from fpd.pipeline.store.local_storage import LocalStorage
 from fpd.pipeline.store.schema import receipt_name, shard_name
-from fpd.pipeline.store.storage import LocalStorage
 
 HEATMAPS = shard_name("heatmaps", 0, 1)
 LARGE = 10**9

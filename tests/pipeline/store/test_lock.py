@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 
-from fpd.pipeline.store.storage import LocalStorage
+from fpd.pipeline.store.local_storage import LocalStorage
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ from fpd.pipeline.store import (
     served_layout,
     stored_layout,
 )
+from fpd.pipeline.store.local_storage import LocalStorage
 from fpd.pipeline.store.manifest import covered_mask
-from fpd.pipeline.store.storage import LocalStorage
 from fpd.pipeline.store.verify import damaged_metadata
 from fpd.pipeline.workdir import WorkDir
 

@@ -29,8 +29,8 @@ from fpd.pipeline.store import (
     read_heatmaps,
     stored_layout,
 )
+from fpd.pipeline.store.local_storage import LocalStorage
 from fpd.pipeline.store.reader import has_own_layout
-from fpd.pipeline.store.storage import LocalStorage
 from fpd.pipeline.workdir import WorkDir
 
 # Files of view 1, shard 2: samples 8 and 9.

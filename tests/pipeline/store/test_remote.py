@@ -39,8 +39,9 @@ from fpd.pipeline.store import (
     stored_layout,
 )
 from fpd.pipeline.store.disk_cache import DiskCache
+from fpd.pipeline.store.local_storage import LocalStorage
+from fpd.pipeline.store.remote_storage import RemoteStorage
 from fpd.pipeline.store.schema import ARRAYS, receipt_name, shard_name
-from fpd.pipeline.store.storage import LocalStorage, RemoteStorage
 from fpd.pipeline.training.dataset import DistillationViews
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import evaluate, heatmaps, student
@@ -380,7 +381,7 @@ def test_receipts_are_read_concurrently_but_not_without_limit(
         return await original(self, method, *args, **kwargs)
 
     monkeypatch.setattr(client, "_make_api_call", slow)
-    monkeypatch.setattr("fpd.pipeline.store.storage.MAX_IN_FLIGHT", 2)
+    monkeypatch.setattr("fpd.pipeline.store.remote_storage.MAX_IN_FLIGHT", 2)
     assert not coverage(remote, small.layout).missing
     assert most == 2
 

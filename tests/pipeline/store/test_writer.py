@@ -21,7 +21,7 @@ from fpd.pipeline.store import (
     open_storage,
     read_manifest,
 )
-from fpd.pipeline.store.storage import LocalStorage
+from fpd.pipeline.store.local_storage import LocalStorage
 
 
 def shard_files(content: dict[str, bytes]) -> dict[str, bytes]:
