@@ -244,7 +244,7 @@ def test_blazeposes_landmarks_agree_with_its_heatmaps(tmp_path: Path) -> None:
     joints = heatmaps.spec.joints
     write_spec(path, joints, head="landmarks", output="Identity", values=values)
     landmarks = load(path)
-    crops = torch.rand(1, 3, 256, 256)
+    crops = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     every = torch.arange(len(joints))
     found = []
     for teacher in (heatmaps, landmarks):
@@ -254,9 +254,13 @@ def test_blazeposes_landmarks_agree_with_its_heatmaps(tmp_path: Path) -> None:
         drawn = head(output, every)
         assert drawn.shape == (1, 39, 64, 64) and drawn.max() <= 1
         found.append(decode(drawn)[0][0])
+        peaks = drawn.amax((-2, -1))[0]
     expected = landmarks(crops)
     assert isinstance(expected, torch.Tensor)
     inside = ((expected[0, :, :2] > 8) & (expected[0, :, :2] < 248)).all(1)
+    # On noise, some confidences are 0 in float32, and a map of zeros shows no position.
+    inside &= peaks > 1e-6
+    assert inside.sum() >= 10
     torch.testing.assert_close(
         found[1][inside], (expected[0, inside, :2] + 0.5) / 4 - 0.5, atol=0.01, rtol=0
     )
