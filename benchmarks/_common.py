@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.benchmark import Timer
 
 from fpd.data.augmentation import PARAMETERS
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
@@ -112,7 +113,9 @@ class TimedTeacher(nn.Module):
         """Batches may have up to `batch_size` crops."""
         super().__init__()
         self.network = model.build(joints)
-        self.heatmaps_BKHW = teacher_like_heatmaps(batch_size)[:, :joints, :heatmap_px, :heatmap_px]
+        heatmaps = teacher_like_heatmaps(batch_size)[:, :joints, :heatmap_px, :heatmap_px]
+        self.heatmaps_BKHW: Tensor
+        self.register_buffer("heatmaps_BKHW", heatmaps)
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
         self.network(inputs)
@@ -191,6 +194,38 @@ def make_store(folder: Path, views: int, samples: int, shard_samples: int) -> St
     """Create an empty store, or open the one that exists."""
     manifest = minimal_manifest(samples, shard_samples)
     return StoreWriter(open_storage(folder), manifest, views, folder.parent)
+
+
+def convolution_gmacs_per_s(
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+    batch: int = 2,
+    min_seconds: float = 2.0,
+) -> float:
+    """The rate of a 3 x 3 convolution of 256 channels at 64 x 64, on all threads of PyTorch."""
+    layer = nn.Conv2d(256, 256, 3, padding=1)
+    layer.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+    images = torch.rand(batch, 256, 64, 64, device=device, dtype=dtype)
+    images = images.to(memory_format=torch.channels_last)
+    gmacs = batch * 256 * 256 * 9 * 64 * 64 / 1e9
+    timer = Timer("layer(images)", globals=locals(), num_threads=torch.get_num_threads())
+    with torch.inference_mode():
+        return gmacs / timer.blocked_autorange(min_run_time=min_seconds).median
+
+
+def product_gmacs_per_s(
+    device: torch.device, dtype: torch.dtype, side: int = 8192, min_seconds: float = 1.0
+) -> float:
+    """The rate of the product of two square matrices of random numbers."""
+    a, b = torch.randn(2, side, side, device=device, dtype=dtype)
+    timer = Timer("a @ b", globals=locals(), num_threads=torch.get_num_threads())
+    return side**3 / 1e9 / timer.blocked_autorange(min_run_time=min_seconds).median
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has finished; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def measure_rates(

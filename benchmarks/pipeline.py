@@ -35,14 +35,14 @@ from _common import (
     OnlineObjective,
     Results,
     TimedTeacher,
+    convolution_gmacs_per_s,
     hourglass,
     make_parser,
     print_results,
     synthetic_recipe,
     write_results,
 )
-from torch import Tensor, nn
-from torch.utils.benchmark import Timer
+from torch import Tensor
 
 from fpd.data.datasets import load
 from fpd.pipeline.caching.fill import fill
@@ -256,16 +256,6 @@ def predict_others(cached: Cost, online: Cost) -> Results:
                 "online / cached": online_s / cached_s,
             }
     return results
-
-
-def convolution_gmacs_per_s(min_seconds: float = 2.0) -> float:
-    """The rate of a 3 x 3 convolution of 256 channels at 64 x 64, on all threads of PyTorch."""
-    layer = nn.Conv2d(256, 256, 3, padding=1).to(memory_format=torch.channels_last)
-    images = torch.rand(2, 256, 64, 64).to(memory_format=torch.channels_last)
-    gmacs = 2 * 256 * 256 * 9 * 64 * 64 / 1e9
-    timer = Timer("layer(images)", globals=locals(), num_threads=torch.get_num_threads())
-    with torch.inference_mode():
-        return gmacs / timer.blocked_autorange(min_run_time=min_seconds).median
 
 
 def lower_bounds(experiment: Experiment, cached: Cost, online: Cost, rate: float) -> Results:

@@ -2,6 +2,7 @@
 
     python benchmarks/step.py [--teacher 8x256] [--student 4x128] [--crop 256] [--batch 2]
         [--device cpu|cuda] [--precision float32|bfloat16] [--compile] [--rounds 5] [--threads 1]
+        [--json OUT]
 
 The kinds of step take turns, with the same student, batch and device:
 
@@ -18,7 +19,8 @@ Ratios are medians over rounds of the ratio within a round.
 
 `by GMACs` is the predicted ratio, (passes x teacher + 3 x student) / 3 x student: a backward pass
 takes twice the operations of a forward pass. `peak` is the memory that a step needs in addition to
-what was allocated before it, measured in a separate process.
+what was allocated before it, on a CPU measured in a separate process. `floor` is the share of its
+time that a step's operations would take at the rate of one large convolution in this precision.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import statistics
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,12 +39,15 @@ from _common import (
     MAX_ERROR,
     SIGMA_PX,
     OnlineObjective,
+    Results,
+    convolution_gmacs_per_s,
     hourglass,
     make_parser,
     measure_rates,
     median_ratio,
     print_results,
     process_memory_kib,
+    synchronize,
     teacher_like_heatmaps,
     write_results,
 )
@@ -63,22 +69,36 @@ TEACHER_PASSES = {"labels": 0, "cached": 0, "online": 1, "online x 2": 2, "as pu
 """By kind of step."""
 
 
+STEPS_PER_WAIT = {"cpu": 1, "cuda": 10}
+"""Steps between waits for the device; the training loop reads losses every tenth step."""
+
+MIN_SECONDS = 0.3  # of a kind in each round
+
+
 def main() -> None:
     arguments = parse_arguments()
-    steps = StepBenchmark(arguments)
-    cases = {kind: partial(steps.run, kind) for kind in arguments.kinds}
-    rates = measure_rates(cases, arguments.rounds)
-    results = {kind: summarize(kind, rates, arguments) for kind in arguments.kinds}
+    results = measure(arguments)
     print_results("step", results)
     settings = {key: value for key, value in vars(arguments).items() if key != "json"}
     write_results(arguments.json, "step", results, **settings)
 
 
+def measure(arguments: argparse.Namespace) -> Results:
+    """The table: a row for each kind of step."""
+    steps = StepBenchmark(arguments)
+    dtype = torch.bfloat16 if arguments.precision == "bfloat16" else torch.float32
+    gmacs_per_s = convolution_gmacs_per_s(steps.device, dtype, arguments.batch, MIN_SECONDS)
+    cases = {kind: partial(steps.run, kind) for kind in arguments.kinds}
+    rates = measure_rates(cases, arguments.rounds, MIN_SECONDS)
+    return {kind: summarize(kind, rates, steps, gmacs_per_s) for kind in arguments.kinds}
+
+
 def summarize(
-    kind: str, rates: dict[str, list[float]], arguments: argparse.Namespace
+    kind: str, rates: dict[str, list[float]], steps: StepBenchmark, gmacs_per_s: float
 ) -> dict[str, float]:
     """One row of the table."""
-    row = {"ms per view": 1e3 / statistics.median(rates[kind])}
+    arguments, rate = steps.arguments, statistics.median(rates[kind])
+    row = {"views/s": rate, "ms per view": 1e3 / rate}
     if "labels" in rates:
         ratios = [a / b for a, b in zip(rates["labels"], rates[kind], strict=True)]
         row |= {
@@ -88,9 +108,12 @@ def summarize(
         }
     if "cached" in rates:
         row["/ cached"] = median_ratio(rates["cached"], rates[kind])
+    student = count(hourglass(arguments.student), JOINTS, arguments.crop)[1]
+    ratio = predicted_ratio(kind, arguments)
     return row | {
-        "by GMACs": predicted_ratio(kind, arguments),
-        "peak, MB": measure_peak_mb(kind, arguments),
+        "by GMACs": ratio,
+        "floor, %": 100 * rate * 3 * student * ratio / gmacs_per_s,
+        "peak, MB": steps.peak_mb(kind),
     }
 
 
@@ -107,6 +130,7 @@ class StepBenchmark:
     """A student, a teacher, and a batch in memory as a loader delivers it."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
         torch.manual_seed(0)
         torch.set_num_threads(arguments.threads)
         self.device = torch.device(arguments.device)
@@ -154,7 +178,14 @@ class StepBenchmark:
         return {key: values.pin_memory() if pinned else values for key, values in batch.items()}
 
     def run(self, kind: str, _: int = 0) -> int:
-        """Take one step; returns the number of its views."""
+        """Take steps until the device is waited for; returns the number of their views."""
+        steps = STEPS_PER_WAIT[self.device.type]
+        for _ in range(steps):
+            self._step(kind)
+        synchronize(self.device)
+        return steps * self.training.batch_size
+
+    def _step(self, kind: str) -> None:
         objective, batch = self.objectives.get(kind), self.batch
         if objective is None:
             objective = self.online_objective
@@ -163,9 +194,6 @@ class StepBenchmark:
             self.state, self.state.network, objective, self.training, batch, 1.0, self.device
         )
         self.teacher.zero_grad(set_to_none=True)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        return len(batch["crop"])
 
     def _run_teacher(self, kind: str) -> Tensor:
         """float32 (B, K, H, W)."""
@@ -177,27 +205,28 @@ class StepBenchmark:
             with torch.no_grad():
                 return self.predictors[kind](crop)
 
+    def peak_mb(self, kind: str) -> float:
+        """Memory of a step in MB."""
+        if self.device.type == "cuda":
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            self.run(kind)
+            return (torch.cuda.max_memory_allocated() - before) / 1e6
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return float(pool.apply(_peak_mb_alone, (kind, self.arguments)))
 
-def measure_peak_mb(kind: str, arguments: argparse.Namespace) -> float:
-    """Memory of a step in MB, measured in a separate process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return float(pool.apply(_peak_mb, (kind, arguments)))
 
-
-def _peak_mb(kind: str, arguments: argparse.Namespace) -> float:
+def _peak_mb_alone(kind: str, arguments: argparse.Namespace) -> float:
+    """The growth of a process that takes one step."""
     steps = StepBenchmark(arguments)
-    if arguments.device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        steps.run(kind)
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc_pid_clear_refs(5)
     before = process_memory_kib("VmRSS")
     steps.run(kind)
     return (process_memory_kib("VmHWM") - before) * 1024 / 1e6
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(options: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line, or these options."""
     parser = make_parser(__doc__)
     parser.add_argument("--teacher", default="8x256", help="stages x channels")
     parser.add_argument("--student", default="4x128", help="stages x channels")
@@ -212,7 +241,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads on a CPU")
     kinds = tuple(TEACHER_PASSES)
     parser.add_argument("--kinds", nargs="+", default=kinds, choices=kinds, help="steps to time")
-    return parser.parse_args()
+    return parser.parse_args(options)
 
 
 if __name__ == "__main__":

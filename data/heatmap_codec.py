@@ -6,6 +6,7 @@ Shape letters: B batch, K joints, H and W heatmap height and width.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -94,4 +95,16 @@ def flip_heatmaps(heatmaps_BKHW: Tensor, flip_indices: tuple[int, ...]) -> Tenso
         heatmaps_BKHW: any dtype.
         flip_indices: see `Skeleton.flip_indices`.
     """
-    return heatmaps_BKHW.flip(-1)[:, list(flip_indices)]
+    return swap_joints(heatmaps_BKHW.flip(-1), flip_indices)
+
+
+def swap_joints(values_BK: Tensor, flip_indices: tuple[int, ...]) -> Tensor:
+    """Values by joint, (B, K, ...), with left and right joints swapped."""
+    return values_BK.index_select(1, _index(tuple(flip_indices), values_BK.device))
+
+
+@cache
+def _index(indices: tuple[int, ...], device: torch.device) -> Tensor:
+    """int64 (K,). Cached: copying it to the GPU would synchronize."""
+    with torch.inference_mode(False):
+        return torch.tensor(indices, device=device)

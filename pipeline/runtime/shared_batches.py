@@ -72,7 +72,8 @@ class SharedCollate:
 
     def release(self) -> None:
         """Release the blocks that this process was handed."""
-        for key in [key for key in _received if key[0] == self.name]:
+        # A copy: the thread of another loader, which pins its batches, may add blocks meanwhile.
+        for key in [key for key in list(_received) if key[0] == self.name]:
             del _received[key]
 
 

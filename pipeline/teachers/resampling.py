@@ -10,6 +10,7 @@ side of the store's heatmaps.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -53,7 +54,7 @@ def letterbox(crop_B3SS: Tensor, spec: TeacherSpec) -> Tensor:
     height, width = spec.input
     placement = letterbox_placement(spec)
     crops = _resize(crop_B3SS, placement.side)
-    mean, std = (_per_channel(values, crops) for values in (spec.mean_rgb, spec.std_rgb))
+    mean, std = (_per_channel(values, crops.device) for values in (spec.mean_rgb, spec.std_rgb))
     bottom = height - placement.side - placement.top
     right = width - placement.side - placement.left
     crops = nn.functional.pad(crops, (placement.left, right, placement.top, bottom))
@@ -69,8 +70,11 @@ def _resize(crop_B3SS: Tensor, side: int) -> Tensor:
     )
 
 
-def _per_channel(values: tuple[float, float, float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+@cache
+def _per_channel(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """float32 (3, 1, 1). Cached: copying it to the GPU would synchronize."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
 
 
 class HeatmapResampler:

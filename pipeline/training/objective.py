@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...data.heatmap_codec import encode, flip_heatmaps
+from ...data.heatmap_codec import encode, flip_heatmaps, swap_joints
 from ..config.sections import Student, Targets
 from ..store import decompress
 from .losses import LossName, distillation_loss, supervised_loss
@@ -134,7 +134,7 @@ class Objective:
         if self.flip_indices is not None:
             flipped = flip_heatmaps(heatmaps, self.flip_indices)
             heatmaps = torch.where(flipped_B[:, None, None, None], flipped, heatmaps)
-            swapped_BK = confidence_BK[:, list(self.flip_indices)]
+            swapped_BK = swap_joints(confidence_BK, self.flip_indices)
             confidence_BK = torch.where(flipped_B[:, None], swapped_BK, confidence_BK)
         weights_BK = confidence_BK if student.confidence_weighting else None
         if student.kd_visible_only:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ...data.skeletons import SKELETONS, Skeleton
 from ..config.recipe import Recipe
@@ -25,6 +24,7 @@ from .checks import check_batch_size, check_labels, check_validation, describe_d
 from .dataset import TrainingData
 from .loop import Run
 from .monitor import Monitor
+from .moving_average import MovingAverage
 from .objective import Objective
 from .optimizers import make_lr_scheduler, make_optimizer
 from .sampler import EpochSampler
@@ -228,8 +228,7 @@ def _initial_state(
         network.compile()  # in place, so that the parameters keep their names
     averaged = None
     if training.ema_decay is not None:
-        average = get_ema_multi_avg_fn(training.ema_decay)  # type: ignore[no-untyped-call]
-        averaged = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+        averaged = MovingAverage(network, training.ema_decay)
     optimizer = make_optimizer(training, network)
     return TrainingState(
         network=network,
