@@ -1,8 +1,8 @@
 """Cost of a training step: on labels only, with cached heatmaps, and with the teacher in the step.
 
     python benchmarks/step.py [--teacher 8x256] [--student 4x128] [--crop 256] [--batch 2]
-        [--device cpu|cuda] [--precision float32|bfloat16] [--compile] [--rounds 5] [--threads 1]
-        [--json OUT]
+        [--device cpu|cuda] [--precision float32|bfloat16] [--compile] [--no-graphs]
+        [--rounds 5] [--threads 1] [--json OUT]
 
 The kinds of step take turns, with the same student, batch and device:
 
@@ -61,7 +61,7 @@ from fpd.pipeline.store import compress
 from fpd.pipeline.training.checkpoint import TrainingState
 from fpd.pipeline.training.objective import Objective
 from fpd.pipeline.training.optimizers import make_lr_scheduler, make_optimizer
-from fpd.pipeline.training.step import autocast, train_step
+from fpd.pipeline.training.step import autocast, replayed, train_step
 
 FLIP_INDICES = tuple(reversed(range(JOINTS)))  # any pairs take the same time
 TARGETS = Targets(sigma_px=SIGMA_PX)
@@ -138,10 +138,13 @@ class StepBenchmark:
             model=hourglass(arguments.student),
             precision=arguments.precision,
             batch_size=arguments.batch,
+            compile=arguments.compile,
+            cuda_graphs=not arguments.no_graphs,
         )
         teacher = hourglass(arguments.teacher).build(JOINTS)
         self.teacher = self._prepare(teacher, arguments.compile).eval()
         student = self._prepare(self.training.model.build(JOINTS), arguments.compile)
+        self.network = replayed(student, self.training, self.device)
         optimizer = make_optimizer(self.training, student)
         scheduler = make_lr_scheduler(self.training, optimizer, 1_000_000)
         self.state = TrainingState(student, optimizer, scheduler)
@@ -152,9 +155,12 @@ class StepBenchmark:
             "cached": Objective(TARGETS, self.heatmap_px, self.training, FLIP_INDICES),
         }
         self.online_objective: Any = OnlineObjective(self.training, TARGETS, self.heatmap_px)
+        # With gradients for its tensors, as published, the teacher is another one.
+        online = self._prepare(hourglass(arguments.teacher).build(JOINTS), arguments.compile)
+        online = replayed(online.eval().requires_grad_(False), self.training, self.device)
         self.predictors = {
-            "online": make_predictor(self.teacher, self.device, None),
-            "online x 2": make_predictor(self.teacher, self.device, FLIP_INDICES),
+            "online": make_predictor(online, self.device, None),
+            "online x 2": make_predictor(online, self.device, FLIP_INDICES),
         }
 
     def _prepare(self, network: nn.Module, compiled: bool) -> nn.Module:
@@ -181,18 +187,16 @@ class StepBenchmark:
         """Take steps until the device is waited for; returns the number of their views."""
         steps = STEPS_PER_WAIT[self.device.type]
         for _ in range(steps):
-            self._step(kind)
+            self._step(kind, self.network)
         synchronize(self.device)
         return steps * self.training.batch_size
 
-    def _step(self, kind: str) -> None:
+    def _step(self, kind: str, network: nn.Module) -> None:
         objective, batch = self.objectives.get(kind), self.batch
         if objective is None:
             objective = self.online_objective
             batch = batch | {"teacher": self._run_teacher(kind)}
-        train_step(
-            self.state, self.state.network, objective, self.training, batch, 1.0, self.device
-        )
+        train_step(self.state, self.network, objective, self.training, batch, 1.0, self.device)
         self.teacher.zero_grad(set_to_none=True)
 
     def _run_teacher(self, kind: str) -> Tensor:
@@ -206,11 +210,11 @@ class StepBenchmark:
                 return self.predictors[kind](crop)
 
     def peak_mb(self, kind: str) -> float:
-        """Memory of a step in MB."""
+        """Memory of a step in MB; on a GPU of one without CUDA graphs, which keep as much."""
         if self.device.type == "cuda":
             before = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
-            self.run(kind)
+            self._step(kind, self.state.network)
             return (torch.cuda.max_memory_allocated() - before) / 1e6
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             return float(pool.apply(_peak_mb_alone, (kind, self.arguments)))
@@ -237,6 +241,7 @@ def parse_arguments(options: Sequence[str] | None = None) -> argparse.Namespace:
         "--precision", default="float32", choices=("float32", "bfloat16"), help="of the networks"
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile both networks")
+    parser.add_argument("--no-graphs", action="store_true", help="without CUDA graphs")
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads on a CPU")
     kinds = tuple(TEACHER_PASSES)

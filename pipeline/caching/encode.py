@@ -6,6 +6,7 @@ Shape letters: B batch, S crop side, K joints, H and W heatmap height and width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from ...data.heatmap_codec import decode
 from ..models.predictor import HeatmapPredictor, teacher_input
 from ..runtime.memory import explain_out_of_memory
 from ..runtime.text import pluralize
-from ..store import CompressedHeatmaps, compress, decompress
+from ..store import CompressedHeatmaps, decompress
 from ..store.canaries import Canary, canary_rows, make_canary
-from ..store.compression import FAINT_PEAK
+from ..store.compression import FAINT_PEAK, check_finite, compress_unchecked, total
 from ..store.writer import LabeledCrops, Shard
 
 Columns = dict[str, NDArray[Any]]
@@ -30,6 +31,8 @@ def encode_batches(
     predictor: HeatmapPredictor, batches: Iterable[Mapping[str, Tensor]], max_error: float
 ) -> Iterator[Columns]:
     """Run the teacher on each batch, and encode its heatmaps on its device.
+
+    On a GPU, a batch is fetched after the next one was launched, so that the GPU need not wait.
 
     Args:
         batches: of views: "crop", uint8 (B, S, S, 3) RGB, and "parameters"; for a portable store
@@ -42,30 +45,89 @@ def encode_batches(
         and "joints".
 
     Raises:
-        ValueError: a batch does not fit into memory.
+        ValueError: a batch does not fit into memory, or heatmaps are not finite.
     """
-    for batch in batches:
-        views = len(batch["crop"])
-        out_of_memory_explained = explain_out_of_memory(
-            f"the teacher's pass over {pluralize(views, 'view')}",
-            f"--set store.batch_size={max(1, views // 2)} takes fewer at once",
-        )
-        # Not around the yield, where inference mode would stay on in the caller.
-        with out_of_memory_explained, torch.inference_mode():
-            heatmaps = predictor(teacher_input(batch))
-            compressed = compress(heatmaps, max_error)
-            columns = {
-                "heatmaps": compressed.coefficients.cpu().numpy(),
-                "steps": compressed.steps.cpu().numpy(),
-                "peaks": compressed.peaks.cpu().numpy(),
-                "parameters": batch["parameters"].numpy(),
-                "encoding_error": encoding_error(heatmaps, compressed).cpu().double().numpy(),
-                "crop": batch["crop"].numpy(),
-            }
-            if "jpeg" in batch:
-                columns["jpegs"] = np.array(batch["jpeg"], object)
-                columns["joints"] = batch["joints"].numpy()
-        yield columns
+    launched: EncodedBatch | None = None
+    try:
+        for batch in batches:
+            following = _encode(predictor, batch, max_error)
+            if launched is not None:
+                yield launched.fetch()
+            launched = following
+            if launched.is_on_cpu:
+                yield launched.fetch()
+                launched = None
+    except (ValueError, OSError):  # of a later batch
+        if launched is not None:
+            yield launched.fetch()
+        raise
+    if launched is not None:
+        yield launched.fetch()
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """A batch of views, whose heatmaps may still be on their way from a GPU.
+
+    Attributes:
+        batch: as it was read.
+        columns: the results by name, on the CPU once `arrived`.
+        total: of the heatmaps, see `compression.total`.
+        arrived: None: they are there.
+    """
+
+    batch: Mapping[str, Any]
+    columns: dict[str, Tensor]
+    total: Tensor
+    arrived: torch.cuda.Event | None
+
+    @property
+    def is_on_cpu(self) -> bool:
+        return self.arrived is None
+
+    def fetch(self) -> Columns:
+        """Wait for the results.
+
+        Raises:
+            ValueError: heatmaps are not finite.
+        """
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        check_finite(self.total)
+        columns = {name: values.numpy() for name, values in self.columns.items()}
+        columns["encoding_error"] = columns["encoding_error"].astype(np.float64)
+        names = ["parameters", "crop"] + (["joints"] if "jpeg" in self.batch else [])
+        columns |= {name: self.batch[name].numpy() for name in names}
+        if "jpeg" in self.batch:
+            columns["jpegs"] = np.array(self.batch["jpeg"], object)
+        return columns
+
+
+def _encode(
+    predictor: HeatmapPredictor, batch: Mapping[str, Tensor], max_error: float
+) -> EncodedBatch:
+    """Run the teacher and encode its heatmaps, without waiting for a GPU."""
+    views = len(batch["crop"])
+    out_of_memory_explained = explain_out_of_memory(
+        f"the teacher's pass over {pluralize(views, 'view')}",
+        f"--set store.batch_size={max(1, views // 2)} takes fewer at once",
+    )
+    with out_of_memory_explained, torch.inference_mode():
+        heatmaps = predictor(teacher_input(batch))
+        compressed = compress_unchecked(heatmaps, max_error)
+        on_device = {
+            "heatmaps": compressed.coefficients,
+            "steps": compressed.steps,
+            "peaks": compressed.peaks,
+            "encoding_error": encoding_error(heatmaps, compressed),
+            "total": total(heatmaps, compressed.peaks),
+        }
+        columns = {name: values.to("cpu", non_blocking=True) for name, values in on_device.items()}
+        arrived = None
+        if heatmaps.device.type == "cuda":
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record(torch.cuda.current_stream(heatmaps.device))
+    return EncodedBatch(batch, columns, columns.pop("total"), arrived)
 
 
 def encoding_error(heatmaps_BKHW: Tensor, compressed: CompressedHeatmaps) -> Tensor:

@@ -64,6 +64,11 @@ class Training(Settings):
         "auto", description="of the forward pass; auto: bfloat16 on CUDA. Losses are float32"
     )
     compile: bool = Field(False, description="compile the network with torch.compile")
+    cuda_graphs: bool = Field(
+        True,
+        description="on a GPU, in a single process, replay the network's passes from CUDA graphs, "
+        "which small batches need (docs/gpu.md). Not with compile or grad_accum_steps",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="initial weights, order of samples, views")
     grad_accum_steps: int = Field(
         1,

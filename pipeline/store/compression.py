@@ -64,11 +64,30 @@ def compress(heatmaps_BKHW: Tensor, max_error: float) -> CompressedHeatmaps:
     Raises:
         ValueError: a value is not finite, or a peak exceeds the range of float16.
     """
+    compressed = compress_unchecked(heatmaps_BKHW, max_error)
+    check_finite(total(heatmaps_BKHW, compressed.peaks))
+    return compressed
+
+
+def total(heatmaps_BKHW: Tensor, peaks_BK: Tensor) -> Tensor:
+    """A scalar that is finite only if all heatmaps and peaks are."""
+    return heatmaps_BKHW.float().sum() + peaks_BK.float().sum()
+
+
+def check_finite(total_: Tensor) -> None:
+    """Check the `total` of heatmaps; on a GPU this waits until it is computed.
+
+    Raises:
+        ValueError: it is not finite.
+    """
+    if not torch.isfinite(total_):
+        raise ValueError("expected finite heatmaps with peaks below 65504, got others")
+
+
+def compress_unchecked(heatmaps_BKHW: Tensor, max_error: float) -> CompressedHeatmaps:
+    """As `compress`, without waiting for a GPU; the caller checks the `total`."""
     targets = heatmaps_BKHW.float().clamp_min(0)
     peaks = targets.amax(dim=(-2, -1)).half()
-    # A sum is finite only if all its terms are.
-    if not torch.isfinite(heatmaps_BKHW.float().sum() + peaks.float().sum()):
-        raise ValueError("expected finite heatmaps with peaks below 65504, got others")
     allowed = max_error * MARGIN * peaks.float().clamp_min(FAINT_PEAK)
     bases = _bases(targets.device)
     blocks = _to_blocks(targets)

@@ -27,7 +27,7 @@ from .monitor import Monitor
 from .objective import Batch, Losses, Objective
 from .progress import ProgressReporter
 from .sampler import EpochSampler
-from .step import train_step
+from .step import replayed, train_step
 
 CHECKPOINT_EVERY_S = 300.0
 
@@ -50,7 +50,8 @@ class Run:
         out: the folder of checkpoints, weights and metrics.
         log_mass: the log mass that heatmaps are shifted to when the network is scored (see
             `models.offset`); None: they are not shifted.
-        network: `state.network`, wrapped so that processes exchange gradients.
+        network: `state.network`, wrapped so that processes exchange gradients, or replayed from
+            CUDA graphs.
         reporter: logs progress.
     """
 
@@ -71,9 +72,13 @@ class Run:
     reporter: ProgressReporter = field(init=False)
 
     def __post_init__(self) -> None:
-        self.network = self.group.wrap(
-            self.state.network, self.device, synchronized=self.training.sync_batch_norm
-        )
+        network = self.state.network
+        if self.group.size == 1:
+            self.network = replayed(network, self.training, self.device)
+        else:
+            self.network = self.group.wrap(
+                network, self.device, synchronized=self.training.sync_batch_norm
+            )
         self.reporter = ProgressReporter(self.out.name, self.recipe, self.training, self.device)
 
     def train(self) -> None:
@@ -250,5 +255,5 @@ class Run:
 def peak_memory_mb(device: torch.device) -> float:
     """This process's peak memory so far, MB: of the GPU if `device` is one, otherwise resident."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
+        return torch.cuda.max_memory_reserved(device) / 1e6  # CUDA graphs' memory included
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # Linux counts KiB

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..config.sections import Training
 from ..models.preprocessing import normalize
+from ..runtime.cuda_graphs import ReplayedNetwork
 from ..runtime.distributed import no_sync
 from .checkpoint import TrainingState
 from .objective import Batch, Losses, Objective
@@ -27,7 +28,7 @@ def train_step(
 
     Args:
         state: updated in place.
-        network: `state.network`, wrapped so that processes exchange gradients.
+        network: `state.network`, wrapped so that processes exchange gradients, or `replayed`.
         loss_weight: factor on the mean loss of this share. Gradients are averaged over processes;
             the factor makes each view of the whole batch count equally. 1 if all shares have the
             same size.
@@ -55,6 +56,19 @@ def train_step(
     if state.averaged is not None:
         state.averaged.update_parameters(state.network)
     return sums
+
+
+def replayed(network: nn.Module, training: Training, device: torch.device) -> nn.Module:
+    """The network as `train_step` is to run it in a single process: on a GPU, from CUDA graphs.
+
+    Not where a step has several backward passes, which replaying does not accumulate, nor with
+    `torch.compile`.
+    """
+    if device.type != "cuda" or not training.cuda_graphs:
+        return network
+    if training.grad_accum_steps > 1 or training.compile:
+        return network
+    return ReplayedNetwork(network)
 
 
 def _stacked(losses: Losses) -> Tensor:

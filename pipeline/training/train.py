@@ -126,8 +126,8 @@ def make_identity(recipe: Recipe, training: Training, inputs: dict[str, Any]) ->
     """
     return {
         "settings": {
-            # The weights to start from are in `inputs`, by their digest.
-            "training": training.model_dump(mode="json", exclude={"init_from"}),
+            # The weights to start from are in `inputs`, by their digest; CUDA graphs change none.
+            "training": training.model_dump(mode="json", exclude={"init_from", "cuda_graphs"}),
             "geometry": recipe.geometry.model_dump(mode="json"),
             "augmentation": recipe.augmentation.model_dump(mode="json"),
             "targets": recipe.targets.model_dump(mode="json"),

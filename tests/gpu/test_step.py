@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fpd.data.samples import SampleSet
 from fpd.data.skeletons import LSP
@@ -23,7 +23,7 @@ from fpd.pipeline.training.checkpoint import TrainingState
 from fpd.pipeline.training.moving_average import MovingAverage
 from fpd.pipeline.training.objective import Objective
 from fpd.pipeline.training.optimizers import make_lr_scheduler, make_optimizer
-from fpd.pipeline.training.step import autocast, train_step
+from fpd.pipeline.training.step import autocast, replayed, train_step
 
 from .comparing import (
     CPU,
@@ -127,10 +127,11 @@ def _step(
     training: Student,
     batch: dict[str, Tensor],
     device: torch.device,
+    network: nn.Module | None = None,
 ) -> Tensor:
     return train_step(
         state=state,
-        network=state.network,
+        network=state.network if network is None else network,
         objective=Objective(
             recipe.targets,
             recipe.geometry.heatmap_px,
@@ -254,6 +255,36 @@ def test_a_step_does_not_wait_for_the_device(
             torch.cuda.set_sync_debug_mode("default")
     waits = [f"{w.filename}:{w.lineno}" for w in caught if "called a synchroniz" in str(w.message)]
     assert waits == []
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_replayed_steps_are_those_of_plain_ones(
+    recipe: Recipe, batch: dict[str, Tensor], device: torch.device, precision: str
+) -> None:
+    """With batches of two sizes, whose passes are recorded at their first step."""
+    if device.type != "cuda":
+        pytest.skip("only a GPU has CUDA graphs")
+    settings = {"learning_rate": 1e-4, "lr_schedule": "constant", "loss": "mse"}
+    training = Student.model_validate(settings | {"precision": precision})
+    plain, recorded = (make_state(training, device, smooth=True) for _ in range(2))
+    network = replayed(recorded.network, training, device)
+    assert network is not recorded.network
+
+    tolerance = 1e-4 if precision == "float32" else 1e-2
+    for views in (VIEWS, VIEWS - 1, VIEWS, VIEWS):
+        part = {key: values[:views] for key, values in batch.items()}
+        expected = _step(plain, recipe, training, part, device)
+        found = _step(recorded, recipe, training, part, device, network)
+        assert found[0].item() == pytest.approx(expected[0].item(), rel=tolerance)
+
+    both = zip(
+        plain.network.state_dict().items(), recorded.network.state_dict().values(), strict=True
+    )
+    for (name, expected_values), found_values in both:
+        if name.endswith("num_batches_tracked"):
+            assert found_values == expected_values == 4
+        elif name.endswith(("running_mean", "running_var")):
+            torch.testing.assert_close(found_values, expected_values, rtol=1e-2, atol=1e-2)
 
 
 def test_compiled_steps_are_those_of_plain_ones(
