@@ -51,6 +51,9 @@ class ReplayedNetwork(nn.Module):
         if len(self.passes) >= MAX_SHAPES:
             return self.network
         self.pool = self.pool or torch.cuda.graph_pool_handle()
+        # Gradients are summed up in the stream that recorded them. Waiting for it costs little.
+        if hasattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch"):
+            torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         try:
             with _buffers_kept(self.network), _autocast_without_cache():
                 replayed: Callable[[Tensor], Any] = torch.cuda.make_graphed_callables(

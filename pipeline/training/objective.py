@@ -68,11 +68,12 @@ class Objective:
         """The losses of a network's heatmaps, float32 (B, K, H, W) of each stage."""
         device = stages[-1].device
         labels, weights = self.encode_labels(batch, device)
-        collapsed = [self._collapsed_output(labels)] * len(stages)
+        collapsed = [self._collapsed_output(labels)]  # the same in all stages
         if self.student is None or self.student.alpha == 0:
+            collapsed_loss = supervised_loss(collapsed, labels, weights, self.loss)
             return Losses(
                 loss=supervised_loss(stages, labels, weights, self.loss),
-                collapsed_loss=supervised_loss(collapsed, labels, weights, self.loss),
+                collapsed_loss=len(stages) * collapsed_loss,
             )
         teacher, teacher_weights = self._teacher_target(self.student, batch, weights)
         distill = partial(
@@ -88,7 +89,7 @@ class Objective:
         distilled = distill(stages)
         return Losses(
             loss=distilled.loss,
-            collapsed_loss=distill(collapsed).loss,
+            collapsed_loss=len(stages) * distill(collapsed).loss,
             pose_loss=distilled.pose_loss.detach(),
             kd_pose_loss=distilled.kd_pose_loss.detach(),
         )

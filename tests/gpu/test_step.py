@@ -277,10 +277,8 @@ def test_replayed_steps_are_those_of_plain_ones(
         found = _step(recorded, recipe, training, part, device, network)
         assert found[0].item() == pytest.approx(expected[0].item(), rel=tolerance)
 
-    both = zip(
-        plain.network.state_dict().items(), recorded.network.state_dict().values(), strict=True
-    )
-    for (name, expected_values), found_values in both:
+    pairs = plain.network.state_dict().items(), recorded.network.state_dict().values()
+    for (name, expected_values), found_values in zip(*pairs, strict=True):
         if name.endswith("num_batches_tracked"):
             assert found_values == expected_values == 4
         elif name.endswith(("running_mean", "running_var")):
