@@ -94,7 +94,7 @@ def describe_card(*, rehearse: bool) -> dict[str, float | str]:
 def make_parts(arguments: argparse.Namespace) -> list[Part]:
     data = () if arguments.data is None else ("--data", str(arguments.data))
     step = ("step.py", "--precision", "bfloat16", "--rounds", "3")
-    toy_step = ("--teacher=2x16", "--student=1x8", "--crop=64")
+    toy_step = ("--teacher=1x8", "--student=1x8", "--crop=64", "--batch=2", "--rounds=1")
     return [
         Part(
             "right",
@@ -103,19 +103,20 @@ def make_parts(arguments: argparse.Namespace) -> list[Part]:
             toy_options=("-k", "numerics"),
         ),
         Part("step-16", 45, (*step, "--batch", "16"), toy_options=toy_step),
-        Part("step-64", 45, (*step, "--batch", "64"), toy_options=("--help",)),
+        Part("step-64", 60, (*step, "--batch", "64"), toy_options=toy_step),
         Part(
             "step-compiled",
             90,
-            (*step, "--batch", "64", "--compile", "--kinds", "labels", "cached"),
-            toy_options=("--help",),
+            (*step, "--batch", "64", "--kinds", "labels", "cached"),
+            options=("--compile",),
+            toy_options=toy_step,
         ),
         Part(
             "cache",
             60,
-            ("store_write.py", "--rounds", "3"),
-            ("--teachers=8x256", "--views=2048", "--batch=64", "--workers=8"),
-            ("--teachers=1x8", "--views=32"),
+            ("store_write.py",),
+            ("--teachers=8x256", "--views=4096", "--batch=64", "--workers=8", "--rounds=2"),
+            ("--teachers=1x8", "--views=32", "--rounds=1"),
         ),
         Part(
             "feed",

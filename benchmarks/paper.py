@@ -4,8 +4,8 @@
         [--student-epochs 20] [--set KEY=VALUE ...] [--device cpu|cuda] [--json OUT]
 
 All four stages with the recipe `lsp-gpu`, one after another in this process, at a schedule that
-fits into the time: the teacher, its store, and students in this order, as long as there is time for
-the next one (and for scoring all of them):
+fits into the time: the teacher, its store, the first two students, and the others in this order as
+long as there is time for the next one (and for scoring all of them):
 
     labels              on labels alone
     both                on labels and teacher (alpha 0.5)
@@ -108,18 +108,15 @@ class Paper:
         return float(60 * self.arguments.minutes - used - EVALUATION_SECONDS)
 
     def expected_seconds(self, name: str) -> float:
-        """Of a student, by those before it; 0 for the first one."""
-        if not {"labels", "both"} & self.results.keys():
+        """Of a student, by those before it; 0 for the first two, which are compared."""
+        if name in ("labels", "both"):
             return 0.0
         done = "labels" if self.recipe.student_named(name).alpha == 0 else "both"
-        done = done if done in self.results else "labels"
         epochs = self.recipe.student_named(name).epochs / self.arguments.student_epochs
         return self.results[done]["seconds"] * epochs
 
     def set_equal_time(self) -> None:
         """Give `labels-equal-time` the epochs that take as long as teacher, store and `both`."""
-        if not {"labels", "both"} <= self.results.keys():
-            return
         seconds = sum(self.results[name]["seconds"] for name in ("teacher", "store", "both"))
         epochs = round(self.arguments.student_epochs * seconds / self.results["labels"]["seconds"])
         tree = self.recipe.model_dump(mode="json")

@@ -1,7 +1,7 @@
 """Share of a training run's time that is spent waiting for data, and what the loader can deliver.
 
     python benchmarks/waiting.py [--data FOLDER] [--reader lsp] [--student 4x128] [--crop 256]
-        [--batch 32] [--epochs 6] [--device cpu|cuda] [--workers 8 16] [--json OUT]
+        [--batch 32] [--epochs 4] [--device cpu|cuda] [--workers 8 16] [--json OUT]
 
 A student is trained in three ways, by the project's own stages with the default number of loader
 processes: on labels from photographs; distilled, with the heatmaps of an untrained teacher in a
@@ -36,7 +36,7 @@ from fpd.pipeline.training.dataset import DistillationViews, LabeledViews
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import heatmaps, student, teacher
 
-LOADER_SECONDS = 3.0
+LOADER_SECONDS = 1.0
 """Least time for which a loader alone is measured."""
 
 SOURCES = ("photographs, labels", "photographs, heatmaps", "portable store")
@@ -50,10 +50,14 @@ def main() -> None:
         recipe = make_recipe(arguments)
         work.keep(recipe)
         teacher.run(work, recipe, device)
-        results = {source: measure(source, work, recipe, arguments) for source in SOURCES}
+        settings = {
+            key: value for key, value in vars(arguments).items() if key not in ("json", "data")
+        }
+        results = {}
+        for source in SOURCES:
+            results[source] = measure(source, work, recipe, arguments)
+            write_results(arguments.json, "waiting", results, **settings)
     print_results("source", results)
-    settings = {key: value for key, value in vars(arguments).items() if key not in ("json", "data")}
-    write_results(arguments.json, "waiting", results, **settings)
 
 
 def make_recipe(arguments: argparse.Namespace) -> Recipe:
@@ -147,7 +151,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--student", default="4x128", help="stages x channels")
     parser.add_argument("--crop", type=int, default=256, help="side of the crops in pixels")
     parser.add_argument("--batch", type=int, default=32, help="views per step")
-    parser.add_argument("--epochs", type=int, default=6, help="of each student, 2 or more")
+    parser.add_argument("--epochs", type=int, default=4, help="of each student, 2 or more")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="device")
     parser.add_argument(
         "--workers", type=int, nargs="+", default=[8, 16], help="loader processes to measure"

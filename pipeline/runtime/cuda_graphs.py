@@ -67,6 +67,8 @@ class ReplayedNetwork(nn.Module):
                 str(error).splitlines()[0],
             )
             return self.network
+        finally:
+            torch.cuda.empty_cache()  # what the runs before the recording needed
         return replayed
 
 
