@@ -6,7 +6,7 @@ Shape letters: S crop side, K joints.
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from .augmentation import UNAUGMENTED, Augmentation, affine_23, draw_parameters,
 from .io.jpeg import decode_jpeg, encode_jpeg
 from .samples import CropSource, ImageSource, Sample, SampleSet
 from .settings import Settings
+from .torso import torso_indices, torso_of
 
 VIEW_VERSION = 2
 """Increase it with any change to a view's pixels or labels: existing stores are then refused."""
@@ -60,7 +61,23 @@ class View(TypedDict):
     parameters: NDArray[np.float64]  # (3,) see augmentation.PARAMETERS
     index: int  # of the sample in its sample set
     jpeg: NotRequired[bytes]  # which `crop` was decoded from; views of a portable store have it
-    teacher_crop: NotRequired[NDArray[np.uint8]]  # (T, T, 3) RGB, the same at a teacher's size
+    teacher_crop: NotRequired[NDArray[np.uint8]]  # (T, T, 3) RGB, the same view for a teacher
+    teacher_torso: NotRequired[NDArray[np.float32]]  # (2, 2) in it; see `TeacherCrop`
+
+
+class TeacherCrop(NamedTuple):
+    """The crop of a view that a teacher is run on, beside the students'.
+
+    Attributes:
+        side_px: its side, pixels.
+        box_factor: side of what it shows, relative to that of the view's box; they share a center.
+        torso: also return the ends of the labeled torso in it, `teacher_torso`: (x, y) of the
+            middle of the hips and of the shoulders, teacher-crop pixels; NaN where not labeled.
+    """
+
+    side_px: int
+    box_factor: float = 1.0
+    torso: bool = False
 
 
 class Views:
@@ -74,21 +91,22 @@ class Views:
         seed: int,
         *,
         crop_quality: int | None = None,
-        teacher_px: int | None = None,
+        teacher_crop: TeacherCrop | None = None,
     ) -> None:
         """Views of `samples`, drawn from `augmentation` with `seed` (0 <= seed < 2**64).
 
         Args:
             crop_quality: encode each crop as JPEG of this quality, and return what that decodes
                 to; None: return the crop as it is cut.
-            teacher_px: also cut each view at this size, in pixels, for a teacher; None: do not.
+            teacher_crop: also cut each view like this, for a teacher; None: do not.
         """
         self.samples = samples
         self.geometry = geometry
         self.augmentation = augmentation
         self.seed = seed
         self.crop_quality = crop_quality
-        self.teacher_px = teacher_px
+        self.teacher_crop = teacher_crop
+        self._torso_indices = torso_indices(samples.skeleton.joints)
         self._flip_indices = np.array(samples.skeleton.flip_indices)
 
     def __len__(self) -> int:
@@ -120,9 +138,13 @@ class Views:
         if self.crop_quality is not None:
             cut["jpeg"] = encode_jpeg(cut["crop"], self.crop_quality)
             cut["crop"] = decode_jpeg(cut["jpeg"], crop_px)
-        if self.teacher_px is not None:
-            affine = affine_23(sample.center_2, sample.side_px, parameters, self.teacher_px)
-            cut["teacher_crop"] = crop_image(self.samples.images, sample, affine, self.teacher_px)
+        if self.teacher_crop is not None:
+            side_px, box_factor, torso = self.teacher_crop
+            affine = affine_23(sample.center_2, sample.side_px * box_factor, parameters, side_px)
+            cut["teacher_crop"] = crop_image(self.samples.images, sample, affine, side_px)
+            if torso:
+                torso_22 = torso_of(sample.joints_K2, self._torso_indices)
+                cut["teacher_torso"] = transform(affine, torso_22).astype(np.float32)
         return cut
 
     def flipped(self, view: View) -> View:

@@ -33,6 +33,7 @@ from ..pipeline.store import open_storage, read_manifest, shard_bytes, stored_la
 from ..pipeline.store.dataset import load_samples
 from ..pipeline.store.manifest import has_shards
 from ..pipeline.teachers import external_teachers_exist, load_external_teachers
+from ..pipeline.teachers.passes import count_passes
 from ..pipeline.workdir import WorkDir
 
 log = logging.getLogger("fpd")
@@ -242,7 +243,7 @@ def _store_summary(
     ]
     manifest = read_manifest(storage)
     passes_per_view = 2 if manifest.get("flip_averaged") else 1
-    passes_per_view *= len(manifest["teacher"].get("teachers", ())) or 1
+    passes_per_view *= count_passes(manifest["teacher"])
     return {
         "views": layout.views,
         "samples": layout.samples,

@@ -38,7 +38,15 @@ from ..pipeline.workdir import WorkDir
 
 log = logging.getLogger("fpd")
 
-KEPT_SETTINGS = ("teachers", "teacher_crops", "portable", "crop_quality", "splits", "source_names")
+KEPT_SETTINGS = (
+    "teachers",
+    "teacher_crops",
+    "teacher_alignment",
+    "portable",
+    "crop_quality",
+    "splits",
+    "source_names",
+)
 """Settings of the store that later commands in the work directory need as well."""
 
 

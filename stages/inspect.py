@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from ..data.heatmap_codec import decode
 from ..data.samples import SampleSet
 from ..pipeline.caching.figure import CachedFigure
 from ..pipeline.caching.figure import draw as draw_figure
 from ..pipeline.config.recipe import Recipe, stored_views
-from ..pipeline.models.predictor import HeatmapPredictor, input_px
+from ..pipeline.models.predictor import HeatmapPredictor, input_crop, teacher_input
 from ..pipeline.runtime.text import show_ranges
 from ..pipeline.store import (
     Coverage,
@@ -256,11 +257,14 @@ def _run_teacher(
     Args:
         number: of the view.
     """
-    crop, teacher_px = view["crop"], input_px(predictor)
-    if teacher_px is not None:
-        crop = stored_views(recipe, samples, teacher_px)[view["index"], number]["teacher_crop"]
+    teacher_crop = input_crop(predictor)
+    if teacher_crop is None:
+        inputs: tuple[Tensor, ...] = (torch.from_numpy(view["crop"][None]),)
+    else:
+        views = stored_views(recipe, samples, teacher_crop)
+        inputs = teacher_input(default_collate([views[view["index"], number]]))
     with torch.inference_mode():
-        return predictor(torch.from_numpy(crop[None]))[0].cpu()
+        return predictor(*inputs)[0].cpu()
 
 
 def _figure(

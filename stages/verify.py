@@ -27,7 +27,7 @@ from ..pipeline.caching.compare import ROUNDING, differences
 from ..pipeline.caching.fill import fill
 from ..pipeline.caching.fill_splits import fill_splits, samples_by_split
 from ..pipeline.config.recipe import Recipe, stored_views
-from ..pipeline.models.predictor import HeatmapPredictor, input_px, teacher_input
+from ..pipeline.models.predictor import HeatmapPredictor, input_crop, teacher_input
 from ..pipeline.runtime.loader import make_loader
 from ..pipeline.runtime.text import pluralize
 from ..pipeline.store import (
@@ -111,8 +111,8 @@ def run(
     )
     predictor = None if teacher is None else teacher.predictor(device)
     not_compared = "none in the work directory"
-    if predictor and recipe.data.reader == STORE_READER and input_px(predictor) is not None:
-        predictor, not_compared = None, "its crops are of another size, cut from photographs"
+    if predictor and recipe.data.reader == STORE_READER and input_crop(predictor) is not None:
+        predictor, not_compared = None, "its own crops are cut from photographs"
 
     if manifest_is_lost:
         _restore_manifest(store, work, recipe, samples, teacher, device, sample_count)
@@ -135,7 +135,7 @@ def run(
         compared_views = _compare_with_teacher(
             after.cached_heatmaps,
             predictor,
-            views_of(recipe, samples, StoreReader(store, layout), input_px(predictor)),
+            views_of(recipe, samples, StoreReader(store, layout), input_crop(predictor)),
             recipe,
             device,
         )
@@ -244,7 +244,7 @@ def _restore_manifest(
     count = max(sample_count, LEAST_COMPARED)
     cached_heatmaps = _read_intact(reader, spread(layout, complete, count))
     predictor = teacher.predictor(device)
-    views = views_of(recipe, samples, reader, input_px(predictor))
+    views = views_of(recipe, samples, reader, input_crop(predictor))
     compared = _compare_with_teacher(cached_heatmaps, predictor, views, recipe, device)
     wrong = sum(not view.error <= recipe.store.max_error + ROUNDING for view in compared)
     if wrong or (complete and not compared):
@@ -436,7 +436,7 @@ def _compare_with_teacher(
     with torch.inference_mode():
         for batch_keys, batch in zip(batches, loader, strict=True):
             stored = [cached_heatmaps[view, index] for index, view in batch_keys]
-            error_B, displacement_B = differences(stored, predictor(teacher_input(batch)))
+            error_B, displacement_B = differences(stored, predictor(*teacher_input(batch)))
             stored_parameters_BP = torch.from_numpy(np.stack([view.parameters for view in stored]))
             same_crop_B = (stored_parameters_BP == batch["parameters"]).all(dim=1)
             error_B[~same_crop_B] = torch.inf

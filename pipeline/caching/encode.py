@@ -113,7 +113,7 @@ def _encode(
         f"--set store.batch_size={max(1, views // 2)} takes fewer at once",
     )
     with out_of_memory_explained, torch.inference_mode():
-        heatmaps = predictor(teacher_input(batch))
+        heatmaps = predictor(*teacher_input(batch))
         compressed = compress_unchecked(heatmaps, max_error)
         on_device = {
             "heatmaps": compressed.coefficients,

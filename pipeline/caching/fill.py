@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ...data.samples import SampleSet
 from ...data.views import Views
 from ..config.recipe import Recipe, stored_views
-from ..models.predictor import HeatmapPredictor, input_px
+from ..models.predictor import HeatmapPredictor, input_crop
 from ..runtime.interrupt import Interrupted, Stop, stop_requested
 from ..runtime.loader import Key, make_loader
 from ..store import Layout, Shard, StoreWriter
@@ -92,7 +92,7 @@ def encode_shards(
     Returns:
         The batches, in the order of the tasks (see `encode_batches`).
     """
-    views = stored_views(recipe, samples, input_px(predictor))
+    views = stored_views(recipe, samples, input_crop(predictor))
     batch_size = recipe.store.batch_size
     keys = [batch for view, shard in tasks for batch in _batches(layout, view, shard, batch_size)]
     batches: Iterable[Mapping[str, Tensor]]

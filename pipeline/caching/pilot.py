@@ -25,7 +25,7 @@ from torch.utils.data import default_collate
 from ...data.io.jpeg import encode_jpeg
 from ...data.samples import SampleSet
 from ..config.recipe import Recipe, stored_views
-from ..models.predictor import HeatmapPredictor, input_px
+from ..models.predictor import HeatmapPredictor, input_crop
 from ..runtime.device import loader_workers
 from ..runtime.loader import Key
 from ..store import Layout
@@ -193,7 +193,7 @@ def encode_all(
     The stopwatch adds up "read", "encode" and, which is part of that, "teacher".
     """
     timed_predictor = partial(_predict_timed, predictor, stopwatch)
-    views = stored_views(recipe, samples, input_px(predictor))
+    views = stored_views(recipe, samples, input_crop(predictor))
     parts: list[Columns] = []
     for keys in batches:
         with stopwatch("read"):
@@ -206,9 +206,9 @@ def encode_all(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _predict_timed(predictor: HeatmapPredictor, stopwatch: Stopwatch, crop_BSS3: Tensor) -> Tensor:
+def _predict_timed(predictor: HeatmapPredictor, stopwatch: Stopwatch, *inputs: Tensor) -> Tensor:
     with stopwatch("teacher"):
-        return predictor(crop_BSS3)
+        return predictor(*inputs)
 
 
 def measure_sizes(

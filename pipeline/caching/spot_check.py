@@ -34,7 +34,7 @@ from torch.utils.data import default_collate
 from ...data.samples import SampleSet
 from ...data.views import Views
 from ..config.recipe import Recipe, stored_views
-from ..models.predictor import HeatmapPredictor, input_px, teacher_input
+from ..models.predictor import HeatmapPredictor, input_crop, teacher_input
 from ..runtime.loader import in_batches
 from ..store import CachedHeatmaps, Layout
 from ..store.verify import SampleView, spread
@@ -133,7 +133,7 @@ def encode_cells(
     from distributed import get_worker
 
     cells: list[CachedHeatmaps] = []
-    views = stored_views(recipe, samples, input_px(predictor))
+    views = stored_views(recipe, samples, input_crop(predictor))
     for keys in in_batches(check.views, recipe.store.batch_size):
         (columns,) = encode_batches(predictor, [_batch(views, keys)], _bound(recipe))
         names = ("heatmaps", "steps", "peaks", "parameters")
@@ -249,14 +249,14 @@ class SpotChecker:
         """
         try:
             predictor = self.source.predictor(self.device)
-            views = stored_views(self.recipe, self.samples, input_px(predictor))
+            views = stored_views(self.recipe, self.samples, input_crop(predictor))
             heatmaps, parameters = [], []
             for view in self.check.views:
                 if self._closed.is_set():
                     break
                 batch = _batch(views, [view])
                 with torch.inference_mode():
-                    heatmaps.append(predictor(teacher_input(batch)).float().cpu())
+                    heatmaps.append(predictor(*teacher_input(batch)).float().cpu())
                 parameters.append(batch["parameters"].numpy())
             return _Expected(torch.cat(heatmaps), np.concatenate(parameters))
         except Exception as error:  # of any kind: a teacher may be the user's code

@@ -20,7 +20,7 @@ from ...data.datasets import STORE_READER, Data
 from ...data.io.files import read_bytes
 from ...data.samples import SampleSet
 from ...data.settings import Settings
-from ...data.views import Geometry, Views
+from ...data.views import Geometry, TeacherCrop, Views
 from ..models.hourglass import HourglassSettings
 from ..runtime.dask_cluster import Cluster
 from .errors import describe, did_you_mean
@@ -248,12 +248,14 @@ def fresh_views(recipe: Recipe, samples: SampleSet, seed: int) -> Views:
     return Views(samples, recipe.geometry, recipe.augmentation, FRESH_VIEWS_SEED + seed)
 
 
-def stored_views(recipe: Recipe, samples: SampleSet, teacher_px: int | None = None) -> Views:
+def stored_views(
+    recipe: Recipe, samples: SampleSet, teacher_crop: TeacherCrop | None = None
+) -> Views:
     """The views of the store, which its seed determines.
 
     Args:
-        teacher_px: side of the crops that the teacher is run on (`models.predictor.input_px`);
-            None: it is run on the students'.
+        teacher_crop: what the teacher is run on (`models.predictor.input_crop`); None: the
+            students' crops.
     """
     return Views(
         samples,
@@ -261,7 +263,7 @@ def stored_views(recipe: Recipe, samples: SampleSet, teacher_px: int | None = No
         recipe.stored_augmentation,
         recipe.store.seed,
         crop_quality=recipe.store.crop_quality if recipe.store.portable else None,
-        teacher_px=teacher_px,
+        teacher_crop=teacher_crop,
     )
 
 

@@ -174,6 +174,10 @@ def parse_training(tree: dict[str, Any]) -> Training:
     return kind.model_validate(tree)
 
 
+TeacherAlignment = Literal["none", "torso", "body", "labels"]
+"""See `Store.teacher_alignment`."""
+
+
 class Store(Settings):
     """The heatmap store."""
 
@@ -223,11 +227,28 @@ class Store(Settings):
         description="crops that external teachers are run on. own: cut from the photograph at the "
         "size of their input. student: the students', resized",
     )
+    teacher_alignment: TeacherAlignment = Field(
+        "none",
+        description="how the crops of external teachers are turned upright. torso: by the hips and "
+        "shoulders that a first pass finds. body: centered and scaled as well, by points of the "
+        "first pass that few teachers have (BlazePose). labels: by the labeled hips and shoulders "
+        "of a sample, otherwise as torso. none: as the student's",
+    )
     teachers: tuple[str, ...] = Field(
         (),
         description="external teachers, averaged: files, folders or package.module:factory "
         "(docs/teachers.md); none: the teacher of the work directory",
     )
+
+    @model_validator(mode="after")
+    def _aligned_crops_are_cut(self) -> Store:
+        if self.teacher_alignment != "none" and self.teacher_crops != "own":
+            raise ValueError(
+                "expected teacher_crops = own where teacher_alignment turns them, got "
+                f"teacher_crops = {self.teacher_crops}, teacher_alignment = "
+                f"{self.teacher_alignment}"
+            )
+        return self
 
     @field_validator("location")
     @classmethod

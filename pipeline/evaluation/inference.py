@@ -22,12 +22,12 @@ from ...data.heatmap_codec import decode
 from ...data.joint_names import joint_order
 from ...data.samples import SampleSet
 from ...data.skeletons import check_pairs
-from ...data.views import CENTER_CROP, View, Views
+from ...data.views import CENTER_CROP, TeacherCrop, View, Views
 from ..config.recipe import Recipe
 from ..config.sections import UNIT_SCALE, TestTimeAugmentation
 from ..models.checkpoint import TrainedModel
 from ..models.export.deployable import ModelRunner
-from ..models.predictor import HeatmapPredictor, input_px, make_predictor, teacher_input
+from ..models.predictor import HeatmapPredictor, input_crop, make_predictor, teacher_input
 from ..runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from ..runtime.interrupt import Interrupted, Stop
 from ..runtime.loader import Key, in_batches, make_loader
@@ -218,13 +218,14 @@ def _predict_batches(
         for batch in in_batches(indices, BATCH_SIZE)
     ]
     for batch in make_loader(
-        ScaledCrops(samples, recipe, scales, input_px(predictor)),
+        ScaledCrops(samples, recipe, scales, input_crop(predictor)),
         keys,
         device,
         workers=recipe.loader.workers,
         prefetch=recipe.loader.prefetch,
     ):
-        heatmaps = [predictor(crops) for crops in torch.split(teacher_input(batch), BATCH_SIZE)]
+        (inputs,) = teacher_input(batch)  # without torsos, see `ScaledCrops`
+        heatmaps = [predictor(crops) for crops in torch.split(inputs, BATCH_SIZE)]
         joints, peaks = decode(average_scales(torch.cat(heatmaps), scales))
         in_crop = recipe.geometry.to_crop(joints.cpu().double().numpy())
         unscaled = slice(scales.index(UNIT_SCALE), None, len(scales))
@@ -241,16 +242,21 @@ class ScaledCrops:
         samples: SampleSet,
         recipe: Recipe,
         scales: Sequence[float],
-        teacher_px: int | None = None,
+        teacher_crop: TeacherCrop | None = None,
     ) -> None:
-        """Crops of `samples`; with `teacher_px`, also at that size (`Views`)."""
+        """Crops of `samples`; with `teacher_crop`, also those (`Views`).
+
+        Without the torso: a teacher is scored on labels, so it must not be turned by them.
+        """
+        if teacher_crop is not None:
+            teacher_crop = teacher_crop._replace(torso=False)
         self.views = [
             Views(
                 replace(samples, side_N=samples.side_N * scale),
                 recipe.geometry,
                 Augmentation(),
                 0,
-                teacher_px=teacher_px,
+                teacher_crop=teacher_crop,
             )
             for scale in scales
         ]

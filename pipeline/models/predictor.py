@@ -8,24 +8,28 @@ import torch
 from torch import Tensor, nn
 
 from ...data.heatmap_codec import flip_heatmaps
+from ...data.views import TeacherCrop
 from .preprocessing import normalize
 
-HeatmapPredictor = Callable[[Tensor], Tensor]
-"""From crops, uint8 (B, S, S, 3) RGB, to heatmaps, float32 (B, K, H, W) on the model's device."""
+HeatmapPredictor = Callable[..., Tensor]
+"""From crops, uint8 (B, S, S, 3) RGB, to heatmaps, float32 (B, K, H, W) on the model's device.
+
+One whose `input_crop` asks for the torso takes it, float32 (B, 2, 2), as a second argument."""
 
 
-def input_px(predictor: HeatmapPredictor) -> int | None:
-    """Side of the crops that a predictor is to be run on, pixels; None: that of the students'.
+def input_crop(predictor: HeatmapPredictor) -> TeacherCrop | None:
+    """The crops that a predictor is to be run on; None: the students'.
 
-    A predictor that needs crops of its own size has it as its attribute `crop_px`.
+    A predictor that needs crops of its own has them as its attribute `crop`.
     """
-    size: int | None = getattr(predictor, "crop_px", None)
-    return size
+    crop: TeacherCrop | None = getattr(predictor, "crop", None)
+    return crop
 
 
-def teacher_input(batch: Mapping[str, Tensor]) -> Tensor:
-    """The crops of a batch that a teacher is run on: of its own size, where they are cut."""
-    return batch["teacher_crop"] if "teacher_crop" in batch else batch["crop"]
+def teacher_input(batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """What of a batch a teacher is run on: its own crops, where they are cut, and the torsos."""
+    crops = batch["teacher_crop"] if "teacher_crop" in batch else batch["crop"]
+    return (crops, batch["teacher_torso"]) if "teacher_torso" in batch else (crops,)
 
 
 def make_predictor(

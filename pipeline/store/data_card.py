@@ -298,9 +298,11 @@ def _samples(manifest: Manifest) -> int:
 
 def _teacher_crops(entry: Any) -> str:
     if isinstance(entry, dict) and "crop_px" in entry:
+        turned = ", turned upright" if "alignment" in entry else ""
+        wider = "wider " if entry.get("crop_box", 1) != 1 else ""
         return (
-            f"It was run on the same views in {_escape(entry['crop_px'])} x "
-            f"{_escape(entry['crop_px'])} pixels, cut from the photographs."
+            f"It was run on {wider}crops of the same views in {_escape(entry['crop_px'])} x "
+            f"{_escape(entry['crop_px'])} pixels, cut from the photographs{turned}."
         )
     return "It was run on the decoded crops, so it saw the pixels that are here."
 

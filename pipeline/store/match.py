@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...data.samples import SampleSet
-from ...data.views import Views
+from ...data.views import TeacherCrop, Views
 from ..config.recipe import Recipe, stored_views
 from ..workdir import WorkDir
 from .canaries import check_canaries
@@ -54,15 +54,15 @@ def open_store(
 
 
 def views_of(
-    recipe: Recipe, samples: SampleSet, reader: StoreReader, teacher_px: int | None = None
+    recipe: Recipe, samples: SampleSet, reader: StoreReader, teacher_crop: TeacherCrop | None = None
 ) -> Views:
     """The views that a store's heatmaps are of: read from it, if it is portable, or cut again.
 
     Args:
-        teacher_px: as in `stored_views`; such crops are always cut from photographs.
+        teacher_crop: as in `stored_views`; such crops are always cut from photographs.
     """
-    views = stored_views(recipe, samples, teacher_px)
-    return StoredViews(views, reader) if reader.layout.crop_px and teacher_px is None else views
+    views = stored_views(recipe, samples, teacher_crop)
+    return StoredViews(views, reader) if reader.layout.crop_px and teacher_crop is None else views
 
 
 def _check_metadata(storage: Storage, layout: Layout, work_options: str) -> None:

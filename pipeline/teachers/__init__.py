@@ -2,8 +2,9 @@
 
 `spec` defines what a teacher is, and `registry` what `--teacher` may name; `hourglass`, `vitpose`,
 `exported`, `factory` and `trained_run` load the kinds of teachers. `joint_names` matches joints by
-name, `resampling` converts crops and heatmaps between a teacher's grid and the store's, `ensemble`
-combines several teachers, and `resolve` finds the teachers of a run.
+name, `resampling` converts crops and heatmaps between a teacher's grid and the store's, `alignment`
+turns crops upright and heatmaps back, `passes` runs one teacher, `ensemble` combines several, and
+`resolve` finds the teachers of a run.
 """
 
 from .ensemble import covered_joints, ensemble_predictor

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ...data.heatmap_codec import flip_heatmaps
 from ...data.skeletons import Skeleton
-from ...data.views import Geometry
+from ...data.views import Geometry, TeacherCrop
+from ..config.sections import TeacherAlignment
 from ..models.predictor import HeatmapPredictor
-from .heads import check_output, make_head
 from .joint_names import find_joints
-from .resampling import letterbox
+from .passes import TeacherPasses
 from .spec import Teacher, TeacherSpec
 
 
@@ -69,18 +69,25 @@ class TeacherEnsemble:
         device: torch.device,
         *,
         averaged: bool,
-        crop_px: int | None,
+        crop: TeacherCrop | None,
+        alignment: TeacherAlignment,
     ) -> None:
         """Combine teachers.
 
         Args:
             averaged: average heatmaps with those of the flipped crop.
-            crop_px: side of the crops that it is run on, pixels; None: the students'.
+            crop: what it is run on (`passes.crop_for`); None: the students' crops.
+            alignment: how crops are turned upright, for each teacher by itself.
+
+        Raises:
+            ValueError: a teacher lacks the joints by which its crops are turned.
         """
-        self.crop_px = crop_px
-        self.teachers, self.skeleton, self.device = teachers, skeleton, device
+        self.crop = crop
+        self.skeleton, self.device = skeleton, device
         self.averaged = averaged
-        self.heads = [make_head(teacher.spec, geometry, device) for teacher in teachers]
+        self.passes = [
+            TeacherPasses(teacher, geometry, device, crop, alignment) for teacher in teachers
+        ]
         indices = [
             _heatmap_indices(teacher.spec, skeleton, averaged=averaged) for teacher in teachers
         ]
@@ -92,22 +99,27 @@ class TeacherEnsemble:
             teacher_count_K[joints] += 1
         self.teacher_count_K11 = teacher_count_K.clamp_min(1)[:, None, None]
 
-    def __call__(self, crop_BSS3: Tensor) -> Tensor:
-        """From uint8 RGB (B, S, S, 3) to float32 (B, K, G, G); a `HeatmapPredictor`."""
+    def __call__(self, crop_BSS3: Tensor, torso_B22: Tensor | None = None) -> Tensor:
+        """From uint8 RGB (B, S, S, 3) to float32 (B, K, G, G); a `HeatmapPredictor`.
+
+        Args:
+            torso_B22: of the labels, in pixels of the crop, NaN where unknown; None: all are.
+        """
         crops = crop_BSS3.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        heatmaps = self._predict(crops)
+        heatmaps = self._predict(crops, torso_B22)
         if not self.averaged:
             return heatmaps
-        unflipped = flip_heatmaps(self._predict(crops.flip(-1)), self.skeleton.flip_indices)
-        return (heatmaps + unflipped) / 2
+        if torso_B22 is not None:
+            torso_B22 = torch.stack(
+                [crops.shape[-1] - 1 - torso_B22[..., 0], torso_B22[..., 1]], dim=-1
+            )
+        unflipped = self._predict(crops.flip(-1), torso_B22)
+        return (heatmaps + flip_heatmaps(unflipped, self.skeleton.flip_indices)) / 2
 
-    def _predict(self, crop_B3SS: Tensor) -> Tensor:
+    def _predict(self, crop_B3SS: Tensor, torso_B22: Tensor | None) -> Tensor:
         total: Tensor | None = None
-        for teacher, head, joints, indices in zip(
-            self.teachers, self.heads, self.joints, self.heatmaps, strict=True
-        ):
-            output = teacher(letterbox(crop_B3SS, teacher.spec))
-            heatmaps = head(check_output(output, len(crop_B3SS), teacher.spec), indices)
+        for passes, joints, indices in zip(self.passes, self.joints, self.heatmaps, strict=True):
+            heatmaps = passes(crop_B3SS, indices, torso_B22)
             if total is None:
                 total = heatmaps.new_zeros(
                     len(heatmaps), self.skeleton.num_joints, *heatmaps.shape[-2:]
@@ -124,7 +136,16 @@ def ensemble_predictor(
     device: torch.device,
     *,
     averaged: bool,
-    crop_px: int | None = None,
+    crop: TeacherCrop | None = None,
+    alignment: TeacherAlignment = "none",
 ) -> HeatmapPredictor:
     """A predictor of the teachers' combined heatmaps; see `TeacherEnsemble`."""
-    return TeacherEnsemble(teachers, skeleton, geometry, device, averaged=averaged, crop_px=crop_px)
+    return TeacherEnsemble(
+        teachers,
+        skeleton,
+        geometry,
+        device,
+        averaged=averaged,
+        crop=crop,
+        alignment=alignment,
+    )

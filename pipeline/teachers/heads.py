@@ -44,12 +44,23 @@ MIN_KERNEL_BINS = 1.0
 Gaussians is constant up to 5e-9, so the interpolation is exact in float32."""
 
 
-def make_head(spec: TeacherSpec, geometry: Geometry, device: torch.device) -> Head:
-    """The function that converts a teacher's output to heatmaps on the store's grid."""
+def make_head(
+    spec: TeacherSpec,
+    geometry: Geometry,
+    device: torch.device,
+    *,
+    min_sigma_px: float = MIN_SIGMA_PX,
+) -> Head:
+    """The function that converts a teacher's output to heatmaps on a grid, usually the store's.
+
+    Args:
+        geometry: of the grid.
+        min_sigma_px: least sigma of Gaussians of SimCC and landmarks, pixels of the grid.
+    """
     if spec.head in ("simcc", "simcc-logits"):
-        return SimCCHead(spec, geometry, device)
+        return SimCCHead(spec, geometry, device, min_sigma_px)
     if spec.head == "landmarks":
-        return LandmarkHead(spec, geometry, device)
+        return LandmarkHead(spec, geometry, device, min_sigma_px)
     return HeatmapHead(spec, geometry, device)
 
 
@@ -106,14 +117,16 @@ class SimCCHead:
     out as a Gaussian, at its position and with its height, on any grid.
     """
 
-    def __init__(self, spec: TeacherSpec, geometry: Geometry, device: torch.device) -> None:
+    def __init__(
+        self, spec: TeacherSpec, geometry: Geometry, device: torch.device, min_sigma_px: float
+    ) -> None:
         assert spec.sigma_input_px is not None  # SimCC's is always known
         self.sigma_bins = tuple(sigma * spec.split_ratio for sigma in spec.sigma_input_px)
         self.softmax = spec.head == "simcc-logits"
         self.peak = spec.peak
         self.rows_GW, self.columns_GW = (
-            torch.tensor(_bin_weights(spec, axis, geometry), dtype=torch.float32, device=device)
-            for axis in (0, 1)
+            torch.tensor(weights, dtype=torch.float32, device=device)
+            for weights in (_bin_weights(spec, axis, geometry, min_sigma_px) for axis in (0, 1))
         )
 
     def __call__(self, output: Output, indices_J: Tensor) -> Tensor:
@@ -135,7 +148,9 @@ class SimCCHead:
         return scaled / scaled.amax(-1, keepdim=True).clamp_min(1)
 
 
-def _bin_weights(spec: TeacherSpec, axis: int, geometry: Geometry) -> NDArray[np.float64]:
+def _bin_weights(
+    spec: TeacherSpec, axis: int, geometry: Geometry, min_sigma_px: float
+) -> NDArray[np.float64]:
     """Weights of the bins in each of the store's pixels along one axis, float64 (G, W).
 
     Bin b is at input pixel b / split_ratio (mmpose, codecs/simcc_label.py).
@@ -143,26 +158,24 @@ def _bin_weights(spec: TeacherSpec, axis: int, geometry: Geometry) -> NDArray[np
     assert spec.sigma_input_px is not None
     positions = input_positions(spec, axis, geometry) * spec.split_ratio
     sigma = spec.sigma_input_px[axis] * spec.split_ratio
-    kernel = _kernel_bins(sigma, float(positions[1] - positions[0]))
+    kernel = _kernel_bins(sigma, min_sigma_px * float(positions[1] - positions[0]))
     distance = (positions[:, None] - np.arange(spec.bins[axis])) / kernel
     # A Gaussian of height 1 comes out with height sigma / hypot(sigma, kernel).
     height = math.hypot(sigma, kernel) / sigma
     return np.asarray(height * np.exp(-(distance**2) / 2) / (kernel * math.sqrt(2 * math.pi)))
 
 
-def _kernel_bins(sigma_bins: float, pixel_bins: float) -> float:
-    """Sigma of the kernel that makes Gaussians at least `MIN_SIGMA_PX` wide, in bins.
-
-    Args:
-        pixel_bins: bins per pixel of the store.
-    """
-    return math.sqrt(max(MIN_KERNEL_BINS**2, (MIN_SIGMA_PX * pixel_bins) ** 2 - sigma_bins**2))
+def _kernel_bins(sigma_bins: float, min_sigma_bins: float) -> float:
+    """Sigma of the kernel that makes Gaussians at least as wide as a least sigma, in bins."""
+    return math.sqrt(max(MIN_KERNEL_BINS**2, min_sigma_bins**2 - sigma_bins**2))
 
 
 class LandmarkHead:
     """Gaussians at landmarks, as high as their confidence; see `Head`."""
 
-    def __init__(self, spec: TeacherSpec, geometry: Geometry, device: torch.device) -> None:
+    def __init__(
+        self, spec: TeacherSpec, geometry: Geometry, device: torch.device, min_sigma_px: float
+    ) -> None:
         self.spec = spec
         self.x, self.y = spec.values.index("x"), spec.values.index("y")
         self.logit = "confidence logit" in spec.values
@@ -171,7 +184,7 @@ class LandmarkHead:
         self.y_G, self.x_G = (
             torch.tensor(line, dtype=torch.float32, device=device) for line in positions_yx
         )
-        sigma_yx = sigmas_on_store(spec, geometry)
+        sigma_yx = sigmas_on_store(spec, geometry, min_sigma_px=min_sigma_px)
         assert sigma_yx is not None  # that of landmarks has a default
         self.sigma_yx = [
             sigma * float(line[1] - line[0])
@@ -205,8 +218,18 @@ def _gaussian(at_G: Tensor, center_BJ: Tensor, sigma: float) -> Tensor:
     return torch.exp(-(((at_G - center_BJ[..., None]) / sigma) ** 2) / 2)
 
 
-def sigmas_on_store(spec: TeacherSpec, geometry: Geometry) -> tuple[float, float] | None:
+def sigmas_on_store(
+    spec: TeacherSpec,
+    geometry: Geometry,
+    *,
+    shown_factor: float = 1.0,
+    min_sigma_px: float = MIN_SIGMA_PX,
+) -> tuple[float, float] | None:
     """Sigma of a teacher's Gaussians along y and x, in pixels of the store's heatmaps.
+
+    Args:
+        shown_factor: side of what the teacher is shown, relative to the view's box.
+        min_sigma_px: see `make_head`.
 
     Returns:
         None if the spec does not state it.
@@ -216,11 +239,12 @@ def sigmas_on_store(spec: TeacherSpec, geometry: Geometry) -> tuple[float, float
     sigma_yx = []
     for axis, sigma in enumerate(spec.sigma_input_px):
         positions = input_positions(spec, axis, geometry)
-        pixel = float(positions[1] - positions[0])  # in input pixels
+        pixel = float(positions[1] - positions[0]) / shown_factor  # in input pixels
         if spec.head in ("simcc", "simcc-logits"):
-            kernel = _kernel_bins(sigma * spec.split_ratio, pixel * spec.split_ratio)
+            min_sigma_bins = min_sigma_px * pixel * spec.split_ratio
+            kernel = _kernel_bins(sigma * spec.split_ratio, min_sigma_bins)
             sigma = math.hypot(sigma, kernel / spec.split_ratio)
         elif spec.head == "landmarks":
-            sigma = max(sigma, MIN_SIGMA_PX * pixel)
+            sigma = max(sigma, min_sigma_px * pixel)
         sigma_yx.append(sigma / pixel)
     return sigma_yx[0], sigma_yx[1]

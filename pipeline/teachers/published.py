@@ -148,6 +148,7 @@ def _blazepose() -> Known:
         # are, 4 x heatmap pixel - 0.5 (MediaPipe: column / width is a position of 0..1).
         "sigma_px": 1.6,
         "grid": "origin",
+        "body_points": ["auxiliary 33", "auxiliary 34"],
     }
 
 

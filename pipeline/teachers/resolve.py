@@ -5,7 +5,11 @@ A store's manifest describes it under "teacher":
     trained here  {"sha256": of the weights, "model": settings}
     external      {"sha256": of the rest of this entry as JSON,
                    "teachers": [{"kind", "sha256", "spec"}, …],
-                   "covered_joints": names of the joints that have a heatmap}
+                   "covered_joints": names of the joints that have a heatmap,
+                   and of crops that are not the students':
+                   "crop_px": side, pixels,
+                   "crop_box": side of what they show, relative to the view's box, unless 1,
+                   "alignment": {"method", "version"}, if they are turned}
 """
 
 from __future__ import annotations
@@ -23,13 +27,17 @@ from torch import nn
 
 from ...data.joint_names import joint_order
 from ...data.skeletons import Skeleton, check_pairs
+from ...data.views import TeacherCrop
 from ..config.recipe import Recipe
+from ..config.sections import TeacherAlignment
 from ..models.checkpoint import ModelDir, load_model
 from ..models.predictor import HeatmapPredictor, make_predictor
 from ..runtime.files import sha256
 from ..workdir import WorkDir
+from .alignment import ALIGNMENT_VERSION
 from .ensemble import covered_joints, ensemble_predictor
 from .heads import sigmas_on_store
+from .passes import aligning_joints, crop_for, shown_factor
 from .registry import (
     TeacherRef,
     check_allowed,
@@ -39,7 +47,6 @@ from .registry import (
     quick_digest,
     require,
 )
-from .resampling import letterbox_placement
 from .spec import Teacher, TeacherSpec
 
 Entry = dict[str, Any]
@@ -115,15 +122,17 @@ class ExternalTeachers:
         return covered_joints(specs, self.skeleton, averaged=self.averaged)
 
     @property
-    def crop_px(self) -> int | None:
-        """Side of the crops that they are run on, pixels: the largest that any of them takes.
-
-        None: the students'.
-        """
+    def crop(self) -> TeacherCrop | None:
+        """The crops that they are run on; None: the students'."""
         if self.recipe.store.teacher_crops == "student":
             return None
-        side_px = max(letterbox_placement(teacher.spec).side for teacher in self.teachers)
-        return None if side_px == self.recipe.geometry.crop_px else side_px
+        crop = crop_for([teacher.spec for teacher in self.teachers], self.alignment)
+        return None if crop == TeacherCrop(self.recipe.geometry.crop_px) else crop
+
+    @property
+    def alignment(self) -> TeacherAlignment:
+        """How their crops are turned upright."""
+        return self.recipe.store.teacher_alignment
 
     @property
     def parameters(self) -> int | None:
@@ -137,6 +146,8 @@ class ExternalTeachers:
     def one_pass(self, device: torch.device) -> Callable[[], object]:
         """A function that runs every teacher on one crop of zeros, to measure its cost.
 
+        Passes that only turn the crop are left out.
+
         Args:
             device: where `predictor` has moved the teachers.
         """
@@ -148,17 +159,21 @@ class ExternalTeachers:
 
     @cached_property
     def entry(self) -> Entry:
+        by_body = self.alignment == "body"
         parts = [
             {
                 "kind": ref.kind,
                 "sha256": teacher.digest,
-                "spec": teacher.spec.manifest_entry(),
+                "spec": teacher.spec.manifest_entry(with_body_points=by_body),
             }
             for ref, teacher in zip(self.refs, self.teachers, strict=True)
         ]
-        content = {"teachers": parts, "covered_joints": list(self.covered_joints)}
-        if self.crop_px is not None:
-            content["crop_px"] = self.crop_px
+        content: Entry = {"teachers": parts, "covered_joints": list(self.covered_joints)}
+        if self.crop is not None:
+            content["crop_px"] = self.crop.side_px
+            if self.crop.box_factor != 1:
+                content["crop_box"] = self.crop.box_factor
+        content |= _alignment_entry(self.alignment)
         text = json.dumps(content, sort_keys=True).encode()
         return {"sha256": hashlib.sha256(text).hexdigest(), **content}
 
@@ -173,8 +188,15 @@ class ExternalTeachers:
             self.recipe.geometry,
             device,
             averaged=self.averaged,
-            crop_px=self.crop_px,
+            crop=self.crop,
+            alignment=self.alignment,
         )
+
+
+def _alignment_entry(method: TeacherAlignment) -> Entry:
+    if method == "none":
+        return {}
+    return {"alignment": {"method": method, "version": ALIGNMENT_VERSION}}
 
 
 def load_teacher(
@@ -205,11 +227,13 @@ def load_external_teachers(
         allow_code: whether to run teachers that are Python code; see `registry.load`.
 
     Raises:
-        ValueError: one of them cannot be loaded.
+        ValueError: one of them cannot be loaded, or lacks the joints by which crops are turned.
     """
     refs = tuple(parse(name) for name in recipe.store.teachers)
     check_code(recipe, allow_code=allow_code)  # before the others are loaded
     teachers = tuple(load(ref, allow_code=allow_code) for ref in refs)
+    for teacher in teachers:
+        aligning_joints(teacher.spec, recipe.store.teacher_alignment)
     return ExternalTeachers(refs, teachers, recipe, skeleton, averaged)
 
 
@@ -262,6 +286,9 @@ def expected_entry(
     expected = copy.deepcopy(stored)
     if not isinstance(parts, list) or len(parts) != len(names):
         return expected | {"teachers": list(names)}
+    if not trusting:
+        expected.pop("alignment", None)
+        expected |= _alignment_entry(recipe.store.teacher_alignment)
     for part, name in zip(expected["teachers"], names, strict=True):
         digest = None if trusting else quick_digest(parse(name))
         if digest is not None and isinstance(part, dict):
@@ -304,7 +331,9 @@ def compatibility_warnings(entry: Entry, recipe: Recipe, skeleton: Skeleton) -> 
 
 def _sigma_on_store(spec: TeacherSpec, recipe: Recipe) -> float | None:
     """Sigma of a teacher's Gaussians, in pixels of the store's heatmaps."""
-    sigma_yx = sigmas_on_store(spec, recipe.geometry)
+    by_itself = recipe.store.teacher_crops == "own"
+    shown = shown_factor(spec, recipe.store.teacher_alignment) if by_itself else 1.0
+    sigma_yx = sigmas_on_store(spec, recipe.geometry, shown_factor=shown)
     return None if sigma_yx is None else sum(sigma_yx) / 2
 
 
@@ -331,6 +360,13 @@ def check_teacher(work: WorkDir, recipe: Recipe, *, allow_code: bool) -> None:
     """
     check_code(recipe, allow_code=allow_code)
     if not recipe.store.teachers:
+        if recipe.store.teacher_alignment != "none":
+            raise ValueError(
+                f"store.teacher_alignment = {recipe.store.teacher_alignment} turns the crops of "
+                "external teachers, and the recipe names none: give one with --teacher, or "
+                "--set store.teacher_alignment=none (the teacher trained here has seen no turned "
+                "crops)"
+            )
         work.check_teacher()
     for ref in map(parse, recipe.store.teachers):
         if ref.kind != "python":

@@ -29,6 +29,18 @@ LANDMARK_SIGMA_PX = 2.0
 """Sigma of the Gaussians that are drawn for landmarks, heatmap pixels: HRNet's, at stride 4."""
 
 
+OMITTED_DEFAULTS = (
+    "head",
+    "layout",
+    "output",
+    "split_ratio",
+    "values",
+    "coordinates",
+    "box_factor",
+)
+"""Keys that a store's manifest has only if they are not at their defaults."""
+
+
 class TeacherSpec(Settings):
     """A teacher's input and output. As JSON: the same keys, in `FILE.json` beside the file."""
 
@@ -78,6 +90,19 @@ class TeacherSpec(Settings):
         "pixels", description="unit of landmarks: input pixels, or 0..1 across the input"
     )
 
+    box_factor: float = Field(
+        1.0,
+        ge=0.5,
+        le=2,
+        description="side of the crops that the network is run on, relative to the person's box; "
+        "they share a center",
+    )
+    body_points: tuple[str, str] | None = Field(
+        None,
+        description="of heatmaps: names of two of the joints, the center of a circle around the "
+        "body, and the point of it in the direction of the head (BlazePose)",
+    )
+
     @field_validator("output", mode="before")
     @classmethod
     def _one_name(cls, value: Any) -> Any:
@@ -91,6 +116,13 @@ class TeacherSpec(Settings):
                 'expected "x", "y" and "confidence" or "confidence logit" once each in values, '
                 f"got {list(self.values)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _body_points_are_joints(self) -> TeacherSpec:
+        unknown = [name for name in self.body_points or () if name not in self.joints]
+        if unknown:
+            raise ValueError(f"expected names of joints in body_points, got {unknown}")
         return self
 
     @model_validator(mode="after")
@@ -133,16 +165,20 @@ class TeacherSpec(Settings):
             sigma_px = LANDMARK_SIGMA_PX
         return None if sigma_px is None else (sigma_px * self.stride_px,) * 2
 
-    def manifest_entry(self) -> dict[str, Any]:
+    def manifest_entry(self, *, with_body_points: bool = False) -> dict[str, Any]:
         """The spec as JSON, as a store's manifest holds it.
 
-        Keys of heads other than heatmaps are left out at their defaults: the entries of heatmaps,
-        which stores of earlier versions have, stay the same.
+        Keys that earlier versions did not have are left out at their defaults, so the entries in
+        their stores stay the same.
+
+        Args:
+            with_body_points: whether the heatmaps depend on them.
         """
         entry = self.model_dump(mode="json")
-        defaults = type(self).model_fields
-        for key in ("head", "layout", "output", "split_ratio", "values", "coordinates"):
-            if getattr(self, key) == defaults[key].default:
+        if not with_body_points:
+            del entry["body_points"]
+        for key in OMITTED_DEFAULTS:
+            if getattr(self, key) == type(self).model_fields[key].default:
                 del entry[key]
         return entry
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ from fpd.data.io.images import ImageFolder
 from fpd.data.readers.synthetic.people import synthetic_samples
 from fpd.data.samples import id_hash
 from fpd.data.skeletons import LSP
-from fpd.data.views import CENTER_CROP, Geometry, Views, crop_image
+from fpd.data.views import CENTER_CROP, Geometry, TeacherCrop, Views, crop_image
 
 fuzz = settings(deadline=None, max_examples=25, database=None)
 
@@ -428,7 +429,7 @@ def test_a_flipped_views_affine_is_that_of_its_parameters(sample_set) -> None:
 @pytest.mark.parametrize("teacher_px", [48, 200])
 def test_a_teacher_crop_is_the_same_view_at_another_size(teacher_px: int) -> None:
     samples = synthetic_samples("train", 4)
-    views = Views(samples, CROP, STRONG, 7, teacher_px=teacher_px)
+    views = Views(samples, CROP, STRONG, 7, teacher_crop=TeacherCrop(teacher_px))
     at_its_size = Views(samples, Geometry(crop_px=teacher_px, stride_px=4), STRONG, 7)
     for key in ((0, 0), (3, 5), (2, CENTER_CROP)):
         np.testing.assert_array_equal(views[key]["teacher_crop"], at_its_size[key]["crop"])
@@ -436,3 +437,42 @@ def test_a_teacher_crop_is_the_same_view_at_another_size(teacher_px: int) -> Non
             views[key]["crop"], Views(samples, CROP, STRONG, 7)[key]["crop"]
         )
     assert "teacher_crop" not in Views(samples, CROP, STRONG, 7)[0, 0]
+
+
+def test_a_wider_teacher_crop_shares_the_center_of_the_view() -> None:
+    samples = synthetic_samples("train", 4)
+    views = Views(samples, CROP, STRONG, 7, teacher_crop=TeacherCrop(64, 2.0))
+    twice = Views(replace(samples, side_N=2 * samples.side_N), Geometry(crop_px=64), STRONG, 7)
+    for key in ((0, 0), (3, 5), (2, CENTER_CROP)):
+        np.testing.assert_array_equal(views[key]["teacher_crop"], twice[key]["crop"])
+        assert "teacher_torso" not in views[key]
+
+
+def test_the_labeled_torso_is_in_pixels_of_the_teacher_crop(make_samples) -> None:
+    joints_K2 = np.full((14, 2), np.nan)
+    for name, xy in {
+        "left hip": (40, 70),
+        "right hip": (44, 74),
+        "left shoulder": (60, 30),
+        "right shoulder": (66, 34),
+    }.items():
+        joints_K2[LSP.joints.index(name)] = xy
+    without = joints_K2.copy()
+    without[LSP.joints.index("right hip")] = np.nan
+    samples = make_samples([joints_K2, without], center=(50.0, 40.0), side=80.0)
+    crop = TeacherCrop(64, 2.0, torso=True)
+    views = Views(samples, CROP, STRONG, 1, teacher_crop=crop)
+    # 160 pixels of the image are 64 of the crop.
+    expected = (np.array([(42.0, 72.0), (63.0, 32.0)]) - (50, 40)) * 0.4 + 31.5
+    torso = views[0, CENTER_CROP]["teacher_torso"]
+    assert torso.dtype == np.float32
+    np.testing.assert_allclose(torso, expected, atol=1e-5)
+    flipped = set()
+    for number in range(8):
+        parameters = views.parameters(0, number)
+        flipped.add(parameters[2])
+        affine = affine_23(np.array([50.0, 40.0]), 160.0, parameters, 64)
+        expected = transform(affine, np.array([(42.0, 72.0), (63.0, 32.0)]))
+        np.testing.assert_allclose(views[0, number]["teacher_torso"], expected, atol=1e-4)
+    assert flipped == {0.0, 1.0}
+    assert np.isnan(views[1, 0]["teacher_torso"]).all()

@@ -108,6 +108,10 @@ def test_blazepose_by_digest_and_by_name() -> None:
         found = spec(name, ports, shape, digest)
         assert (found.head, found.output, found.layout) == ("logits", ("Identity_3",), "NHWC")
         assert (found.mean_rgb, found.std_rgb) == ((0, 0, 0), (1, 1, 1))
+        assert found.body_points == ("auxiliary 33", "auxiliary 34") and found.box_factor == 1
+        # Stores of upright crops do not depend on the points, and may be older than they are.
+        assert "body_points" not in found.manifest_entry()
+        assert "body_points" in found.manifest_entry(with_body_points=True)
     assert find("pose_landmarks_detector.tflite", "", shape, ports[:1]) == {}
     # The README of the data has these: left first.
     numbers = {"nose": 0, "left ear": 7, "right ear": 8, "left shoulder": 11, "right wrist": 16}

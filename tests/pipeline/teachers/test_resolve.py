@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fpd.data.skeletons import LSP, Skeleton
+from fpd.data.views import TeacherCrop
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.runtime.files import sha256
 from fpd.pipeline.teachers import (
@@ -22,6 +23,7 @@ from fpd.pipeline.teachers import (
     load_external_teachers,
     load_teacher,
 )
+from fpd.pipeline.teachers.alignment import ALIGNMENT_VERSION
 from fpd.pipeline.workdir import WorkDir
 
 CPU = torch.device("cpu")
@@ -134,6 +136,24 @@ def test_what_files_determine_of_a_stores_entry(toy_work: Path, external: Recipe
     one = naming(external, external.store.teachers[0])
     mismatch = expected_entry(own, one, manifest)
     assert isinstance(mismatch, dict) and mismatch["teachers"] == list(one.store.teachers)
+
+
+def test_the_entry_states_how_crops_are_turned(toy_work: Path, toy_recipe: Recipe) -> None:
+    own = WorkDir(toy_work).teacher
+    recipe = naming(toy_recipe, str(own.path))
+    upright = load_external_teachers(recipe, LSP, averaged=False, allow_code=False)
+    assert upright.crop is None and not {"alignment", "crop_px", "crop_box"} & upright.entry.keys()
+    turned = apply_overrides(recipe.model_dump(mode="json"), ["store.teacher_alignment=labels"])
+    teachers = load_external_teachers(turned, LSP, averaged=False, allow_code=False)
+    assert teachers.crop == TeacherCrop(128, 2.0, torso=True)
+    entry = teachers.entry
+    assert entry["alignment"] == {"method": "labels", "version": ALIGNMENT_VERSION}
+    assert (entry["crop_px"], entry["crop_box"]) == (128, 2.0)
+    assert entry["sha256"] != upright.entry["sha256"]
+    assert expected_entry(own, turned, {"teacher": entry}) == entry
+    without = {key: value for key, value in entry.items() if key != "alignment"}
+    assert expected_entry(own, recipe, {"teacher": entry}) == without
+    assert expected_entry(own, recipe, {"teacher": entry}, trusting=True) == entry
 
 
 def test_without_its_teacher_a_stores_own_entry_is_expected(
