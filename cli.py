@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from .commands import cache, data, deploy, evaluate, sweep, train
+from .commands import cache, data, deploy, distill, evaluate, sweep, train
 from .commands.terminal import Commands, set_up_logging
 
 
@@ -19,11 +19,13 @@ def main() -> None:
     \b
     fpd demo                              all four stages on synthetic people
     fpd run all -r lsp -w work/lsp --set data.root=datasets
+    fpd distill photos/ --teacher pose.onnx -o student.onnx
     """
     set_up_logging()
 
 
 for command in (
+    distill.distill,
     data.check_data,
     train.run,
     cache.cache_heatmaps,

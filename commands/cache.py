@@ -246,11 +246,14 @@ def make_heatmaps(
     workers: Workers | None = None,
     *,
     allow_code: bool,
-) -> None:
+) -> dict[str, Any]:
     """Run stage 2 and print the store's size and error.
 
     Args:
         only_views: as the option `--only-views`.
+
+    Returns:
+        What the stage returns.
     """
     from ..pipeline.runtime.text import parse_ranges
     from ..stages import heatmaps
@@ -267,3 +270,4 @@ def make_heatmaps(
         allow_code=allow_code,
     )
     echo(describe(report))
+    return report

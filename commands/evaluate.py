@@ -126,14 +126,15 @@ def evaluate_models(
     tau: float | None = None,
     *,
     allow_code: bool,
-) -> None:
-    """Score all models and print the table."""
+) -> dict[str, Any]:
+    """Score all models, print the table, and return the report."""
     from ..stages.evaluate import run
     from .summaries.evaluate import describe
 
     report = run(work, recipe, device, tau, allow_code=allow_code)
     echo(describe(report))
     echo(f"written to {work.evaluation}")
+    return report
 
 
 def _refuse_given(options: dict[str, Any]) -> None:

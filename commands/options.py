@@ -35,15 +35,7 @@ def with_options(*options: Option) -> Option:
     return add
 
 
-recipe_options = with_options(
-    click.option(
-        "-w",
-        "--work",
-        type=click.Path(file_okay=False, path_type=Path),
-        default=Path("work/demo"),
-        show_default=True,
-        help="Work directory, which holds the recipe and the files of all stages.",
-    ),
+settings_options = with_options(
     click.option(
         "-r",
         "--recipe",
@@ -59,10 +51,22 @@ recipe_options = with_options(
         help="Override a setting of the recipe, such as student.alpha=0.9. Repeatable.",
     ),
 )
+"""The options that choose recipe and settings."""
+
+recipe_options = with_options(
+    click.option(
+        "-w",
+        "--work",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("work/demo"),
+        show_default=True,
+        help="Work directory, which holds the recipe and the files of all stages.",
+    ),
+    settings_options,
+)
 """The options that choose work directory and recipe."""
 
-run_options = with_options(
-    recipe_options,
+place_options = with_options(
     click.option(
         "--store",
         metavar="PATH|URL",
@@ -71,6 +75,9 @@ run_options = with_options(
     ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, or cuda:1."),
 )
+"""The options that choose where the store is, and where networks run."""
+
+run_options = with_options(recipe_options, place_options)
 """The options that every stage has."""
 
 cache_options = with_options(
@@ -194,9 +201,9 @@ def stage(
             location=options["store"],
             required=needs_recipe,
         )
-        if writes and is_first and work.keep(recipe):
+        if writes and is_first:
             name = options["recipe"] or default_recipe or f"in {options['store']}"
-            echo(f"{work.root} is new: it gets the recipe {name}, kept in {work.kept_recipe.name}")
+            keep_recipe(work, recipe, name)
         divide_cores(recipe.loader.workers, device)
         yield work, recipe, device
     except ValueError as error:
@@ -213,6 +220,16 @@ def stage(
         if is_first:
             echo(str(error) or STOPPED, err=True)
         raise SystemExit(exit_status(error)) from None
+
+
+def keep_recipe(work: WorkDir, recipe: Recipe, name: str) -> None:
+    """Keep the recipe of the first command in a new work directory, and say so.
+
+    Args:
+        name: the recipe's, for the message.
+    """
+    if work.keep(recipe):
+        echo(f"{work.root} is new: it gets the recipe {name}, kept in {work.kept_recipe.name}")
 
 
 def _cache_overrides(options: dict[str, Any]) -> tuple[str, ...]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +74,7 @@ def run_all(allow_code: bool, **options: Any) -> None:
     fpd run all -r lsp -w work/lsp --set data.root=datasets
     """
     with stage(options) as (work, recipe, device):
-        _run_all(work, recipe, device, allow_code=allow_code)
+        run_stages(work, recipe, device, allow_code=allow_code)
 
 
 @click.command()
@@ -85,16 +89,81 @@ def demo(allow_code: bool, **options: Any) -> None:
     fpd demo -w work/demo
     """
     with stage(options, default_recipe="demo") as (work, recipe, device):
-        _run_all(work, recipe, device, allow_code=allow_code)
+        run_stages(work, recipe, device, allow_code=allow_code)
 
 
-def _run_all(work: WorkDir, recipe: Recipe, device: torch.device, *, allow_code: bool) -> None:
+@dataclass
+class StageReports:
+    """What the stages of `run_stages` returned, and the seconds that each took in this call.
+
+    Attributes:
+        recipe: the recipe as they used it.
+        photographs: number of photographs without labels that they were given.
+    """
+
+    recipe: Recipe
+    photographs: int = 0
+    heatmaps: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Record how long the block takes."""
+        start = time.monotonic()
+        yield
+        self.seconds[stage] = time.monotonic() - start
+
+
+def run_stages(
+    work: WorkDir, recipe: Recipe, device: torch.device, *, allow_code: bool
+) -> StageReports:
+    """Run what is missing: teacher, heatmaps, students, evaluation; each prints its result.
+
+    Photographs without labels are prepared and checked first.
+    """
+    reports = StageReports(recipe)
+    if recipe.data.reader == "photos":
+        recipe = reports.recipe = _prepare_photos(work, recipe, device, reports, allow_code)
     if not recipe.store.teachers:
-        _train_teacher(work, recipe, device)
-    make_heatmaps(work, recipe, device, overwrite=False, allow_code=allow_code)
+        with reports.timed("teacher"):
+            _train_teacher(work, recipe, device)
+    with reports.timed("heatmaps"):
+        reports.heatmaps = make_heatmaps(
+            work, recipe, device, overwrite=False, allow_code=allow_code
+        )
     for name in recipe.student_names:
-        _train_student(work, recipe, device, name, init_from=None)
-    evaluate_models(work, recipe, device, allow_code=allow_code)
+        with reports.timed(name):
+            _train_student(work, recipe, device, name, init_from=None)
+    with reports.timed("evaluation"):
+        reports.evaluation = evaluate_models(work, recipe, device, allow_code=allow_code)
+    return reports
+
+
+def _prepare_photos(
+    work: WorkDir,
+    recipe: Recipe,
+    device: torch.device,
+    reports: StageReports,
+    allow_code: bool,
+) -> Recipe:
+    """Find joints and boxes, and check all photographs before the teacher runs on any."""
+    from ..pipeline.store import open_storage
+    from ..stages import check_data, prepare_photos
+    from .summaries.check_data import describe
+
+    with reports.timed("preparation"):
+        recipe, reports.photographs = prepare_photos.run(
+            work, recipe, device, allow_code=allow_code
+        )
+    if open_storage(work.store_location(recipe)).exists():
+        return recipe
+    with reports.timed("check"):
+        report = check_data.run(recipe.data)
+    echo(describe(report))
+    if not report["usable"]:
+        raise ValueError("the photographs above cannot be used: replace or remove them")
+    return recipe
 
 
 def _train_teacher(work: WorkDir, recipe: Recipe, device: torch.device) -> None:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from .corruption import LabelCorruption, corrupt_labels, has_labels
-from .readers import coco, folder, lsp, mpii, mpii_official, pytorch_pose
+from .readers import coco, folder, lsp, mpii, mpii_official, photos, pytorch_pose
 from .readers.coco import Coco
+from .readers.photos import Photos
 from .readers.synthetic.people import synthetic_samples
 from .samples import SampleSet, join
 from .settings import Settings
@@ -78,6 +79,7 @@ class Data(Settings):
         "pytorch-pose",
         "coco",
         "folder",
+        "photos",
         "store",
     ] = Field(
         "synthetic",
@@ -85,10 +87,15 @@ class Data(Settings):
     )
     root: Path | None = Field(
         None,
-        description="folder that contains the data set's folders; for `folder`, the images",
+        description="folder that contains the data set's folders; for `folder` and `photos`, the "
+        "images",
     )
     validation: float = Field(
-        0.05, ge=0, lt=1, description="share of the training samples held out to select weights"
+        0.05,
+        ge=0,
+        lt=1,
+        description="share of the training samples held out to select weights; of `photos`: share "
+        "of the photographs held out to compare students with their teacher",
     )
     unlabeled_root: Path | None = Field(
         None,
@@ -100,6 +107,7 @@ class Data(Settings):
     synthetic: Synthetic = Synthetic()
     coco: Coco = Field(Coco())
     folder: Folder = Field(Folder())
+    photos: Photos = Field(Photos())
 
     @model_validator(mode="after")
     def _reader_has_its_settings(self) -> Data:
@@ -110,10 +118,10 @@ class Data(Settings):
                 "data.folder.skeleton is needed for folder, the teacher's joints: "
                 f"--set data.folder.skeleton={'|'.join(SKELETONS)}"
             )
-        if self.reader == "folder" and self.unlabeled_root is not None:
+        if self.reader in ("folder", "photos") and self.unlabeled_root is not None:
             raise ValueError(
-                "data.unlabeled_root adds images to labeled samples: with data.reader=folder, put "
-                "all images below data.root"
+                f"data.unlabeled_root adds images to labeled samples: with data.reader="
+                f"{self.reader}, put all images below data.root"
             )
         return self
 
@@ -121,7 +129,14 @@ class Data(Settings):
         """The same settings with absolute paths, for processes in other working directories."""
         paths = {"root": self.root, "unlabeled_root": self.unlabeled_root}
         absolute_paths = {name: path.absolute() for name, path in paths.items() if path is not None}
-        return self.model_copy(update=absolute_paths)
+        return self.model_copy(update=absolute_paths | {"photos": self.photos.absolute()})
+
+    @property
+    def labels(self) -> Data:
+        """Of `photos`: the labeled data set whose test people serve to score students."""
+        assert self.photos.labels is not None
+        root = self.photos.labels_root or self.root
+        return self.model_copy(update={"reader": self.photos.labels, "root": root})
 
 
 def load(data: Data, split: Split) -> SampleSet:
@@ -177,6 +192,8 @@ def read_splits(data: Data, splits: tuple[Split, ...]) -> dict[Split, SampleSet]
 
 def _select(data: Data, samples: SampleSet, split: Split) -> SampleSet:
     """The samples of `split` out of those of the reader's "train" or "test"."""
+    if data.reader == "photos":
+        return _select_photos(data, samples, split)
     if split == "test":
         return samples
     # Samples without labels cannot select weights.
@@ -193,6 +210,30 @@ def _select(data: Data, samples: SampleSet, split: Split) -> SampleSet:
     return samples
 
 
+def _select_photos(data: Data, samples: SampleSet, split: Split) -> SampleSet:
+    """Held-out photographs are test samples: without labels, they cannot select weights."""
+    if split == "validation":
+        return samples.take([])
+    if data.photos.labels is not None:
+        return samples  # the reader has told them apart
+    held_out = photos.held_out(samples, data.validation)
+    return samples.take(np.flatnonzero(held_out == (split == "test")))
+
+
+def _read_photos(data: Data, source: str) -> SampleSet:
+    assert data.root is not None
+    if data.photos.labels is None:
+        return photos.photos(data.root, data.photos)
+    try:
+        labeled = _read(data.labels, "test")
+    except ValueError as error:  # its reader advises on the setting that it usually has
+        reason = str(error).replace("data.root", "data.photos.labels_root")
+        raise ValueError(f"data.photos.labels = {data.photos.labels}: {reason}") from None
+    if source == "test":
+        return photos.with_joints(labeled, data.photos.joints or ())
+    return photos.without_photographs_of(photos.photos(data.root, data.photos), labeled)
+
+
 def _read(data: Data, source: str) -> SampleSet:
     """The reader's samples; `source`: "train" or "test"."""
     if data.reader == "synthetic":
@@ -206,6 +247,8 @@ def _read(data: Data, source: str) -> SampleSet:
     assert data.root is not None
     if data.reader == "coco":
         return coco.coco(data.root, source, data.coco)
+    if data.reader == "photos":
+        return _read_photos(data, source)
     if data.reader == "folder":  # for both splits: without labels, nothing is scored
         return folder.folder(data.root, SKELETONS[data.folder.skeleton or ""])
     return FOLDER_READERS[data.reader](data.root, source)

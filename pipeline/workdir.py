@@ -5,6 +5,7 @@
       teacher/      weights.safetensors  state.pt  metrics.jsonl  record.json
       heatmaps.zarr/
       student/      the same as teacher/; further students under their names
+      boxes.csv     people that a detector found on photographs (`fpd distill`)
       sweeps/       grids of students, one folder each (`training/sweep/`)
       evaluation/   report.html  report.json  pck_curve.png  predictions/
 
@@ -55,6 +56,11 @@ class WorkDir:
     @property
     def evaluation(self) -> Path:
         return self.root / "evaluation"
+
+    @property
+    def detected_boxes(self) -> Path:
+        """The boxes that a detector found on photographs."""
+        return self.root / "boxes.csv"
 
     def check_teacher(self) -> None:
         """Check that there is a finished teacher.

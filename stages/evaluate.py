@@ -16,6 +16,7 @@ import torch
 from ..data.readers import coco
 from ..data.samples import SampleSet
 from ..pipeline.config.recipe import Recipe
+from ..pipeline.evaluation.agreement import agreement
 from ..pipeline.evaluation.inference import PredictedJoints, in_model_order, predict, predict_with
 from ..pipeline.evaluation.oks import oks_fields
 from ..pipeline.evaluation.pck import pck_or_nan
@@ -89,6 +90,7 @@ def _evaluate(
         if evaluated is not None:
             name = TEACHER if TEACHER not in models else STORE_TEACHER
             rows[name], predicted[name] = evaluated
+    _add_agreement(rows, samples, predicted)
     report = {
         "dataset": samples.fingerprint(),
         "models": rows,
@@ -99,6 +101,16 @@ def _evaluate(
     }
     _write(work, report, samples, predicted, models)
     return report
+
+
+def _add_agreement(
+    rows: dict[str, Any], samples: SampleSet, predicted: dict[str, PredictedJoints]
+) -> None:
+    """Where no label counts, compare all models with the teacher."""
+    if TEACHER not in rows or any(row["joints"] for row in rows.values()):
+        return
+    for name in rows.keys() - {TEACHER}:
+        rows[name]["agreement"] = agreement(samples, predicted[name], predicted[TEACHER])
 
 
 def _evaluate_model(

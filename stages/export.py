@@ -80,11 +80,9 @@ def run(
     """
     if method is not None and kind != "onnx":
         raise ValueError("--quantize is done by onnxruntime: expected --format onnx with it")
-    if kind == "onnx":
-        onnx_packages()
     folder = work.model(name)
     out = out or folder.path / f"{name}{'-int8' if method else ''}{SUFFIXES[kind]}"
-    _check_out(out, SUFFIXES[kind])
+    check_request(kind, out)
     with writer_lock(out):
         return _export(work, recipe, folder, kind, out, method)
 
@@ -112,8 +110,15 @@ def _export(
     return report | {"path": str(out)}
 
 
-def _check_out(out: Path, suffix: str) -> None:
-    """Refuse paths that cannot be written, and names that a work directory's own files have."""
+def check_request(kind: Format, out: Path) -> None:
+    """Refuse paths that cannot be written, and names that a work directory's own files have.
+
+    Raises:
+        ValueError: naming what is expected, or a package that is missing.
+    """
+    if kind == "onnx":
+        onnx_packages()
+    suffix = SUFFIXES[kind]
     if out.is_dir() or not out.parent.is_dir():
         raise ValueError(f"-o {out}: expected a file name in an existing folder")
     if out.suffix != suffix:

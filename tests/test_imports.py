@@ -12,7 +12,7 @@ LAYERS = [
     {"cli"},
     {"commands"},
     {"stages"},
-    {"training", "caching"},
+    {"training", "caching", "detectors"},
     {"teachers", "store", "evaluation"},
     {"workdir"},
     {"config"},

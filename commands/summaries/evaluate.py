@@ -6,6 +6,7 @@ from typing import Any
 
 from ...pipeline.evaluation.oks import STATISTICS
 from ...pipeline.evaluation.report.scores import number_or_dash, percent
+from ...pipeline.evaluation.report.tables import agreement_table
 from ...pipeline.runtime.text import align, format_bytes, pluralize, printable
 
 Rows = dict[str, dict[str, Any]]
@@ -22,6 +23,7 @@ def describe(report: dict[str, Any]) -> str:
         [
             f"{first['metric']} in percent, {samples}{_passes(report['evaluation'])}",
             align([header, *([name, *_cells(row)] for name, row in models.items())]),
+            *_agreement(models),
             *_uncovered_joints(models),
             *_store(report["store"]),
             *_oks(models),
@@ -56,6 +58,17 @@ def _uncovered_joints(models: Rows) -> list[str]:
         )
         for name, row in models.items()
         if row.get("uncovered_joints")
+    ]
+
+
+def _agreement(models: Rows) -> list[str]:
+    """The models' distances from the teacher, where there are no labels; otherwise nothing."""
+    table = agreement_table(models)
+    if table is None:
+        return []
+    return [
+        table.caption,
+        align([table.header, *([cell.text for cell in row] for row in table.rows)]),
     ]
 
 

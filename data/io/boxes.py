@@ -5,6 +5,7 @@
     [{"image": "a.jpg", "bbox": [x, y, w, h]}]                                  a plain list
     [{"image": "a.jpg", "x": x, "y": y, "w": w, "h": h}]                        `readers.folder`'s
     image,x,y,w,h                                                               CSV with this header
+    image,x,y,width,height,score                                                or with this one
 
 x and y are the left and top *edge* of a box, so that a whole image of W x H pixels is [0, 0, W, H]:
 COCO's convention. (In joint coordinates, integers are pixel centers: see `samples`.) Images are
@@ -23,6 +24,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -38,6 +40,10 @@ MAX_BOXES = 1_000_000
 MAX_SIDE_PX = 1 << 30
 """A larger width or height of an image is taken for none."""
 CSV_COLUMNS = ("image", "x", "y", "w", "h")
+SAME_COLUMNS = {"width": "w", "height": "h"}
+"""Other names of columns."""
+LINE = "\0line"
+"""The key of a row's line number, for messages. No column of CSV is called so."""
 PERSON = "person"
 """The name of COCO's category of people, and of every detector's that is trained on COCO."""
 PERSON_CATEGORY_ID = 1
@@ -255,6 +261,40 @@ def match_images(file: BoxFile, photos: Sequence[Path]) -> tuple[dict[int, list[
     return by_photo, len(file.boxes) - sum(map(len, by_photo.values()))
 
 
+def match_names(file: BoxFile, names: Sequence[str]) -> tuple[dict[int, list[Box]], int]:
+    """Assign boxes to photographs below one folder, by their names relative to it.
+
+    A box whose name is none of these is matched by the file's name alone, with or without suffix.
+
+    Returns:
+        Boxes by their photograph's index, and the number of boxes of no photograph.
+
+    Raises:
+        ValueError: several photographs have the name of a box's file.
+    """
+    exact = {_composed(name): index for index, name in enumerate(names)}
+    paths = [Path(name) for name in names]
+    composed, stems = _photos_by_name(paths), _photos_by_stem(paths)
+    matched: dict[int, list[Box]] = defaultdict(list)
+    for box in file.boxes:
+        whole = exact.get(_composed(str(box.image)))
+        if whole is not None:
+            matched[whole].append(box)
+            continue
+        indices = composed.get(box.image_name, []) if box.image_name else []
+        if PurePosixPath(str(box.image)).suffix.lower() not in IMAGE_SUFFIXES:
+            indices = indices or stems.get(as_id(box.image_name or box.image), [])
+        if len(indices) > 1:
+            first, second = (names[index] for index in indices[:2])
+            raise ValueError(
+                f"{file.path}: {box.image!r} can be {first} or {second}: write names relative to "
+                "the folder of photographs"
+            )
+        for index in indices:
+            matched[index].append(box)
+    return dict(matched), len(file.boxes) - sum(map(len, matched.values()))
+
+
 def _photos_by_name(photos: Sequence[Path]) -> dict[str, list[int]]:
     by_name: dict[str, list[int]] = defaultdict(list)
     for index, path in enumerate(photos):
@@ -307,8 +347,9 @@ def read_csv(path: Path) -> list[dict[str, Any]]:
     content = read_bytes(path, MAX_FILE_BYTES, "boxes")
     try:
         reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig")), skipinitialspace=True)
-        header = list(reader.fieldnames or ())
-        rows = list(reader)
+        reader.fieldnames = [SAME_COLUMNS.get(name, name) for name in reader.fieldnames or ()]
+        header = list(reader.fieldnames)
+        rows = [row | {LINE: reader.line_num} for row in islice(reader, MAX_BOXES + 1)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as CSV: {error}") from None
     if not set(CSV_COLUMNS) <= set(header):
@@ -319,8 +360,9 @@ def read_csv(path: Path) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         if None in row or len(set(header)) != len(header):
             raise ValueError(
-                f"{path}: box {number}: expected one field for each of {','.join(header)[:100]}, "
-                "found more fields than names, or a name twice: names with commas need quotes"
+                f"{path}: {_where(number, row)}: expected one field for each of "
+                f"{','.join(header)[:100]}, found more fields than names, or a name "
+                "twice: names with commas need quotes"
             )
     return rows
 
@@ -362,7 +404,7 @@ def _box(path: Path, number: int, row: dict[str, Any], images: dict[Id, dict[str
     Raises:
         ValueError: a field has another form; the message names the box by `number`, from 1.
     """
-    where = f"box {number}"
+    where = _where(number, row)
     image_id = row.get("image_id")
     key = None if image_id in (None, "") else _field(path, where, "image_id", as_id, image_id)
     record = images.get(key, {}) if key is not None else {}
@@ -386,6 +428,11 @@ def _box(path: Path, number: int, row: dict[str, Any], images: dict[Id, dict[str
     )
 
 
+def _where(number: int, row: dict[str, Any]) -> str:
+    """A box in messages: by its number and, in CSV, its line."""
+    return f"box {number} (line {row[LINE]})" if LINE in row else f"box {number}"
+
+
 def _xywh(path: Path, number: int, row: dict[str, Any]) -> tuple[float, float, float, float] | None:
     bbox = row["bbox"] if "bbox" in row else [row.get(name) for name in CSV_COLUMNS[1:]]
     if bbox in (None, "", []) or (isinstance(bbox, list) and all(v in (None, "") for v in bbox)):
@@ -396,7 +443,7 @@ def _xywh(path: Path, number: int, row: dict[str, Any]) -> tuple[float, float, f
         xywh = np.array(np.nan)
     if xywh.shape != (4,) or not np.isfinite(xywh).all():
         raise ValueError(
-            f"{path}: expected four finite numbers x, y, w, h as box {number}, found "
+            f"{path}: expected four finite numbers x, y, w, h as {_where(number, row)}, found "
             f"{str(bbox)[:80]}"
         )
     x, y, w, h = xywh.tolist()

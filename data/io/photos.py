@@ -9,6 +9,7 @@ default, as image viewers do, and boxes and joints refer to the picture as displ
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -62,18 +63,8 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(files)
 
 
-class Photos(ImageFolder):
-    """Image files anywhere, with their orientation tags applied."""
-
-    def __init__(self, paths: Sequence[Path], *, as_stored: bool = False) -> None:
-        """Use the files `paths`; none is opened yet.
-
-        Args:
-            as_stored: ignore the tags, as training does (except TIFF's, which always apply).
-        """
-        super().__init__(Path(), [])
-        self.names = tuple(map(str, paths))
-        self.as_stored = as_stored
+class UprightFolder(ImageFolder):
+    """Image files below one folder, with their orientation tags applied."""
 
     def size(self, index: int) -> tuple[int, int]:
         """(width, height) in pixels, orientation applied; see `ImageFolder.size`."""
@@ -90,11 +81,41 @@ class Photos(ImageFolder):
         image, reduction = super().read(index, 1.0)
         return apply_orientation(image, orientation), reduction
 
+    def note(self, index: int) -> str | None:
+        """What a user should know of a readable image, besides its orientation; None: nothing."""
+        return super().note(index) if self.orientation(index) == AS_STORED else None
+
     def orientation(self, index: int) -> int:
         """The tag that is applied, 1 to 8; 1 (`AS_STORED`): none."""
-        if self.as_stored:
-            return AS_STORED
-        return read_orientation(Path(self.names[index]))
+        if index not in self._orientations:  # Pillow decodes a whole PNG to look for a tag
+            self._orientations[index] = read_orientation(self.path(index))
+        return self._orientations[index]
+
+    @cached_property
+    def _orientations(self) -> dict[int, int]:
+        return {}
+
+
+class Photos(UprightFolder):
+    """Image files anywhere, with their orientation tags applied."""
+
+    def __init__(self, paths: Sequence[Path], *, as_stored: bool = False) -> None:
+        """Use the files `paths`; none is opened yet.
+
+        Args:
+            as_stored: ignore the tags, as training does (except TIFF's, which always apply).
+        """
+        super().__init__(Path(), [])
+        self.names = tuple(map(str, paths))
+        self.as_stored = as_stored
+
+    def path(self, index: int) -> Path:
+        """The image's file, as given."""
+        return Path(self.names[index])
+
+    def orientation(self, index: int) -> int:
+        """The tag that is applied, 1 to 8; 1 (`AS_STORED`): none."""
+        return AS_STORED if self.as_stored else super().orientation(index)
 
 
 def apply_orientation(image_HW3: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -264,7 +264,7 @@ def _skeleton(path: Path, category: dict[str, Any], name: str, settings: Coco) -
         joints=joints,
         flip_indices=flip_indices,
         limbs=_limbs(path, category, joints),
-        groups=_groups(joints, flip_indices),
+        groups=groups_of(joints, flip_indices),
         normalizer=None,
         threshold=THRESHOLD,
         metric=COCO.metric,
@@ -396,7 +396,7 @@ def _limb_end(value: Any, index_of: dict[Id, int]) -> int:
     return key if isinstance(key, int) else index_of[as_id(_with_spaces(key))]
 
 
-def _groups(
+def groups_of(
     joints: tuple[str, ...], flip_indices: tuple[int, ...]
 ) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """Pairs of twins, and single joints, named without their side; empty beyond `MAX_GROUPS`."""

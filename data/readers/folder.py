@@ -103,6 +103,17 @@ def _read_crops(path: Path, skeleton: Skeleton) -> tuple[Crops, dict[str, int]]:
 
 
 def _whole_images(root: Path) -> Crops:
+    names = image_names(root)
+    size_N2 = image_sizes(ImageFolder(root, names))
+    return names, (size_N2 - 1) / 2, size_N2.max(-1)
+
+
+def image_names(root: Path) -> list[str]:
+    """The names of all images below a folder, relative to it, sorted.
+
+    Raises:
+        ValueError: there are none, or too many.
+    """
     names = sorted(
         str((Path(parent) / name).relative_to(root))
         for parent, _, files in os.walk(root)
@@ -111,11 +122,10 @@ def _whole_images(root: Path) -> Crops:
     )
     if not 1 <= len(names) <= MAX_SAMPLES:
         raise ValueError(f"{root}: expected 1 to {MAX_SAMPLES} images, found {len(names)}")
-    size_N2 = _sizes(ImageFolder(root, names))
-    return names, (size_N2 - 1) / 2, size_N2.max(-1)
+    return names
 
 
-def _sizes(images: ImageFolder) -> NDArray[np.float64]:
+def image_sizes(images: ImageFolder) -> NDArray[np.float64]:
     """float64 (N, 2), pixels; `MIN_BOX_PX` for a file that is not an image.
 
     Such a box passes `validation.check`, which then reports the file itself.

@@ -18,6 +18,7 @@ from .resolve import (
     find_teacher,
     load_external_teachers,
     load_teacher,
+    taught_joints,
 )
 from .spec import Teacher, TeacherSpec
 
@@ -36,4 +37,5 @@ __all__ = [
     "load_external_teachers",
     "load_teacher",
     "parse",
+    "taught_joints",
 ]

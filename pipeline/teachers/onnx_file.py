@@ -133,6 +133,21 @@ def load(path: Path, name: str | None = None, *, root: Path | None = None) -> Fi
         ValueError: a package is missing, the file is damaged, has no spec, or holds more than plain
             tensors and known operators.
     """
+    network, digest = load_network(path, root=root)
+    spec = find_spec(path, name or str(path.absolute()), digest, network)
+    return FileTeacher(path, network, spec, digest)
+
+
+def load_network(path: Path, *, root: Path | None = None) -> tuple[OnnxNetwork, str]:
+    """Load the network of an ONNX file, whatever it computes, and its digest.
+
+    Args:
+        root: as of `load`.
+
+    Raises:
+        ValueError: a package is missing, the file is damaged, or holds more than plain tensors and
+            known operators.
+    """
     onnx, _ = packages()
     content = read_bytes(path, MAX_FILE_BYTES, "an ONNX file")
     model = _parse(path, content)
@@ -149,10 +164,7 @@ def load(path: Path, name: str | None = None, *, root: Path | None = None) -> Fi
     except Exception as error:  # of several types
         raise ValueError(f"{path} cannot be read as an ONNX file: {first_line(error)}") from None
     check_sizes(path, model)
-    network = _open(path, model)
-    digest = digest_of(path, digests)
-    spec = find_spec(path, name or str(path.absolute()), digest, network)
-    return FileTeacher(path, network, spec, digest)
+    return _open(path, model), digest_of(path, digests)
 
 
 def digest(path: Path) -> str:

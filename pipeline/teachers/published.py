@@ -70,6 +70,9 @@ WHOLEBODY = (
 )
 """COCO-WholeBody's 133 joints."""
 
+NO_JOINT = re.compile(r"auxiliary \d+")
+"""Names of outputs that are no joints of a body, and that students need not learn."""
+
 JOINTS = {len(joints): joints for joints in (COCO.joints, HALPE26, WHOLEBODY)}
 
 OTHER_JOINTS = re.compile(

@@ -25,8 +25,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ...data.joint_names import joint_order
-from ...data.skeletons import Skeleton, check_pairs
+from ...data.joint_names import canonical, joint_order
+from ...data.skeletons import SKELETONS, Skeleton, check_pairs
 from ...data.views import TeacherCrop
 from ..config.recipe import Recipe
 from ..config.sections import TeacherAlignment
@@ -38,6 +38,7 @@ from .alignment import ALIGNMENT_VERSION
 from .ensemble import covered_joints, ensemble_predictor
 from .heads import sigmas_on_store
 from .passes import aligning_joints, crop_for, shown_factor
+from .published import NO_JOINT
 from .registry import (
     TeacherRef,
     check_allowed,
@@ -235,6 +236,29 @@ def load_external_teachers(
     for teacher in teachers:
         aligning_joints(teacher.spec, recipe.store.teacher_alignment)
     return ExternalTeachers(refs, teachers, recipe, skeleton, averaged)
+
+
+def taught_joints(recipe: Recipe, *, allow_code: bool) -> tuple[str, ...]:
+    """The joints that students can learn from the teachers that a recipe names, in their order.
+
+    They are those of a built-in skeleton, if the teachers' are the same in other words or order.
+
+    Args:
+        allow_code: whether to run teachers that are Python code; see `registry.load`.
+
+    Raises:
+        ValueError: a teacher cannot be loaded.
+    """
+    check_code(recipe, allow_code=allow_code)
+    joints: dict[str, str] = {}
+    for name in recipe.store.teachers:
+        for joint in load(parse(name), allow_code=allow_code).spec.joints:
+            if not NO_JOINT.fullmatch(joint):
+                joints.setdefault(canonical(joint), joint)
+    for skeleton in SKELETONS.values():
+        if {canonical(joint) for joint in skeleton.joints} == joints.keys():
+            return skeleton.joints
+    return tuple(joints.values())
 
 
 def find_teacher(

@@ -124,11 +124,11 @@ def _build(folder: Path, settings: dict[str, Any], contents: dict[Path, bytes]) 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         tensors: dict[str, Tensor] = {}
-        for file in _weight_files(list(contents)):
+        for file in weight_files(list(contents)):
             tensors |= load_safetensors(contents[file])
         return VitPoseForPoseEstimation.from_pretrained(
             None,
-            config=VitPoseConfig.from_dict(_without_code(settings)),
+            config=VitPoseConfig.from_dict(without_code(settings)),
             state_dict=tensors,
             dtype=torch.float32,
             output_loading_info=True,
@@ -139,11 +139,11 @@ def _build(folder: Path, settings: dict[str, Any], contents: dict[Path, bytes]) 
         raise ValueError(f"{folder} cannot be read as a ViTPose: {reason}") from None
 
 
-def _without_code(value: Any) -> Any:
+def without_code(value: Any) -> Any:
     """Settings without those by which transformers would load code."""
     if isinstance(value, dict):
-        return {k: _without_code(v) for k, v in value.items() if k not in CODE_SETTINGS}
-    return [_without_code(item) for item in value] if isinstance(value, list) else value
+        return {k: without_code(v) for k, v in value.items() if k not in CODE_SETTINGS}
+    return [without_code(item) for item in value] if isinstance(value, list) else value
 
 
 def digest(folder: Path) -> str:
@@ -162,7 +162,7 @@ def _files(folder: Path) -> list[Path]:
     return [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
 
 
-def _weight_files(files: list[Path]) -> list[Path]:
+def weight_files(files: list[Path]) -> list[Path]:
     """The files of weights: one, or all shards."""
     whole = [file for file in files if file.name == "model.safetensors"]
     return whole or [file for file in files if file.suffix == ".safetensors"]

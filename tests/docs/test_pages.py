@@ -73,7 +73,10 @@ def parse(arguments: list[str]) -> click.Context:
         member = command.get_command(context, name)
         assert member is not None, f"no command {name!r}"
         command = member
-    return command.make_context(command.name, arguments, parent=context)
+    # A command without any arguments is only mentioned.
+    return command.make_context(
+        command.name, arguments, parent=context, resilient_parsing=not arguments
+    )
 
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[f"{p}: {line}" for p, line in COMMANDS])

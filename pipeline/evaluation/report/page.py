@@ -26,7 +26,15 @@ from .gallery import CROP_PX, MOST_DISAGREEING, PER_JOINT, PER_RANKING, build_ga
 from .notes import notes
 from .published import Published, comparability, published_results
 from .scores import TEACHER, percent
-from .tables import Table, chart_tables, model_facts, models_table, oks_table, store_facts
+from .tables import (
+    Table,
+    agreement_table,
+    chart_tables,
+    model_facts,
+    models_table,
+    oks_table,
+    store_facts,
+)
 
 History = Sequence[Mapping[str, Any]]
 
@@ -66,6 +74,7 @@ def render(
             joints=samples.skeleton.joints,
             table=models_table(rows),
             oks=oks_table(rows),
+            agreement=agreement_table(rows),
             charts=_charts(rows, published, histories),
             symbols=_symbols(rows, published),
             published=published,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...runtime.text import format_bytes, format_duration, pluralize
+from ..agreement import MIN_PEAK
 from ..oks import STATISTICS
 from .scores import TEACHER, number_or_dash, percent
 
@@ -79,6 +80,28 @@ def oks_table(rows: Rows) -> Table | None:
         [
             [Cell(name, name), *(Cell(percent(oks[key]), oks[key]) for key in STATISTICS)]
             for name, oks in scored.items()
+        ],
+    )
+
+
+def agreement_table(rows: Rows) -> Table | None:
+    """The models' distances from the teacher; None where there are labels to score against."""
+    compared = {name: row["agreement"] for name, row in rows.items() if row.get("agreement")}
+    if not compared:
+        return None
+    first = next(iter(compared.values()))
+    return Table(
+        f"agreement with the teacher, not accuracy: {first['joints']} of {first['of']} joints, "
+        f"those with a teacher's peak of {MIN_PEAK:g} or more; in percent of the longer side of "
+        "the person's box",
+        ["model", "mean distance", *(f"within {100 * float(t):g}" for t in first["within"])],
+        [
+            [
+                Cell(name, name),
+                Cell(f"{100 * values['mean_distance']:.1f}", values["mean_distance"]),
+                *(Cell(f"{percent(share)} %", share) for share in values["within"].values()),
+            ]
+            for name, values in compared.items()
         ],
     )
 

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from fpd.data.io.boxes import Box, BoxFile, match_images, people_boxes, read_boxes
+from fpd.data.io.boxes import (
+    Box,
+    BoxFile,
+    match_images,
+    match_names,
+    people_boxes,
+    read_boxes,
+)
 
 XYWH = [1.5, 2.0, 30.0, 40.25]
 
@@ -219,7 +226,11 @@ def test_an_unclear_category_is_refused(rows, categories, options, message) -> N
         ("image,x,y,w,h\na.jpg,1,2\n", "b.csv", "four finite numbers"),
         ("", "b.csv", "expected a first line"),
         ("image;x;y;w;h\na.jpg;1;2;3;4\n", "b.csv", "found 'image;x;y;w;h'"),
-        ("image,x,y,w,h\na,b.jpg,1,2,3,4\n", "b.csv", "box 1: expected one field for each of"),
+        (
+            "image,x,y,w,h\na,b.jpg,1,2,3,4\n",
+            "b.csv",
+            "box 1 (line 2): expected one field for each of",
+        ),
         ("image,x,y,w,h,x\na.jpg,1,2,3,4,5\n", "b.csv", "or a name twice"),
         (
             '{"images": [{"id": 1, "file_name": "a"}, {"id": "1", "file_name": "b"}],'
@@ -239,3 +250,20 @@ def test_other_files_are_refused(tmp_path: Path, content: str, name: str, part: 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read as boxes"):
         read_boxes(tmp_path / "none.json")
+
+
+def test_columns_may_have_long_names(tmp_path: Path) -> None:
+    path = written(tmp_path, "image,x,y,width,height\na.jpg,1,2,3,4\n", "b.csv")
+    assert read_boxes(path).boxes == [Box("a.jpg", (1.0, 2.0, 3.0, 4.0))]
+
+
+def test_names_are_matched_with_their_folders_first(tmp_path: Path) -> None:
+    content = "image,x,y,w,h\none/a.jpg,1,2,3,4\nb,1,2,3,4\nelse/b.jpg,1,2,3,4\nc.jpg,1,2,3,4\n"
+    file = read_boxes(written(tmp_path, content, "b.csv"))
+    names = ["one/a.jpg", "two/a.jpg", "two/b.jpg"]
+    matched, unmatched = match_names(file, names)
+    assert {index: len(boxes) for index, boxes in matched.items()} == {0: 1, 2: 2}
+    assert unmatched == 1
+    file = read_boxes(written(tmp_path, "image,x,y,w,h\na.jpg,1,2,3,4\n", "b.csv"))
+    with pytest.raises(ValueError, match=r"'a\.jpg' can be one/a\.jpg or two/a\.jpg: write names"):
+        match_names(file, names)

@@ -32,7 +32,7 @@ def leaves(tree: Any, key: str = "") -> dict[str, Any]:
 
 def test_all_recipes_in_the_folder_are_shipped() -> None:
     assert shipped_recipes() == SHIPPED
-    assert {"demo", "lsp", "mpii", "table5", "table6", "table7", "table8"} == set(SHIPPED)
+    assert {"demo", "lsp", "mpii", "photos", "table5", "table6", "table7", "table8"} == set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
