@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from .commands import cache, data, deploy, distill, evaluate, sweep, train
+from .commands import cache, config, data, deploy, distill, evaluate, sweep, train
 from .commands.terminal import Commands, set_up_logging
 
 
@@ -25,6 +25,7 @@ def main() -> None:
 
 
 for command in (
+    config.config,
     distill.distill,
     data.check_data,
     train.run,

@@ -23,7 +23,7 @@ from torch.utils.benchmark import Timer
 from fpd.data.augmentation import PARAMETERS
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.config.sections import Student, Targets
-from fpd.pipeline.models.hourglass import HourglassSettings
+from fpd.pipeline.models.settings import HourglassSettings
 from fpd.pipeline.runtime.files import versions
 from fpd.pipeline.runtime.text import align
 from fpd.pipeline.store import Shard, StoreWriter, compress, open_storage

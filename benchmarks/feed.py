@@ -64,15 +64,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from fpd.data.augmentation import Augmentation, affine_23, transform
-from fpd.data.datasets import Data, load
+from fpd.data.augmentation import affine_23, transform
+from fpd.data.datasets import load
+from fpd.data.geometry import Geometry
 from fpd.data.heatmap_codec import encode, flip_heatmaps
 from fpd.data.io.images import REDUCED_FLAGS, ImageFolder
 from fpd.data.io.jpeg import decode_jpeg, encode_jpeg
 from fpd.data.readers.synthetic.people import synthetic_samples
 from fpd.data.samples import SampleSet
+from fpd.data.sections import Augmentation, Data
 from fpd.data.skeletons import LSP
-from fpd.data.views import Geometry, Views, crop_image
+from fpd.data.views import Views, crop_image
 from fpd.pipeline.models.preprocessing import normalize
 from fpd.pipeline.runtime.loader import in_batches, make_loader
 from fpd.pipeline.store import Shard, StoreReader, StoreWriter, decompress, open_storage

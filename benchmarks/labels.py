@@ -27,10 +27,11 @@ import scipy.io
 from _common import CPU, format_number, make_parser, print_results, write_results
 from numpy.typing import NDArray
 
-from fpd.data.augmentation import Augmentation
-from fpd.data.datasets import Data, read_splits
+from fpd.data.datasets import read_splits
+from fpd.data.geometry import Geometry
+from fpd.data.sections import Augmentation, Data
 from fpd.data.validation import find_problems
-from fpd.data.views import Geometry, Views
+from fpd.data.views import Views
 from fpd.pipeline.runtime.loader import make_loader
 
 

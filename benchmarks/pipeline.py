@@ -47,8 +47,8 @@ from torch import Tensor
 from fpd.data.datasets import load
 from fpd.pipeline.caching.fill import fill
 from fpd.pipeline.config.recipe import Recipe, fresh_views, stored_views
-from fpd.pipeline.models.checkpoint import ModelDir
 from fpd.pipeline.models.complexity import count
+from fpd.pipeline.models.model_dir import ModelDir
 from fpd.pipeline.models.predictor import HeatmapPredictor, make_predictor
 from fpd.pipeline.store import StoreReader, StoreWriter, make_manifest, open_storage
 from fpd.pipeline.training.dataset import DistillationViews, TrainingData

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import cluster_options, code_option, run_options, stage
+from .options import cluster_options, code_option, json_option, run_options, stage
 from .terminal import echo
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def cache_heatmaps(
 
 @click.command("inspect-cache")
 @run_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option(
     "--view",
     type=(str, int),
@@ -120,7 +120,7 @@ def cache_heatmaps(
 )
 @code_option
 def inspect_cache(
-    as_json: bool,
+    json_path: Path | None,
     view: tuple[str, int] | None,
     out: Path,
     allow_code: bool,
@@ -132,17 +132,18 @@ def inspect_cache(
     fpd inspect-cache -w work/demo
     fpd inspect-cache -w work/demo --view figures/train/000007 0 -o view.png
     """
-    from ..stages.inspect import draw, run
-    from .summaries.inspect import describe, describe_drawing
-
     with stage(options, writes=False, needs_recipe=view is not None) as (work, recipe, device):
+        from ..stages.inspect import draw, run
+        from .summaries.inspect import describe, describe_drawing
+
         if view is not None:
             sample, view_number = view
             drawing = draw(work, recipe, device, sample, view_number, out, allow_code=allow_code)
             echo(describe_drawing(drawing, out))
             return
-        report = run(work, recipe)
-        echo(json.dumps(report, indent=2) if as_json else describe(report))
+        echo(describe(run(work, recipe, json_path)))
+        if json_path is not None:
+            echo(f"written to {json_path}")
 
 
 @click.command("merge-caches")
@@ -157,10 +158,10 @@ def merge_caches(sources: tuple[str, ...], **options: Any) -> None:
     \b
     fpd merge-caches work/a/heatmaps.zarr s3://bucket/b.zarr -w work/joined
     """
-    from ..stages.merge import run
-    from .summaries.merge import describe
-
     with stage(options, writes=False, needs_recipe=False) as (work, recipe, _):
+        from ..stages.merge import run
+        from .summaries.merge import describe
+
         echo(describe(run(work, recipe, sources), work.root))
 
 
@@ -185,10 +186,10 @@ def verify_cache(samples: int, deep: bool, repair: bool, allow_code: bool, **opt
     fpd verify-cache -w work/lsp --samples 256
     fpd verify-cache -w work/lsp --deep --repair
     """
-    from ..stages.verify import run
-    from .summaries.verify import describe
-
     with stage(options, writes=False) as (work, recipe, device):
+        from ..stages.verify import run
+        from .summaries.verify import describe
+
         verification = run(
             work,
             recipe,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import recipe_options, stage
+from .options import json_option, recipe_options, stage
 from .terminal import echo
 
 
@@ -20,13 +20,7 @@ from .terminal import echo
     show_default=True,
     help="Decoding threads; 0: one a CPU core.",
 )
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Also write the report to FILE, such as check.json.",
-)
+@json_option
 def check_data(workers: int, json_path: Path | None, **options: Any) -> None:
     """Decode all images, check all labels, list all problems.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import click
 
 from ..pipeline.runtime.text import printable
-from .options import passes_options, passes_overrides, run_options, stage
+from .options import json_option, passes_options, passes_overrides, run_options, stage
 from .terminal import echo
 
 
@@ -82,11 +81,11 @@ def predict(
     fpd predict photo.jpg -w work/lsp --box 40,20,120,260
     fpd predict photos/ -w work/lsp --boxes boxes.json -o predictions
     """
-    from ..stages.predict import PredictRequest, run
-    from .summaries.predict import describe
-
     options["overrides"] += passes_overrides(flip, scales)
     with stage(options, writes=False, needs_recipe=False) as (work, recipe, device):
+        from ..stages.predict import PredictRequest, run
+        from .summaries.predict import describe
+
         if box is not None and boxes is not None:
             raise ValueError("expected --box for one image or --boxes for several, found both")
         request = PredictRequest(
@@ -150,10 +149,10 @@ def export(
     fpd export -w work/lsp -o student.onnx
     fpd export -w work/lsp --quantize static
     """
-    from ..stages.export import run
-    from .summaries.export import describe
-
     with stage(options, writes=False, needs_recipe=quantize is not None) as (work, recipe, _):
+        from ..stages.export import run
+        from .summaries.export import describe
+
         report = run(work, recipe, name, kind=kind, out=out, method=quantize)
         echo(describe(report))
 
@@ -173,19 +172,20 @@ def export(
     show_default=True,
     help="The larger of the two batch sizes that are timed; the other is 1.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def profile(names: tuple[str, ...], batch: int, as_json: bool, **options: Any) -> None:
+@json_option
+def profile(names: tuple[str, ...], batch: int, json_path: Path | None, **options: Any) -> None:
     """Print size, memory and speed of finished models.
 
     \b
     fpd profile -w work/lsp --batch 64
     """
-    from ..stages.profile import run
-    from .summaries.profile import describe
-
     with stage(options, writes=False, needs_recipe=False) as (work, recipe, device):
-        report = run(work, recipe, device, names, batch)
-        echo(json.dumps(report, indent=2) if as_json else describe(report))
+        from ..stages.profile import run
+        from .summaries.profile import describe
+
+        echo(describe(run(work, recipe, device, names, batch, json_path)))
+        if json_path is not None:
+            echo(f"written to {json_path}")
 
 
 def _parse_box(box: str | None) -> tuple[float, float, float, float] | None:

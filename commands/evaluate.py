@@ -11,13 +11,13 @@ import click
 from click.core import ParameterSource
 
 from ..pipeline.runtime.text import printable
-from .options import code_option, passes_options, passes_overrides, run_options, stage
+from .options import code_option, json_option, passes_options, passes_overrides, run_options, stage
 from .terminal import echo
 
 if TYPE_CHECKING:
     import torch
 
-    from ..data.readers.coco import Coco
+    from ..data.readers.coco_settings import Coco
     from ..pipeline.config.recipe import Recipe
     from ..pipeline.workdir import WorkDir
 
@@ -72,13 +72,7 @@ def _refuse_nan(_: click.Context, __: click.Parameter, value: float | None) -> f
     help="Whether the predictions count pixels from 0 or from 1.  [default: as the ground truth "
     "does]",
 )
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Write the scores of --predictions to FILE, such as scores.json, in full precision.",
-)
+@json_option
 def evaluate(
     predictions: Path | None,
     ground_truth: Path | None,

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from ..pipeline.config.recipe import Recipe
     from ..pipeline.workdir import WorkDir
 
+log = logging.getLogger("fpd")
+
+DEMO = Path("work/demo")
+"""The work directory of `fpd demo`, and of the commands after it that name none."""
+
 Command = Callable[..., None]
 Option = Callable[[Command], Command]
 
@@ -96,6 +101,15 @@ cache_options = with_options(
 )
 """The local cache of a remote store, which the recipe's `loader` section sets too."""
 
+json_option = click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also write the report to FILE, such as report.json, in full precision.",
+)
+"""The option of commands that print a report; their stage writes the file."""
+
 code_option = click.option(
     "--allow-code",
     is_flag=True,
@@ -103,6 +117,16 @@ code_option = click.option(
     "with your rights (docs/security.md).",
 )
 """The option of commands that may run the recipe's external teachers."""
+
+callback_option = click.option(
+    "--callback",
+    "callbacks",
+    multiple=True,
+    metavar="NAME",
+    help="What watches the training: csv, wandb, or package.module:factory of your own, whose code "
+    "then runs (docs/monitoring.md). Repeatable.",
+)
+"""The option of commands that train; recipes cannot name callbacks."""
 
 passes_options = with_options(
     click.option(
@@ -173,9 +197,8 @@ def stage(
             there is none, the settings have their defaults.
         distributed: processes that torchrun started can share the stage; the first process prints.
     """
-    from ..pipeline.runtime.device import choose_device, divide_cores, is_launched, launched_rank
     from ..pipeline.runtime.interrupt import Interrupted, exit_status
-    from ..pipeline.runtime.memory import explain_exhausted
+    from ..pipeline.runtime.launch import is_launched, launched_rank
     from ..pipeline.workdir import WorkDir
 
     if is_launched() and not distributed:
@@ -185,10 +208,13 @@ def stage(
     rank = launched_rank()
     is_first = rank == 0
     if not is_first:
-        logging.getLogger("fpd").setLevel(logging.ERROR)
+        log.setLevel(logging.ERROR)
     try:
-        device = choose_device(options["device"])
-        work = WorkDir(options["work"])
+        work = WorkDir(
+            options["work"] or DEMO
+            if default_recipe is not None  # `fpd demo` makes it
+            else work_directory(options["work"], options["recipe"], writes=writes)
+        )
         overrides = options["overrides"]
         if options["store"]:
             overrides += (f"store.location={json.dumps(options['store'])}",)
@@ -197,20 +223,29 @@ def stage(
             options["recipe"],
             overrides,
             default=default_recipe,
-            stored=_stored_recipe(options["store"]),
+            stored=_stored_recipe(work, options),
             location=options["store"],
             required=needs_recipe,
         )
+        # Imported here: PyTorch takes seconds, and a misspelled setting is refused before.
+        from ..pipeline.runtime.device import choose_device, divide_cores
+
+        device = choose_device(options["device"])
+        name = options["recipe"] or default_recipe
+        if is_first and name is not None:
+            for line in work.changes(recipe, overrides, name):
+                echo(line, err=True)
         if writes and is_first:
-            name = options["recipe"] or default_recipe or f"in {options['store']}"
-            keep_recipe(work, recipe, name)
+            keep_recipe(work, recipe, name or f"in {options['store']}")
         divide_cores(recipe.loader.workers, device)
         yield work, recipe, device
     except ValueError as error:
         process = "" if is_first else f"process {rank}: "
         raise click.ClickException(process + printable(last_message(error))) from None
     except OSError as error:
-        path = printable(str(error.filename or options["work"]))
+        from ..pipeline.runtime.memory import explain_exhausted
+
+        path = printable(str(error.filename or work.root))
         raise click.ClickException(
             explain_exhausted(error)
             or f"{path}: {printable(error.strerror or str(error))}; finished work is kept: solve "
@@ -232,6 +267,33 @@ def keep_recipe(work: WorkDir, recipe: Recipe, name: str) -> None:
         echo(f"{work.root} is new: it gets the recipe {name}, kept in {work.kept_recipe.name}")
 
 
+def work_directory(given: Path | None, recipe: str | None, *, writes: bool) -> Path:
+    """The work directory: the one that is named, else the demo's if it exists.
+
+    A command that starts a run must name it: its files would get in among the demo's.
+
+    Args:
+        given, recipe: as given to `-w` and `-r`.
+        writes: the command may start a run.
+
+    Raises:
+        ValueError: it has to be named.
+    """
+    if given is not None:
+        return given
+    if recipe is None and not DEMO.is_dir():
+        raise ValueError(
+            f"no work directory is named, and there is no {DEMO}: name one with -w, such as "
+            f"-w work/lsp, or run `fpd demo`, which makes {DEMO}"
+        )
+    if recipe is not None and writes:
+        raise ValueError(
+            f"-r {recipe} starts a run: name its work directory with -w, such as "
+            f"-w work/{Path(recipe).stem}"
+        )
+    return DEMO
+
+
 def _cache_overrides(options: dict[str, Any]) -> tuple[str, ...]:
     """The values of `cache_options`, where a command has them, in the form of `--set`."""
     given = {name: options.get(name) for name in ("cache_dir", "cache_size")}
@@ -242,7 +304,10 @@ def _cache_overrides(options: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _stored_recipe(location: str | None) -> dict[str, Any] | None:
+def _stored_recipe(work: WorkDir, options: dict[str, Any]) -> dict[str, Any] | None:
+    """The settings in the store that a command names, where they are the recipe to start from."""
+    if not options["store"] or options["recipe"] or work.kept_recipe.is_file():
+        return None
     from ..pipeline.store.dataset import stored_recipe
 
-    return None if location is None else stored_recipe(location)
+    return stored_recipe(options["store"])

@@ -54,13 +54,14 @@ def sweep(
     fpd sweep choose-alpha -w work/lsp --grid student.alpha=0.25,0.5,0.75 --folds 5
     """
     from ..pipeline.runtime.dask_cluster import choose_workers
-    from ..pipeline.training.sweep.summary import best, table
-    from ..stages.sweep import run
 
     workers_device = options["device"]
     if scheduler is not None or scheduler_file is not None:
         options["device"] = "cpu"  # this machine may lack the device that the workers have
     with stage(options) as (work, recipe, device):
+        from ..pipeline.training.sweep.summary import best, table
+        from ..stages.sweep import run
+
         workers = choose_workers(count, scheduler, scheduler_file, workers_device)
         name, settings = _choose(recipe, name, grid, seeds, folds)
         report = run(work, recipe, device, name, settings, workers)

@@ -13,7 +13,7 @@ import click
 
 from .cache import make_heatmaps
 from .evaluate import evaluate_models
-from .options import cache_options, code_option, run_options, stage
+from .options import cache_options, callback_option, code_option, run_options, stage
 from .terminal import echo
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def run() -> None:
 
 @run.command("teacher")
 @run_options
-def run_teacher(**options: Any) -> None:
+@callback_option
+def run_teacher(callbacks: tuple[str, ...], **options: Any) -> None:
     """Train the teacher on labels.
 
     \b
@@ -38,7 +39,7 @@ def run_teacher(**options: Any) -> None:
     torchrun --nproc-per-node 4 -m fpd run teacher -w work/lsp       on four GPUs
     """
     with stage(options, distributed=True) as (work, recipe, device):
-        _train_teacher(work, recipe, device)
+        _train_teacher(work, recipe, device, callbacks)
 
 
 @run.command("student")
@@ -51,7 +52,10 @@ def run_teacher(**options: Any) -> None:
     help="Start from these weights: a .safetensors file or a model's folder, such as "
     "work/lsp/labels-only.",
 )
-def run_student(name: str, init_from: Path | None, **options: Any) -> None:
+@callback_option
+def run_student(
+    name: str, init_from: Path | None, callbacks: tuple[str, ...], **options: Any
+) -> None:
     """Train a student on labels and cached heatmaps (with student.alpha=0, on labels alone).
 
     \b
@@ -59,13 +63,14 @@ def run_student(name: str, init_from: Path | None, **options: Any) -> None:
     torchrun --nproc-per-node 4 -m fpd run student -w work/lsp       on four GPUs
     """
     with stage(options, distributed=True) as (work, recipe, device):
-        _train_student(work, recipe, device, name, init_from)
+        _train_student(work, recipe, device, name, init_from, callbacks)
 
 
 @run.command("all")
 @run_options
 @code_option
-def run_all(allow_code: bool, **options: Any) -> None:
+@callback_option
+def run_all(allow_code: bool, callbacks: tuple[str, ...], **options: Any) -> None:
     """Run what is missing: teacher, heatmaps, students, evaluation.
 
     All students of the recipe are trained.
@@ -74,13 +79,14 @@ def run_all(allow_code: bool, **options: Any) -> None:
     fpd run all -r lsp -w work/lsp --set data.root=datasets
     """
     with stage(options) as (work, recipe, device):
-        run_stages(work, recipe, device, allow_code=allow_code)
+        run_stages(work, recipe, device, callbacks, allow_code=allow_code)
 
 
 @click.command()
 @run_options
 @code_option
-def demo(allow_code: bool, **options: Any) -> None:
+@callback_option
+def demo(allow_code: bool, callbacks: tuple[str, ...], **options: Any) -> None:
     """Run all four stages on synthetic people.
 
     Some of their labels are noisy, some are missing.
@@ -89,7 +95,7 @@ def demo(allow_code: bool, **options: Any) -> None:
     fpd demo -w work/demo
     """
     with stage(options, default_recipe="demo") as (work, recipe, device):
-        run_stages(work, recipe, device, allow_code=allow_code)
+        run_stages(work, recipe, device, callbacks, allow_code=allow_code)
 
 
 @dataclass
@@ -116,7 +122,12 @@ class StageReports:
 
 
 def run_stages(
-    work: WorkDir, recipe: Recipe, device: torch.device, *, allow_code: bool
+    work: WorkDir,
+    recipe: Recipe,
+    device: torch.device,
+    callbacks: tuple[str, ...] = (),
+    *,
+    allow_code: bool,
 ) -> StageReports:
     """Run what is missing: teacher, heatmaps, students, evaluation; each prints its result.
 
@@ -127,14 +138,14 @@ def run_stages(
         recipe = reports.recipe = _prepare_photos(work, recipe, device, reports, allow_code)
     if not recipe.store.teachers:
         with reports.timed("teacher"):
-            _train_teacher(work, recipe, device)
+            _train_teacher(work, recipe, device, callbacks)
     with reports.timed("heatmaps"):
         reports.heatmaps = make_heatmaps(
             work, recipe, device, overwrite=False, allow_code=allow_code
         )
     for name in recipe.student_names:
         with reports.timed(name):
-            _train_student(work, recipe, device, name, init_from=None)
+            _train_student(work, recipe, device, name, None, callbacks)
     with reports.timed("evaluation"):
         reports.evaluation = evaluate_models(work, recipe, device, allow_code=allow_code)
     return reports
@@ -166,23 +177,30 @@ def _prepare_photos(
     return recipe
 
 
-def _train_teacher(work: WorkDir, recipe: Recipe, device: torch.device) -> None:
+def _train_teacher(
+    work: WorkDir, recipe: Recipe, device: torch.device, callbacks: tuple[str, ...]
+) -> None:
     from ..stages import teacher
 
-    _print_trained("teacher", teacher.run(work, recipe, device))
+    _print_trained("teacher", teacher.run(work, recipe, device, callbacks=callbacks))
 
 
 def _train_student(
-    work: WorkDir, recipe: Recipe, device: torch.device, name: str, init_from: Path | None
+    work: WorkDir,
+    recipe: Recipe,
+    device: torch.device,
+    name: str,
+    init_from: Path | None,
+    callbacks: tuple[str, ...],
 ) -> None:
     from ..stages import student
 
-    record = student.run(work, recipe, device, name=name, init_from=init_from)
+    record = student.run(work, recipe, device, name=name, init_from=init_from, callbacks=callbacks)
     _print_trained(name, record)
 
 
 def _print_trained(name: str, record: dict[str, Any]) -> None:
-    from ..pipeline.runtime.device import launched_rank
+    from ..pipeline.runtime.launch import launched_rank
 
     if launched_rank() != 0:
         return  # of the processes that torchrun started, the first one prints

@@ -17,15 +17,12 @@ given as words 0 to 3; the first output word becomes a float by `(word >> 11) * 
 
 from __future__ import annotations
 
-import hashlib
 from enum import IntEnum
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
 
-from .settings import Settings
+from .sections import Augmentation
 
 PARAMETERS = ("scale", "rotation_deg", "flip")
 """Names of a view's three float64 parameters: the factor on the box side, the rotation in degrees
@@ -45,34 +42,6 @@ class Operation(IntEnum):
     SCALE = 0
     ROTATION = 1
     FLIP = 2
-
-
-class Augmentation(Settings):
-    """Ranges of the uniformly drawn view parameters. Defaults: the paper, section 4 (Training)."""
-
-    scale: tuple[float, float] = Field(
-        (0.75, 1.25), description="factor on the side of the person's box"
-    )
-    rotation_deg: float = Field(
-        30.0, ge=0, le=180, description="largest rotation in either direction"
-    )
-    flip: bool = Field(True, description="flip half of the views")
-
-    @field_validator("scale")
-    @classmethod
-    def _scale_is_a_range(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0.1 <= value[0] <= value[1] <= 10:
-            raise ValueError(f"expected 0.1 <= low <= high <= 10, got {value}")
-        return value
-
-    @cached_property
-    def digest(self) -> int:
-        """64-bit hash of the settings: the second word of the generator's key."""
-        # Written out instead of dumped: neither a library's version nor a new setting at its
-        # default value may change the digest. For the same reason, the text says "mirror".
-        low, high = self.scale
-        text = f"scale {low!r} {high!r} rotation_deg {self.rotation_deg!r} mirror {self.flip!r}"
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def draw_parameters(

@@ -9,26 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from .samples import SampleSet
-from .settings import Settings
-
-
-class LabelCorruption(Settings):
-    """How training labels are degraded; held-out and test samples keep theirs."""
-
-    unlabeled: float = Field(
-        0.0, ge=0, lt=1, description="share of samples that lose all labels and keep their boxes"
-    )
-    missing: float = Field(0.0, ge=0, lt=1, description="probability that a joint loses its label")
-    noise: float = Field(
-        0.0, ge=0, le=1, description="std of a label's displacement, in sides of the person's box"
-    )
-    swapped: float = Field(
-        0.0, ge=0, le=1, description="probability that a sample's left and right are swapped"
-    )
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of the corruption")
+from .sections import LabelCorruption
 
 
 def corrupt_labels(samples: SampleSet, corruption: LabelCorruption) -> SampleSet:

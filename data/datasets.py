@@ -1,4 +1,4 @@
-"""The data settings, and the samples of each split, whatever the reader.
+"""The samples of each split, whatever the reader.
 
 A reader (`readers/`, one file per format) gives a `SampleSet` for "train" and for "test". Here, in
 the same way for every format, validation samples are held out from the training samples, labels are
@@ -13,15 +13,12 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
-from .corruption import LabelCorruption, corrupt_labels, has_labels
+from .corruption import corrupt_labels, has_labels
 from .readers import coco, folder, lsp, mpii, mpii_official, photos, pytorch_pose
-from .readers.coco import Coco
-from .readers.photos import Photos
 from .readers.synthetic.people import synthetic_samples
 from .samples import SampleSet, join
-from .settings import Settings
+from .sections import STORE_READER, Data
 from .skeletons import SKELETONS
 from .validation import check
 
@@ -44,99 +41,6 @@ FOLDER_READERS: dict[str, Callable[[Path, str], SampleSet]] = {
     "pytorch-pose": pytorch_pose.pytorch_pose,
 }
 """Readers that need nothing but `data.root` and a split, by the value of `data.reader`."""
-
-
-STORE_READER = "store"
-"""The value of `data.reader` whose samples are those of the portable store."""
-
-
-class Synthetic(Settings):
-    """The synthetic data set: drawn people."""
-
-    train: int = Field(2000, ge=2, description="training samples, validation included")
-    test: int = Field(500, ge=1, description="test samples")
-    seed: int = Field(0, ge=0, lt=2**32, description="seed of poses and drawings")
-
-
-class Folder(Settings):
-    """A folder of images without labels."""
-
-    skeleton: Literal["lsp", "mpii", "coco"] | None = Field(
-        None, description="the joints of the teacher that makes the heatmaps"
-    )
-
-
-class Data(Settings):
-    """Which data set, and where it is."""
-
-    reader: Literal[
-        "synthetic",
-        "lsp",
-        "lspet",
-        "lsp+lspet",
-        "mpii",
-        "mpii-official",
-        "pytorch-pose",
-        "coco",
-        "folder",
-        "photos",
-        "store",
-    ] = Field(
-        "synthetic",
-        description="the format (docs/data.md); store: the samples in the portable heatmap store",
-    )
-    root: Path | None = Field(
-        None,
-        description="folder that contains the data set's folders; for `folder` and `photos`, the "
-        "images",
-    )
-    validation: float = Field(
-        0.05,
-        ge=0,
-        lt=1,
-        description="share of the training samples held out to select weights; of `photos`: share "
-        "of the photographs held out to compare students with their teacher",
-    )
-    unlabeled_root: Path | None = Field(
-        None,
-        description="folder of images, as for `folder`: students with a teacher also train on them",
-    )
-    label_corruption: LabelCorruption = Field(
-        LabelCorruption(), description="for experiments: degraded training labels"
-    )
-    synthetic: Synthetic = Synthetic()
-    coco: Coco = Field(Coco())
-    folder: Folder = Field(Folder())
-    photos: Photos = Field(Photos())
-
-    @model_validator(mode="after")
-    def _reader_has_its_settings(self) -> Data:
-        if self.reader not in ("synthetic", STORE_READER) and self.root is None:
-            raise ValueError(f"data.root is needed for {self.reader}: --set data.root=FOLDER")
-        if self.reader == "folder" and self.folder.skeleton is None:
-            raise ValueError(
-                "data.folder.skeleton is needed for folder, the teacher's joints: "
-                f"--set data.folder.skeleton={'|'.join(SKELETONS)}"
-            )
-        if self.reader in ("folder", "photos") and self.unlabeled_root is not None:
-            raise ValueError(
-                f"data.unlabeled_root adds images to labeled samples: with data.reader="
-                f"{self.reader}, put all images below data.root"
-            )
-        return self
-
-    def absolute(self) -> Data:
-        """The same settings with absolute paths, for processes in other working directories."""
-        paths = {"root": self.root, "unlabeled_root": self.unlabeled_root}
-        absolute_paths = {name: path.absolute() for name, path in paths.items() if path is not None}
-        return self.model_copy(update=absolute_paths | {"photos": self.photos.absolute()})
-
-    @property
-    def labels(self) -> Data:
-        """Of `photos`: the labeled data set whose test people serve to score students."""
-        assert self.photos.labels is not None
-        root = self.photos.labels_root or self.root
-        return self.model_copy(update={"reader": self.photos.labels, "root": root})
 
 
 def load(data: Data, split: Split) -> SampleSet:

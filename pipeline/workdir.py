@@ -27,10 +27,13 @@ from .config.recipe import (
     load_recipe,
     shipped_recipes,
 )
-from .models.checkpoint import ModelDir
+from .models.model_dir import ModelDir
+from .runtime.diff import differences
 from .runtime.files import make_writable, read_sealed_json, write_sealed_json
+from .runtime.text import pluralize
 
 MAX_LISTED_FOLDERS = 5
+MAX_LISTED_CHANGES = 8
 STAGE_FOLDERS = frozenset({"teacher", "heatmaps.zarr", "student", "sweeps", "evaluation"})
 MODEL_FILES = ("record.json", "weights.safetensors", "state.pt", "metrics.jsonl")
 
@@ -170,6 +173,44 @@ class WorkDir:
                 f"-r lsp -w {self.root} --set data.root=FOLDER`"
             )
 
+    def changes(self, recipe: Recipe, overrides: tuple[str, ...], name: str) -> list[str]:
+        """What a command changes by naming a recipe again: settings that differ from the kept ones.
+
+        Commands keep what was chosen in the directory (`--budget` its number of views), and a
+        recipe that is named again does not have it.
+
+        Args:
+            recipe: the command's.
+            overrides: as given to `--set`; these are changes that were asked for.
+            name: of the recipe that the command names.
+
+        Returns:
+            Lines for people; none where nothing changes or nothing is kept.
+        """
+        if not (self.kept_recipe.is_file() and self._stage_started):
+            return []
+        try:
+            kept = apply_overrides(self.read_kept(), overrides)
+        except ValueError:  # damaged, or of another version: -r is the way around it
+            return []
+        changed = differences(
+            absolute_settings(kept, self.root),
+            absolute_settings(recipe, self.root),
+            ("kept", f"in {name}"),
+        )
+        if not changed:
+            return []
+        more = len(changed) - MAX_LISTED_CHANGES
+        return [
+            f"recipe {name} differs from {self.kept_recipe}, which commands without -r take:",
+            *(f"  {line}" for line in changed[:MAX_LISTED_CHANGES]),
+            *([f"  and {pluralize(more, 'more setting')}"] if more > 0 else []),
+        ]
+
+    @property
+    def _stage_started(self) -> bool:
+        return any(entry.is_dir() for entry in self.root.iterdir())
+
     def keep(self, recipe: Recipe) -> bool:
         """Make a command's recipe the directory's own, unless a stage has already started.
 
@@ -181,8 +222,7 @@ class WorkDir:
         """
         self.create()
         is_new = not self.kept_recipe.is_file()
-        stage_started = any(entry.is_dir() for entry in self.root.iterdir())
-        if is_new or not stage_started:
+        if is_new or not self._stage_started:
             self.write_kept(recipe.model_dump(mode="json"))
         return is_new
 

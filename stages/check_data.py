@@ -8,26 +8,31 @@ Reads the data set. Returns what each split contains, and every problem by sampl
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..data.datasets import Data, Split, read_splits
+from ..data.datasets import Split, read_splits
 from ..data.joint_names import joint_order
 from ..data.readers import coco
 from ..data.samples import SampleSet
+from ..data.sections import Data
 from ..data.skeletons import check_pairs
 from ..data.validation import Problem, find_problems
 from ..pipeline.runtime.files import check_output, write_json
 
 SPLITS_BY_LABEL_FILE: tuple[tuple[Split, ...], ...] = (("train", "validation"), ("test",))
 """Splits that come from one label file: if it cannot be read, that is one problem."""
+
+T = TypeVar("T")
 
 FULL_RESOLUTION = 1.0
 """The zoom at which an image is decoded without reduction."""
@@ -62,7 +67,7 @@ def run(data: Data, workers: int = 0, json_path: Path | None = None) -> dict[str
                     problems.append(f"{split}: {problem}")
                 if problem.of_image:
                     image_messages.add(problem.message)
-            image_notes += _image_notes(samples, threads)
+            image_notes += _image_notes(split, samples, threads)
     order_note = None
     try:
         order_note = _compare_skeletons(data, samples_by_split)
@@ -71,7 +76,9 @@ def run(data: Data, workers: int = 0, json_path: Path | None = None) -> dict[str
     skeletons = [samples.skeleton for samples in samples_by_split.values()]
     report = {
         "reader": data.reader,
-        "splits": {split: _summarize(samples) for split, samples in samples_by_split.items()},
+        "splits": {
+            split: _summarize(split, samples) for split, samples in samples_by_split.items()
+        },
         "problems": list(dict.fromkeys(problems)),
         "usable": not problems,
         "image_notes": list(dict.fromkeys(image_notes)),
@@ -87,12 +94,13 @@ def run(data: Data, workers: int = 0, json_path: Path | None = None) -> dict[str
 def _read_splits(data: Data) -> tuple[dict[Split, SampleSet], list[str]]:
     """The splits that can be read, and the problems with the others."""
     samples_by_split: dict[Split, SampleSet] = {}
-    problems: list[str] = []
+    problems_by_message: defaultdict[str, list[str]] = defaultdict(list)
     for splits in SPLITS_BY_LABEL_FILE:
         try:
             samples_by_split |= read_splits(data, splits)
         except ValueError as error:
-            problems.append(f"{splits[0]}: {error}")
+            problems_by_message[str(error)].append(splits[0])
+    problems = [f"{', '.join(names)}: {text}" for text, names in problems_by_message.items()]
     problems += [
         f"{split}: has no samples{''.join(f': {tally}' for tally in samples.tallies)}"
         for split, samples in samples_by_split.items()
@@ -146,18 +154,18 @@ def _decoding_problems(
     images, first_samples, counts = np.unique(
         samples.image_N, return_index=True, return_counts=True
     )
-    messages = tqdm(
-        threads.map(lambda image: _decoding_problem(samples, int(image)), images),
-        desc=f"decoding {split}",
-        total=len(images),
-        unit="image",
-        disable=None,
-    )
+    decoded = threads.map(lambda image: _decoding_problem(samples, int(image)), images)
+    messages = _with_bar(decoded, f"decoding {split}", len(images))
     return [
         Problem(samples.ids[index], message, int(count), of_image=True)
         for index, message, count in zip(first_samples, messages, counts, strict=True)
         if message is not None
     ]
+
+
+def _with_bar(values: Iterable[T], description: str, total: int) -> Iterable[T]:
+    """The values, one per image, with a progress bar on terminals while they are taken."""
+    return tqdm(values, desc=description, total=total, unit="image", leave=False, disable=None)
 
 
 def _decoding_problem(samples: SampleSet, image: int) -> str | None:
@@ -175,11 +183,12 @@ def _decoding_problem(samples: SampleSet, image: int) -> str | None:
     return None
 
 
-def _image_notes(samples: SampleSet, threads: ThreadPoolExecutor) -> list[str]:
+def _image_notes(split: str, samples: SampleSet, threads: ThreadPoolExecutor) -> list[str]:
     """What is unusual about images that can be used."""
-    images = map(int, np.unique(samples.image_N))
-    notes = threads.map(lambda image: _image_note(samples, image), images)
-    return [note for note in notes if note is not None]
+    images = np.unique(samples.image_N)
+    notes = threads.map(lambda image: _image_note(samples, int(image)), images)
+    shown = _with_bar(notes, f"reading headers of {split}", len(images))
+    return [note for note in shown if note is not None]
 
 
 def _image_note(samples: SampleSet, image: int) -> str | None:
@@ -189,7 +198,7 @@ def _image_note(samples: SampleSet, image: int) -> str | None:
         return None  # it is a problem, and reported as one
 
 
-def _summarize(samples: SampleSet) -> dict[str, Any]:
+def _summarize(split: str, samples: SampleSet) -> dict[str, Any]:
     """Counts and sizes of a split.
 
     Returns:
@@ -210,7 +219,12 @@ def _summarize(samples: SampleSet) -> dict[str, Any]:
         "unscored": int((~(samples.normalizer_N > 0)).sum()),
         "box_px": _smallest_median_largest(samples.side_N),
         "image_px": _smallest_median_largest(
-            np.array([_longer_side_px(samples, int(image)) for image in images])
+            np.array(
+                [
+                    _longer_side_px(samples, int(image))
+                    for image in _with_bar(images, f"measuring images of {split}", len(images))
+                ]
+            )
         ),
     }
 

@@ -25,8 +25,9 @@ from ..pipeline.evaluation.report.files import read_history, write_predictions
 from ..pipeline.evaluation.report.page import render
 from ..pipeline.evaluation.report.scores import STORE_TEACHER, TEACHER, pck_fields
 from ..pipeline.evaluation.report.tables import at, is_number
-from ..pipeline.models.checkpoint import ModelDir, load_model
+from ..pipeline.models.checkpoint import load_model
 from ..pipeline.models.complexity import count, count_gmacs, latency_ms
+from ..pipeline.models.model_dir import ModelDir
 from ..pipeline.runtime.files import as_json, atomic_group, make_writable, versions
 from ..pipeline.runtime.lock import writer_lock
 from ..pipeline.runtime.timing import median_ms

@@ -12,6 +12,7 @@ Output: the file, and a JSON file beside it. docs/deploying.md describes how to 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -22,13 +23,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..data.datasets import STORE_READER, Split, load
+from ..data.datasets import Split, load
 from ..data.readers.synthetic.people import synthetic_samples
 from ..data.samples import SampleSet
+from ..data.sections import STORE_READER
 from ..data.views import CENTER_CROP
 from ..pipeline.config.recipe import Recipe, fresh_views
 from ..pipeline.evaluation.inference import score_exported
-from ..pipeline.models.checkpoint import ModelDir, TrainedModel, load_model
+from ..pipeline.models.checkpoint import TrainedModel, load_model
 from ..pipeline.models.export.deployable import Deployable, ModelRunner, in_pytorch
 from ..pipeline.models.export.formats import (
     describe,
@@ -41,11 +43,14 @@ from ..pipeline.models.export.formats import (
 )
 from ..pipeline.models.export.parity import HEATMAP_TOLERANCE, JOINT_TOLERANCE_PX, compare
 from ..pipeline.models.export.quantize import Method, quantize
+from ..pipeline.models.model_dir import ModelDir
 from ..pipeline.runtime.files import as_json, atomic_group, make_writable
 from ..pipeline.runtime.lock import writer_lock
 from ..pipeline.runtime.timing import time_interleaved
 from ..pipeline.store.dataset import load_samples
 from ..pipeline.workdir import WorkDir
+
+log = logging.getLogger("fpd")
 
 Format = Literal["onnx", "torch-export"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -96,11 +101,13 @@ def _export(
     method: Method | None,
 ) -> dict[str, Any]:
     trained = load_model(folder, torch.device("cpu"))
+    log.info("exporting %s, and comparing the file's output with PyTorch's", trained.name)
     description = describe(trained)
     recipe = recipe.with_geometry(trained.geometry)
     content, compared = _exported(trained, recipe, kind, description)
     report = description | {"format": kind, "compared": compared, "bytes": len(content)}
     if method is not None:
+        log.info("quantizing, and scoring both files on the test samples")
         content, costs = _quantized(work, recipe, content, method, description)
         report |= {"quantized": costs, "bytes": len(content)}
     report["file_sha256"] = hashlib.sha256(content).hexdigest()

@@ -70,7 +70,8 @@ def run(
         allow_code: run teachers that the recipe names as Python code (`package.module:factory`).
 
     Returns:
-        "views" and "samples" of the store; "written", the number of shards made now; "bytes",
+        "views" and "samples" of the store; "complete_views", how many of the views have all their
+        shards; "written", the number of shards made now; "bytes",
         "bytes_per_view" and "float16_bytes" (the same maps as raw float16) of all shards that
         exist; "encoding_error", the errors measured while they were written; "portable", the number
         of samples by split in a portable store (none in another).
@@ -139,6 +140,7 @@ def run(
     return {
         "views": recipe.store.views,
         "samples": len(samples),
+        "complete_views": recipe.store.views - len({view for view, _ in coverage.missing}),
         "written": len(missing_shards),
         **_sizes(coverage, recipe.store.views * len(samples), writer.layout.float16_bytes),
         "encoding_error": coverage.encoding_error(),

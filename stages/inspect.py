@@ -26,6 +26,7 @@ from ..pipeline.caching.figure import CachedFigure
 from ..pipeline.caching.figure import draw as draw_figure
 from ..pipeline.config.recipe import Recipe, stored_views
 from ..pipeline.models.predictor import HeatmapPredictor, input_crop, teacher_input
+from ..pipeline.runtime.files import check_output, write_json
 from ..pipeline.runtime.text import show_ranges
 from ..pipeline.store import (
     Coverage,
@@ -54,8 +55,11 @@ RANGES_SHOWN = 20
 """Ranges of view or shard numbers that are listed; the rest are counted."""
 
 
-def run(work: WorkDir, recipe: Recipe) -> dict[str, Any]:
+def run(work: WorkDir, recipe: Recipe, json_path: Path | None = None) -> dict[str, Any]:
     """Describe a store by its own manifest and receipts; the data set is not read.
+
+    Args:
+        json_path: file to write the report to.
 
     Returns:
         "location"; "manifest"; "layout" ("views", "samples", "shards" of a view, "shard_samples");
@@ -68,12 +72,13 @@ def run(work: WorkDir, recipe: Recipe) -> dict[str, Any]:
         whether it has "crops", and its "bytes".
 
     Raises:
-        ValueError: there is no store, or its metadata is damaged.
+        ValueError: there is no store, its metadata is damaged, or `json_path` cannot be written.
     """
+    check_output(json_path, ())
     store = _open(work, recipe)
     present = coverage(store, stored_layout(store, work.command_options(recipe)))
     layout, manifest = present.layout, read_manifest(store)
-    return {
+    report = {
         "location": str(store),
         "manifest": manifest,
         "layout": {
@@ -91,6 +96,9 @@ def run(work: WorkDir, recipe: Recipe) -> dict[str, Any]:
             for part, split_layout in stored_parts(store, manifest)
         },
     }
+    if json_path is not None:
+        write_json(json_path, report, sort_keys=False)
+    return report
 
 
 def _open(work: WorkDir, recipe: Recipe) -> Storage:

@@ -30,7 +30,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -38,7 +38,6 @@ from numpy.typing import NDArray
 
 from ..data.augmentation import UNAUGMENTED, affine_23
 from ..data.io.boxes import (
-    MIN_SCORE,
     PERSON_CATEGORY_ID,
     Box,
     match_images,
@@ -47,7 +46,8 @@ from ..data.io.boxes import (
 )
 from ..data.io.images import AS_STORED
 from ..data.io.photos import Photos, find_photos
-from ..data.samples import SampleSet
+from ..data.limits import MIN_SCORE
+from ..data.samples import ImageSource, SampleSet
 from ..data.skeletons import Skeleton
 from ..data.validation import MIN_BOX_PX
 from ..data.views import crop_image
@@ -138,6 +138,13 @@ class Person:
     box: Box
     center_2: tuple[float, float]
     side_px: float
+
+
+class Pictures(ImageSource, Protocol):
+    """Images with names, for messages and ids."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)
@@ -286,7 +293,7 @@ def _find_people(
             continue
         for box in boxes_by_image[image]:
             try:
-                yield _make_person(photos, image, box, width_height)
+                yield make_person(photos, image, box, width_height)
             except ValueError as error:
                 problems.append(str(error))
 
@@ -307,8 +314,8 @@ def _check_size(photos: Photos, image: int, box: Box | None, width_height: tuple
     raise ValueError(f"{text}{boxes_h}: give the pictures that the boxes were made for")
 
 
-def _make_person(
-    photos: Photos, image: int, box: Box | None, width_height: tuple[int, int]
+def make_person(
+    photos: Pictures, image: int, box: Box | None, width_height: tuple[int, int]
 ) -> Person:
     """The square crop around a box.
 
@@ -369,7 +376,7 @@ def _predict_batch(
     return results
 
 
-def sample_set(photos: Photos, people: Sequence[Person], skeleton: Skeleton) -> SampleSet:
+def sample_set(photos: Pictures, people: Sequence[Person], skeleton: Skeleton) -> SampleSet:
     """People as samples without labels, as `predict` takes them."""
     count = len(people)
     return SampleSet(

@@ -1,7 +1,7 @@
 """Beside the stages: size, memory and speed of finished models on this machine.
 
     fpd profile -w work/demo
-    fpd profile -w work/demo --name student --batch 64 --device cuda --json
+    fpd profile -w work/demo --name student --batch 64 --device cuda --json profile.json
 
 Reads models' folders. Returns numbers.
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from ..pipeline.config.recipe import Recipe
 from ..pipeline.models.checkpoint import TrainedModel, load_model
 from ..pipeline.models.complexity import count
 from ..pipeline.models.export.deployable import Deployable
-from ..pipeline.runtime.files import versions
+from ..pipeline.runtime.files import check_output, versions, write_json
 from ..pipeline.runtime.memory import peak_bytes
 from ..pipeline.runtime.timing import time_interleaved
 from ..pipeline.workdir import WorkDir
@@ -34,12 +35,14 @@ def run(
     device: torch.device,
     names: Sequence[str] = (),
     batch: int = 32,
+    json_path: Path | None = None,
 ) -> dict[str, Any]:
     """Profile models side by side.
 
     Args:
         names: folders of the models; none given: all finished models.
         batch: the larger of the two batch sizes that are timed; the other is 1.
+        json_path: file to write the report to.
 
     Returns:
         "models" by name, each with "parameters", "gmacs" (10^9 multiply-accumulates a crop),
@@ -47,8 +50,10 @@ def run(
         of `Spread` in milliseconds; "batch", "device", "threads", "versions".
 
     Raises:
-        ValueError: there is no finished model, or none of a given name.
+        ValueError: there is no finished model, or none of a given name, or `json_path` cannot be
+            written.
     """
+    check_output(json_path, ())
     names = names or list(work.models())
     if not names:
         raise ValueError(f"{work.root} has no finished model: run `fpd run all -w {work.root}`")
@@ -61,13 +66,16 @@ def run(
             profiles[name]["batches"][str(size)] = {"peak_bytes": peak}
         for name, spread in time_interleaved(passes).items():
             profiles[name]["batches"][str(size)] |= asdict(spread)
-    return {
+    report = {
         "models": profiles,
         "batch": batch,
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
+    if json_path is not None:
+        write_json(json_path, report, sort_keys=False)
+    return report
 
 
 def _profile_size(model: TrainedModel) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..data.readers import coco
+from ..data.readers.coco_settings import Coco
 from ..pipeline.evaluation import oks
 from ..pipeline.evaluation.ground_truth import read_ground_truth
 from ..pipeline.evaluation.pck import pck
@@ -27,7 +27,7 @@ def run(
     *,
     tau: float | None = None,
     zero_based: bool | None = None,
-    category: coco.Coco | None = None,
+    category: Coco | None = None,
     json_path: Path | None = None,
 ) -> dict[str, Any]:
     """Score a file of predictions.
@@ -59,7 +59,7 @@ def run(
                 "--tau and --zero-based/--one-based are for PCK: they cannot be used with a ground "
                 "truth in COCO's format"
             )
-        report = _score_oks(predictions, ground_truth, category or coco.Coco())
+        report = _score_oks(predictions, ground_truth, category or Coco())
     else:
         if category is not None:
             raise ValueError("--sigmas and --category need a ground truth in COCO's format")
@@ -97,7 +97,7 @@ def _score_pck(
     }
 
 
-def _score_oks(predictions: Path, ground_truth: Path, settings: coco.Coco) -> dict[str, Any]:
+def _score_oks(predictions: Path, ground_truth: Path, settings: Coco) -> dict[str, Any]:
     labels = oks.read_labels(ground_truth, settings)
     skeleton = labels.category.skeleton
     if not skeleton.sigmas:

@@ -9,6 +9,7 @@ student's name, with the same files as `teacher/`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def run(
     *,
     name: str = "student",
     init_from: Path | None = None,
+    callbacks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train a student, or resume its training.
 
@@ -38,6 +40,7 @@ def run(
             settings override those of the `student` section.
         init_from: a weights file, or a folder that contains one, to start from; None: what the
             settings have in `student.init_from`.
+        callbacks: as given to `--callback` (`training.callbacks`); some run the user's code.
 
     Returns:
         The content of its `record.json`.
@@ -56,4 +59,4 @@ def run(
         if settings.alpha > 0:
             manifest = read_manifest(existing_store(work, recipe))
             teacher_entry = expected_entry(work.teacher, recipe, manifest)
-        return train_student(work, recipe, settings, out, device, teacher_entry)
+        return train_student(work, recipe, settings, out, device, teacher_entry, callbacks)

@@ -8,6 +8,7 @@ is written last and marks the teacher as finished.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,8 +22,13 @@ from ..pipeline.training.train import train_model
 from ..pipeline.workdir import WorkDir
 
 
-def run(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any]:
+def run(
+    work: WorkDir, recipe: Recipe, device: torch.device, *, callbacks: Sequence[str] = ()
+) -> dict[str, Any]:
     """Train the teacher, or resume its training.
+
+    Args:
+        callbacks: as given to `--callback` (`training.callbacks`); some run the user's code.
 
     Returns:
         The content of its `record.json`.
@@ -33,10 +39,12 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any]:
         Interrupted: after SIGINT or SIGTERM; the same command resumes.
     """
     with writer_lock(work.teacher.path):
-        return _train(work, recipe, device)
+        return _train(work, recipe, device, callbacks)
 
 
-def _train(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any]:
+def _train(
+    work: WorkDir, recipe: Recipe, device: torch.device, callbacks: Sequence[str]
+) -> dict[str, Any]:
     samples_by_split = load_training(recipe.data, with_unlabeled=False)
     training_samples = samples_by_split["train"]
     settings = recipe.teacher
@@ -53,4 +61,5 @@ def _train(work: WorkDir, recipe: Recipe, device: torch.device) -> dict[str, Any
             inputs={"dataset": training_samples.fingerprint()},
         ),
         device=device,
+        callbacks=callbacks,
     )

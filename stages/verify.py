@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..data.datasets import STORE_READER, Split
+from ..data.datasets import Split
 from ..data.samples import SampleSet
+from ..data.sections import STORE_READER
 from ..data.views import Views
 from ..pipeline.caching.compare import ROUNDING, differences
 from ..pipeline.caching.fill import fill

@@ -809,7 +809,7 @@ def write_teachers(folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from fpd.pipeline.models.hourglass import HourglassSettings
+    from fpd.pipeline.models.settings import HourglassSettings
 
     network = HourglassSettings(stages=1, channels=8, stem="ports").build(JOINTS).eval()
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"cli"},
+    {"cli", "api"},
     {"commands"},
     {"stages"},
     {"training", "caching", "detectors"},
@@ -24,7 +24,7 @@ LAYERS = [
 
 SOURCES = [
     path
-    for part in ("cli.py", "commands", "stages", "pipeline", "data")
+    for part in ("cli.py", "api.py", "commands", "stages", "pipeline", "data")
     for path in ([ROOT / part] if part.endswith(".py") else sorted((ROOT / part).rglob("*.py")))
     if path != ROOT / "pipeline" / "__init__.py"
 ]

@@ -33,7 +33,9 @@ def describe(report: dict[str, Any]) -> str:
     problems = report["problems"]
     verdict = f"{pluralize(len(problems), 'problem')}:" if problems else "no problems"
     notes = [*_people_notes(report), *_image_notes(report)]
-    return "\n".join([align([HEADER, *rows]), *notes, verdict, *map(printable, problems)])
+    table = [align([HEADER, *rows])] if rows else []
+    lines = dict.fromkeys([*table, *notes])  # label files may have the same remark
+    return "\n".join([*lines, verdict, *map(printable, problems)])
 
 
 def _people_notes(report: dict[str, Any]) -> list[str]:

@@ -16,8 +16,9 @@ def describe(report: dict[str, Any]) -> str:
     error = report["encoding_error"]
     ratio = report["float16_bytes"] / report["bytes"]
     content = "heatmaps and crops" if report["portable"] else "heatmaps"
+    views, complete = pluralize(report["views"], "view"), report["complete_views"]
     return (
-        f"{content}: {pluralize(report['views'], 'view')} of "
+        f"{content}: {views if complete == report['views'] else f'{complete} of {views}'} of "
         f"{pluralize(report['samples'], 'sample')}, {format_bytes(report['bytes'])} "
         f"({report['bytes_per_view']:.0f} bytes a view; raw float16: "
         f"{format_bytes(report['float16_bytes'])}, {ratio:.0f} x); "

@@ -29,8 +29,19 @@ def describe(verification: Verification) -> str:
             *_shorten([f"  {name}: is damaged" for name in verification.damaged_metadata]),
             *_shorten([printable(f"  {_one_line(verification, d)}") for d in verification.damages]),
             *_teacher_lines(verification),
+            *([_ok_line(verification)] if verification.problem is None else []),
         ]
     )
+
+
+def _ok_line(verification: Verification) -> str:
+    """The last line about a store without a problem."""
+    compared = (
+        "every compared view is within the bound"
+        if verification.compared_views
+        else "no view was compared with a teacher"
+    )
+    return f"OK: complete and intact, and {compared}"
 
 
 def _one_line(verification: Verification, damage: Damage) -> str:

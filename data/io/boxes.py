@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..limits import MIN_SCORE
 from .annotations import MAX_DIGITS, as_flag, as_id, as_number, found
 from .coco_format import records_by_id
 from .files import parse_json, read_bytes
@@ -50,8 +51,6 @@ PERSON_CATEGORY_ID = 1
 """Its id in COCO."""
 PERSON_CLASS = 0
 """Its number in lists of classes that are counted from 0, as YOLO's; COCO has no category 0."""
-MIN_SCORE = 0.3
-"""Least score of a detection that is taken for a person: mmpose's `--bbox-thr`."""
 
 Id = int | str
 T = TypeVar("T")

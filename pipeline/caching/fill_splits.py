@@ -11,9 +11,9 @@ from itertools import repeat
 import torch
 from tqdm import tqdm
 
-from ...data.augmentation import Augmentation
 from ...data.datasets import load
 from ...data.samples import SampleSet
+from ...data.sections import Augmentation
 from ...data.views import CENTER_CROP, Views
 from ..config.recipe import Recipe
 from ..runtime.interrupt import Interrupted, stop_requested

@@ -20,7 +20,7 @@ from ...data.datasets import load
 from ...data.samples import SampleSet
 from ..config.recipe import Recipe, absolute_settings
 from ..config.sections import Loader
-from ..models.checkpoint import ModelDir
+from ..models.model_dir import ModelDir
 from ..models.predictor import HeatmapPredictor
 from ..runtime.dask_cluster import TaskFailed, Workers, worker_device
 from ..runtime.device import loader_workers

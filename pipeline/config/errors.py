@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from ..models.networks import MODELS
+
+MAX_SUGGESTED = 3
+"""Keys of the same name that are suggested."""
 
 Location = tuple[int | str, ...]
 """Pydantic's path to a value. The kind of network follows `model`: ("teacher", "model", "timm")."""
@@ -28,7 +31,8 @@ def describe(error: ValidationError, settings: type[BaseModel], prefix: str = ""
         if item["type"] == "extra_forbidden":
             known = _keys_at(settings, location[:-1])
             siblings = [f"{key.rpartition('.')[0]}.{name}".lstrip(".") for name in known]
-            texts.append(f"{key}: there is no such setting{did_you_mean(key, siblings)}")
+            hint = did_you_mean(key, siblings) or _elsewhere(location, settings, prefix)
+            texts.append(f"{key}: there is no such setting{hint}")
         elif item["type"] == "union_tag_invalid":
             name = item["ctx"]["tag"]
             hint = did_you_mean(name, MODELS)
@@ -47,6 +51,24 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     by_last_part = {candidate.rpartition(".")[2]: candidate for candidate in known}
     matches = get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
     return f"; did you mean `{by_last_part[matches[0]]}`?" if matches else ""
+
+
+def _elsewhere(location: Location, settings: type[BaseModel], prefix: str) -> str:
+    """Suggest the keys of this name in other sections: "; did you mean `student.alpha`?", or ""."""
+    if any(part in MODELS for part in location):
+        return ""  # another kind of network's
+    keys = [key for key in _keys(settings) if key.rpartition(".")[2] == location[-1]]
+    listed = " or ".join(f"`{prefix}{key}`" for key in keys[:MAX_SUGGESTED])
+    return f"; did you mean {listed}?" if keys else ""
+
+
+def _keys(settings: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of all settings in a class and those inside it; not in tables by name."""
+    for name, field in settings.model_fields.items():
+        yield prefix + name
+        if get_origin(field.annotation) is not dict:
+            for inner in _classes_in(field.annotation):
+                yield from _keys(inner, f"{prefix}{name}.")
 
 
 def _key_parts(location: Location) -> Iterator[str]:

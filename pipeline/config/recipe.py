@@ -11,17 +11,15 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ...data.augmentation import Augmentation
-from ...data.datasets import STORE_READER, Data
+from ...data.geometry import Geometry
 from ...data.io.files import read_bytes
-from ...data.samples import SampleSet
+from ...data.sections import STORE_READER, Augmentation, Data
 from ...data.settings import Settings
-from ...data.views import Geometry, TeacherCrop, Views
-from ..models.hourglass import HourglassSettings
+from ..models.settings import HourglassSettings
 from ..runtime.dask_cluster import Cluster
 from .errors import describe, did_you_mean
 from .overrides import merge, parse_grid, parse_override, parse_toml
@@ -35,6 +33,10 @@ from .sections import (
     TestTimeAugmentation,
     Training,
 )
+
+if TYPE_CHECKING:
+    from ...data.samples import SampleSet
+    from ...data.views import TeacherCrop, Views
 
 MAX_RECIPE_BYTES = 1 << 20
 
@@ -179,21 +181,29 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         ValueError: no such recipe, not TOML, an unknown key or a value out of range; the message
             names the key.
     """
-    return apply_overrides(_read_tree(name_or_path), overrides)
+    tree: dict[str, Any] = {}
+    for _, layer in recipe_layers(name_or_path):
+        tree = merge(tree, layer)
+    return apply_overrides(tree, overrides)
 
 
-def _read_tree(name_or_path: str) -> dict[str, Any]:
-    """Read a recipe's tree; settings it does not have are those of the recipe that it `extends`."""
-    tree = parse_toml(_recipe_text(name_or_path), name_or_path)
+def recipe_layers(name_or_path: str) -> list[tuple[str, dict[str, Any]]]:
+    """A recipe's name and tree, after those of the recipe that it `extends`, whose settings it has.
+
+    Raises:
+        ValueError: there is no such recipe, it is not TOML, or extends anything but a shipped one.
+    """
+    tree = parse_toml(recipe_text(name_or_path), name_or_path)
     base = tree.pop("extends", None)
+    layer = (name_or_path, tree)
     if base is None:
-        return tree
+        return [layer]
     if base not in shipped_recipes() or base == name_or_path:
         raise ValueError(
             f"{name_or_path}: expected extends to name another shipped recipe "
             f"({', '.join(shipped_recipes())}), got {base!r}"
         )
-    return merge(_read_tree(base), tree)
+    return [*recipe_layers(base), layer]
 
 
 def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> Recipe:
@@ -204,7 +214,12 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> Recipe
     return Recipe.parse(merged)
 
 
-def _recipe_text(name_or_path: str) -> str:
+def recipe_text(name_or_path: str) -> str:
+    """The TOML text of a shipped recipe, or of a file.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
     if name_or_path in shipped_recipes():
         folder = resources.files(__package__) / "recipes"
         return (folder / f"{name_or_path}.toml").read_text("utf-8")
@@ -245,6 +260,8 @@ the stored views are never the very views that the teacher was trained on."""
 
 def fresh_views(recipe: Recipe, samples: SampleSet, seed: int) -> Views:
     """Views that are new in every epoch: for teachers, and for students without a store."""
+    from ...data.views import Views  # imported here: it imports OpenCV
+
     return Views(samples, recipe.geometry, recipe.augmentation, FRESH_VIEWS_SEED + seed)
 
 
@@ -257,6 +274,8 @@ def stored_views(
         teacher_crop: what the teacher is run on (`models.predictor.input_crop`); None: the
             students' crops.
     """
+    from ...data.views import Views  # imported here: it imports OpenCV
+
     return Views(
         samples,
         recipe.geometry,

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ...data.settings import Settings
-from ..models.hourglass import HourglassSettings
 from ..models.networks import AnyModel
+from ..models.settings import HourglassSettings
 from ..runtime.text import check_url, parse_bytes
 
 NEEDS_SIGMOID = "expected model.output = sigmoid with {} = bce: it compares probabilities"

@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...data.augmentation import Augmentation, invert, transform
+from ...data.augmentation import invert, transform
 from ...data.heatmap_codec import decode
 from ...data.joint_names import joint_order
 from ...data.samples import SampleSet
+from ...data.sections import Augmentation
 from ...data.skeletons import check_pairs
 from ...data.views import CENTER_CROP, TeacherCrop, View, Views
 from ..config.recipe import Recipe
@@ -177,7 +178,13 @@ def score(
 
 
 def score_exported(runner: ModelRunner, recipe: Recipe, samples: SampleSet) -> Pck:
-    """PCK of an exported model on a data set, with one pass per sample.
+    """PCK of an exported model on a data set; see `predict_exported`."""
+    joints_NK2 = predict_exported(runner, recipe, samples).joints_NK2
+    return pck(joints_NK2, samples.joints_NK2, samples.normalizer_N, samples.skeleton)
+
+
+def predict_exported(runner: ModelRunner, recipe: Recipe, samples: SampleSet) -> PredictedJoints:
+    """Predict the joints of all samples with an exported model, with one pass per sample.
 
     Args:
         runner: from crops, uint8 (B, S, S, 3), to joints in pixels of the crop.
@@ -188,7 +195,8 @@ def score_exported(runner: ModelRunner, recipe: Recipe, samples: SampleSet) -> P
         [(index, CENTER_CROP) for index in indices]
         for indices in in_batches(range(len(samples)), BATCH_SIZE)
     ]
-    batches: list[NDArray[np.float64]] = []
+    joints: list[NDArray[np.float64]] = []
+    peaks: list[NDArray[np.float64]] = []
     for batch in make_loader(
         views,
         keys,
@@ -196,9 +204,11 @@ def score_exported(runner: ModelRunner, recipe: Recipe, samples: SampleSet) -> P
         workers=recipe.loader.workers,
         prefetch=recipe.loader.prefetch,
     ):
-        in_crop = runner(batch["crop"].numpy()).joints.astype(np.float64)
-        batches.append(transform(invert(batch["affine"].numpy()), in_crop))
-    return pck(np.concatenate(batches), samples.joints_NK2, samples.normalizer_N, samples.skeleton)
+        output = runner(batch["crop"].numpy())
+        in_crop = output.joints.astype(np.float64)
+        joints.append(transform(invert(batch["affine"].numpy()), in_crop))
+        peaks.append(output.peaks.astype(np.float64))
+    return PredictedJoints(np.concatenate(joints), np.concatenate(peaks))
 
 
 def _predict_batches(

@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...data.datasets import Data
 from ...data.io import coco_format
 from ...data.io.annotations import as_id, column, found, object_list, read_json
 from ...data.io.coco_format import CocoFile, Id, People
 from ...data.io.files import parse_json, read_bytes
 from ...data.joint_names import joint_order
 from ...data.readers import coco
+from ...data.readers.coco_settings import Coco
 from ...data.samples import SampleSet
+from ...data.sections import Data
 from ...data.skeletons import Skeleton
 from .inference import PredictedJoints
 
@@ -142,7 +143,7 @@ class Labels:
         )
 
 
-def read_labels(path: Path, settings: coco.Coco) -> Labels:
+def read_labels(path: Path, settings: Coco) -> Labels:
     """Read the ground truth from a file in COCO's format.
 
     Raises:

@@ -40,21 +40,44 @@ def write_overlay(
     skeleton: Skeleton,
     path: Path,
 ) -> None:
-    """Draw skeletons over a copy of an image and write it atomically.
+    """Draw skeletons over a copy of an image (`draw_overlay`), and write it (`write_image`)."""
+    write_image(draw_overlay(image_HW3, keypoints_NK3, sides_N, skeleton), path)
+
+
+def draw_overlay(
+    image_HW3: NDArray[np.uint8],
+    keypoints_NK3: NDArray[np.float64],
+    sides_N: Sequence[float],
+    skeleton: Skeleton,
+) -> NDArray[np.uint8]:
+    """Draw skeletons over a copy of an image.
 
     Args:
         image_HW3: uint8 RGB.
         keypoints_NK3: float64 (x, y, peak), x and y in pixels of the image.
         sides_N: longer side of each person's box, pixels.
-        path: JPEG or PNG, by its suffix.
+
+    Returns:
+        uint8 (H, W, 3) RGB.
     """
     overlay_HW3 = image_HW3.copy()
     for keypoints_K3, side_px in zip(keypoints_NK3, sides_N, strict=True):
         width_px = max(MIN_WIDTH_PX, round(side_px / BOX_SIDE_PER_WIDTH))
         shown_K = keypoints_K3[:, 2] >= MIN_PEAK
         draw_skeleton(overlay_HW3, keypoints_K3[:, :2], shown_K, skeleton, width_px)
+    return overlay_HW3
+
+
+def write_image(image_HW3: NDArray[np.uint8], path: Path) -> None:
+    """Write an image atomically, as JPEG or PNG by the suffix of `path`.
+
+    Raises:
+        ValueError: it has another suffix.
+    """
+    if path.suffix.lower() not in WRITABLE_SUFFIXES:
+        raise ValueError(f"{path}: expected a name that ends in {', '.join(WRITABLE_SUFFIXES)}")
     is_png = path.suffix.lower() == ".png"
     options = [] if is_png else [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(overlay_HW3, cv2.COLOR_RGB2BGR), options)
+    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR), options)
     with atomic(path) as temporary:
         temporary.write_bytes(encoded.tobytes())

@@ -10,13 +10,12 @@ Shape letters: B batch, C channels, H and W height and width.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...data.settings import Settings
+from .settings import HourglassSettings
 
 # Standard deviation of the head's initial weights, so that a new network's heatmaps are near zero
 # (as in the code of Xiao et al., ECCV 2018). With PyTorch's default they start as noise with ten
@@ -25,58 +24,6 @@ HEAD_STD = 1e-3
 
 SIGMOID_BIAS = -math.log(99)
 """Initial bias of a sigmoid head: heatmaps start at 0.01 (Lin et al., ICCV 2017, section 4.1)."""
-
-STRIDE_PX = 4
-"""Input pixels per heatmap pixel: the stem halves the resolution twice."""
-
-
-class HourglassSettings(Settings):
-    """Size and variant of the network. The paper: teacher 8 x 256, student 4 x 128 (Table 1)."""
-
-    name: Literal["hourglass"] = "hourglass"
-    stages: int = Field(4, ge=1, le=16, description="hourglasses in sequence, each supervised")
-    channels: int = Field(128, ge=8, le=1024, description="feature channels of an hourglass")
-    stem: Literal["newell", "ports"] = Field(
-        "newell", description="fixed 64 -> 128 channels, or channels/4 -> channels/2 -> channels"
-    )
-    blocks: int = Field(1, ge=1, le=8, description="residual blocks at each place in an hourglass")
-    depth: int = Field(4, ge=1, le=6, description="times that an hourglass halves its resolution")
-    output: Literal["linear", "sigmoid"] = Field(
-        "linear", description="heatmaps as the heads output them, or after a sigmoid, within 0..1"
-    )
-
-    @model_validator(mode="after")
-    def _channels_split(self) -> HourglassSettings:
-        if self.channels % 4:
-            raise ValueError(f"expected channels a multiple of 4, got {self.channels}")
-        return self
-
-    def check_crop(self, crop_px: int, stride_px: int) -> None:
-        """Refuse a crop size that cannot be halved `depth` times after the stem.
-
-        Raises:
-            ValueError: the geometry does not fit; the message states which do.
-        """
-        step = STRIDE_PX << self.depth
-        if stride_px != STRIDE_PX:
-            raise ValueError(f"expected geometry.stride_px = {STRIDE_PX} for an hourglass network")
-        if crop_px % step:
-            raise ValueError(
-                f"expected geometry.crop_px a multiple of {step} for an hourglass of depth "
-                f"{self.depth}, got {crop_px}"
-            )
-
-    def min_batch_size(self, crop_px: int) -> int:
-        """Smallest batch of a training step: batch statistics of one pixel need a second sample."""
-        return 2 if crop_px == STRIDE_PX << self.depth else 1
-
-    def build(self, num_joints: int) -> Hourglass:
-        """A newly initialized network with one heatmap for each of `num_joints` joints."""
-        return Hourglass(self, num_joints)
-
-    def start(self, num_joints: int) -> Hourglass:
-        """The network that training starts from: `build`'s."""
-        return self.build(num_joints)
 
 
 class StemWidths(NamedTuple):

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag, TypeAdapter
 
-from .hourglass import HourglassSettings
-from .simple_baseline import TimmSettings
+from .settings import HourglassSettings, TimmSettings
 
 DEFAULT_MODEL = "hourglass"
 

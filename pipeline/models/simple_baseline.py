@@ -10,87 +10,17 @@ and ReLU, until the stride is 4 (three of them after a ResNet), then a 1 x 1 con
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ...data.settings import Settings
-from .hourglass import HEAD_STD, SIGMOID_BIAS, STRIDE_PX
-
-BACKBONE_STRIDE_PX = 32
-"""The stride of ResNets and most other backbones: the crop's side must be a multiple of it."""
-
-
-class TimmSettings(Settings):
-    """A timm backbone and the head. The paper: resnet50 to resnet152, 256 channels."""
-
-    name: Literal["timm"]
-    backbone: str = Field(
-        min_length=1, pattern=r"^[\w.]+$", description="a name from timm.list_models()"
-    )
-    channels: int = Field(256, ge=8, le=1024, description="channels of the head")
-    output: Literal["linear", "sigmoid"] = Field("linear", description="as for an hourglass")
-    pretrained: bool = Field(
-        False,
-        description="start from timm's weights of the backbone (mostly trained on ImageNet), "
-        "downloaded from the Hugging Face hub or read from its cache, HF_HOME",
-    )
-
-    @model_validator(mode="after")
-    def _timm_has_it(self) -> TimmSettings:
-        timm = _timm()
-        if not timm.is_model(self.backbone):
-            like = ", ".join(timm.list_models(f"*{self.backbone[:6]}*")[:5]) or "resnet18, ..."
-            raise ValueError(f"timm has no {self.backbone}: expected {like}, for example")
-        return self
-
-    def check_crop(self, crop_px: int, stride_px: int) -> None:
-        """Refuse a crop size that the backbone cannot take, and a backbone without feature maps.
-
-        Raises:
-            ValueError: the message states which crop sizes fit, or why the backbone fails.
-        """
-        if stride_px != STRIDE_PX:
-            raise ValueError(f"expected geometry.stride_px = {STRIDE_PX} for a timm network")
-        if crop_px % BACKBONE_STRIDE_PX:
-            raise ValueError(
-                f"expected geometry.crop_px a multiple of {BACKBONE_STRIDE_PX} for a timm network, "
-                f"got {crop_px}"
-            )
-        _check_heatmaps(self, crop_px)
-
-    def min_batch_size(self, crop_px: int) -> int:
-        """Smallest batch of a training step: batch statistics of one pixel need a second sample."""
-        return 2 if crop_px == BACKBONE_STRIDE_PX else 1
-
-    def build(self, num_joints: int) -> SimpleBaseline:
-        """A newly initialized network with one heatmap for each of `num_joints` joints."""
-        return SimpleBaseline(self, num_joints)
-
-    def start(self, num_joints: int) -> SimpleBaseline:
-        """The network that training starts from: `build`'s, with a pretrained backbone if set.
-
-        Raises:
-            ValueError: the pretrained weights are neither cached nor downloadable.
-        """
-        return SimpleBaseline(self, num_joints, pretrained=self.pretrained)
-
-
-def _timm() -> Any:
-    try:
-        import timm
-    except (ImportError, RuntimeError) as error:  # torchvision was built for another torch
-        raise ValueError(
-            f"expected timm, for model.name = timm, found none that can be imported ({error}): pip "
-            "install -e '.[timm]', with a torchvision of the same release as torch"
-        ) from None
-    return timm
+from .hourglass import HEAD_STD, SIGMOID_BIAS
+from .settings import STRIDE_PX, TimmSettings, import_timm
 
 
 @functools.cache
-def _check_heatmaps(settings: TimmSettings, crop_px: int) -> None:
+def check_heatmaps(settings: TimmSettings, crop_px: int) -> None:
     """Check that the network produces heatmaps for a crop, on PyTorch's shape-only `meta` device.
 
     A backbone's name in timm does not tell which sizes it accepts: most attention networks accept
@@ -118,7 +48,7 @@ def _check_heatmaps(settings: TimmSettings, crop_px: int) -> None:
 def _backbone(name: str, pretrained: bool) -> Any:
     """A timm network that outputs its feature maps."""
     try:
-        return _timm().create_model(name, features_only=True, pretrained=pretrained)
+        return import_timm().create_model(name, features_only=True, pretrained=pretrained)
     except Exception as error:  # the hub and its HTTP client have error classes of their own
         if not pretrained:
             raise

@@ -20,16 +20,15 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
-import torch
 from pydantic import Field, field_validator
 
 from ...data.settings import Settings
-from .device import choose_device, usable_cores
 from .interrupt import Interrupted, Stop
+from .launch import usable_cores
 from .text import parse_bytes, pluralize
 
 if TYPE_CHECKING:
+    import torch
     from distributed import Client
 
 POLL_INTERVAL_S = 0.1
@@ -186,7 +185,10 @@ def _dask_silenced() -> Iterator[None]:
 @contextmanager
 def _start_cluster(workers: Workers, settings: Cluster) -> Iterator[Client]:
     import dask
+    import torch
     from distributed import Client, LocalCluster
+
+    from .device import choose_device
 
     gpus = torch.cuda.device_count() if choose_device(workers.device).type == "cuda" else 0
     dask_settings = {"distributed.scheduler.allowed-failures": settings.worker_losses}
@@ -291,7 +293,10 @@ def worker_device(name: str, *, share_gpus: bool) -> torch.device:
         name: as given to `--device`.
         share_gpus: whether workers of this machine take its GPUs in turn.
     """
+    from .device import choose_device
+
     if share_gpus:
+        import torch
         from distributed import get_worker
 
         name = shared_device(name, int(get_worker().name), torch.cuda.device_count())
@@ -308,6 +313,9 @@ def shared_device(name: str, worker: int, gpus: int) -> str:
 
 def _use_one_thread(device: torch.device) -> None:
     """Limit PyTorch to one thread on a CPU (see above); `OMP_NUM_THREADS` takes precedence."""
+    import cv2
+    import torch
+
     cv2.setNumThreads(0)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)

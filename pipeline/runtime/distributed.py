@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .device import is_launched
 from .diff import differences
+from .launch import is_launched
 from .sync_batch_norm import synchronize
 
 T = TypeVar("T")

@@ -14,12 +14,6 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-import cv2
-import numcodecs
-import numpy as np
-import torch
-import zarr
-
 from ... import __version__
 from ...data.io.files import read_bytes
 
@@ -226,6 +220,12 @@ def sha256(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of fpd, Python, and the packages that pixels and heatmaps depend on."""
+    import cv2  # imported here, all of them: together they take seconds
+    import numcodecs
+    import numpy as np
+    import torch
+    import zarr
+
     packages = (cv2, numcodecs, np, torch, zarr)
     installed = {package.__name__: package.__version__ for package in packages}
     return {"fpd": __version__, "python": platform.python_version()} | installed

@@ -108,7 +108,7 @@ def stop_requested() -> Iterator[Stop]:
     if _current is not None:
         yield _current
         return
-    from .device import is_launched  # imported here: PyTorch takes seconds
+    from .launch import is_launched
 
     stop = Stop()
     old_handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .device import launched_rank
+from .launch import launched_rank
 from .text import printable
 
 MAX_HOLDER_BYTES = 300

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from itertools import pairwise
@@ -42,8 +43,14 @@ def shorten(text: str, most: int) -> str:
     return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
+SIZE = re.compile(
+    r"\s*((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(?:([kmgtp]?)(i?)b?)\s*", re.ASCII | re.IGNORECASE
+)
+"""A number, a power's letter, `i` for powers of 1024, and `B`."""
+
+
 def parse_bytes(text: str) -> int:
-    """Parse a size in bytes with Dask's `parse_bytes`.
+    """Parse a size in bytes.
 
     Args:
         text: a number and a unit, such as `20GB`, `1.5 TiB`, `2g` or `1e9`, in capitals or not. kB
@@ -52,13 +59,12 @@ def parse_bytes(text: str) -> int:
     Raises:
         ValueError: the text is not a size, or the size is below one byte.
     """
-    from dask.utils import parse_bytes  # imported here: it takes a tenth of a second
-
-    try:
-        # Dask takes a unit without a number for one of it, and no text at all for one byte.
-        size = parse_bytes(text) if any(character.isdigit() for character in text) else 0
-    except (ValueError, OverflowError):
-        size = 0
+    match = SIZE.fullmatch(text)
+    size = 0
+    if match and (match[2] or not match[3]):
+        power = " kmgtp".index(match[2].lower() or " ")
+        number = float(match[1]) * (1024 if match[3] else 1000) ** power
+        size = int(number) if math.isfinite(number) else 0
     if size < 1:
         raise ValueError(f"expected a size above zero, such as 20GB or 1.5 TiB; got {text!r}")
     return size

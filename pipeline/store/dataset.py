@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...data.datasets import STORE_READER, Split, load, load_training
+from ...data.datasets import Split, load, load_training
 from ...data.samples import SampleSet
+from ...data.sections import STORE_READER
 from ..config.recipe import Recipe
 from ..workdir import WorkDir
 from .location import open_storage

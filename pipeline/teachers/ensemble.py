@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...data.geometry import Geometry
 from ...data.heatmap_codec import flip_heatmaps
 from ...data.skeletons import Skeleton
-from ...data.views import Geometry, TeacherCrop
+from ...data.views import TeacherCrop
 from ..config.sections import TeacherAlignment
 from ..models.predictor import HeatmapPredictor
 from .joint_names import find_joints

@@ -6,11 +6,9 @@ arguments. Both run with the user's rights.
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
 from typing import cast
 
+from ..runtime.user_code import import_function
 from .spec import Teacher, TeacherSpec
 
 
@@ -23,19 +21,7 @@ def load(name: str) -> Teacher:
     Raises:
         ValueError: there is no such factory, or it does not return a teacher.
     """
-    module_name, _, factory_name = name.partition(":")
-    working_directory = str(Path.cwd())
-    sys.path.insert(0, working_directory)
-    try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"--teacher {name}: expected a function {factory_name} in a module {module_name} that "
-            f"Python finds from {working_directory} ({error})"
-        ) from None
-    finally:
-        sys.path.remove(working_directory)
-    return check(factory(), name)
+    return check(import_function(name, "--teacher")(), name)
 
 
 def check(value: object, name: str) -> Teacher:

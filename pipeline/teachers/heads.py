@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...data.views import Geometry
+from ...data.geometry import Geometry
 from .resampling import HeatmapResampler, input_positions
 from .spec import TeacherSpec
 

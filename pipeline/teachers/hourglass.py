@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from ...data.io.files import read_bytes
 from ...data.skeletons import MPII
-from ..models.hourglass import Hourglass, HourglassSettings, StemWidths, stem_widths
+from ..models.hourglass import Hourglass, StemWidths, stem_widths
+from ..models.settings import HourglassSettings
 from ..runtime.zip_files import is_zip, read_members, repack
 from .spec import TeacherSpec, explain, read_spec
 

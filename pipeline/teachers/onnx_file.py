@@ -16,7 +16,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -148,12 +148,40 @@ def load_network(path: Path, *, root: Path | None = None) -> tuple[OnnxNetwork, 
         ValueError: a package is missing, the file is damaged, or holds more than plain tensors and
             known operators.
     """
+    model, digests, _ = read_checked(path, root=root)
+    return _open(path, model), digest_of(path, digests)
+
+
+class CheckedFile(NamedTuple):
+    """An ONNX file that was read once and checked.
+
+    Attributes:
+        model: the `onnx.ModelProto`, with external data inside and without metadata.
+        digests: SHA-256 of each file that was read.
+        metadata: the texts in the file, by key.
+    """
+
+    model: Any
+    digests: dict[str, str]
+    metadata: dict[str, str]
+
+
+def read_checked(path: Path, *, root: Path | None = None) -> CheckedFile:
+    """Read an ONNX file of unknown origin.
+
+    Args:
+        root: see `load`.
+
+    Raises:
+        ValueError: see `load`.
+    """
     onnx, _ = packages()
     content = read_bytes(path, MAX_FILE_BYTES, "an ONNX file")
     model = _parse(path, content)
     digests = {path.name: hashlib.sha256(content).hexdigest()}
     try:
-        check(path, model)
+        metadata = {str(entry.key): str(entry.value) for entry in model.metadata_props}
+        check(path, model)  # removes them
         external = read_external(path, model, MAX_FILE_BYTES - len(content), root)
     except (TypeError, UnicodeError) as error:  # texts that are not UTF-8
         raise ValueError(f"{path} cannot be read as an ONNX file: {first_line(error)}") from None
@@ -164,7 +192,7 @@ def load_network(path: Path, *, root: Path | None = None) -> tuple[OnnxNetwork, 
     except Exception as error:  # of several types
         raise ValueError(f"{path} cannot be read as an ONNX file: {first_line(error)}") from None
     check_sizes(path, model)
-    return _open(path, model), digest_of(path, digests)
+    return CheckedFile(model, digests, metadata)
 
 
 def digest(path: Path) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...data.geometry import Geometry
 from ...data.heatmap_codec import decode
 from ...data.torso import TORSO_JOINTS, torso_indices
-from ...data.views import Geometry, TeacherCrop
+from ...data.views import TeacherCrop
 from ..config.sections import TeacherAlignment
 from .alignment import (
     MIN_PEAK,

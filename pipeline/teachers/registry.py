@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from ..models.checkpoint import ModelDir
+from ..models.model_dir import ModelDir
 from ..runtime.files import sha256
 from . import (
     exported,

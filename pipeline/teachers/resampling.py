@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...data.views import Geometry
+from ...data.geometry import Geometry
 from .spec import TeacherSpec
 
 LOBES = 3

@@ -30,7 +30,8 @@ from ...data.skeletons import SKELETONS, Skeleton, check_pairs
 from ...data.views import TeacherCrop
 from ..config.recipe import Recipe
 from ..config.sections import TeacherAlignment
-from ..models.checkpoint import ModelDir, load_model
+from ..models.checkpoint import load_model
+from ..models.model_dir import ModelDir
 from ..models.predictor import HeatmapPredictor, make_predictor
 from ..runtime.files import sha256
 from ..workdir import WorkDir

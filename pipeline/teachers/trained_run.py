@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ..config.sections import Targets
-from ..models.checkpoint import ModelDir, load_model
+from ..models.checkpoint import load_model
+from ..models.model_dir import ModelDir
 from .spec import TeacherSpec
 
 

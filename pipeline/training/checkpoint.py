@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from ..models.checkpoint import ModelDir
+from ..models.model_dir import ModelDir
 from ..runtime.diff import differences
 from ..runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from ..runtime.files import atomic

@@ -10,7 +10,7 @@ from ...data.samples import SampleSet
 from ..config.recipe import Recipe
 from ..config.sections import Student, Training
 from ..evaluation.pck import pck
-from ..models.checkpoint import ModelDir
+from ..models.model_dir import ModelDir
 from ..runtime.text import pluralize, printable
 from .sampler import EpochSampler
 

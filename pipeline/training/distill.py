@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import numpy as np
 import torch
 
 from ...data.corruption import has_labels
-from ...data.datasets import STORE_READER
+from ...data.sections import STORE_READER
 from ..config.recipe import Recipe, fresh_views
 from ..config.sections import Student
-from ..models.checkpoint import ModelDir
+from ..models.model_dir import ModelDir
 from ..store.dataset import load_stored_training, load_training_samples
 from ..store.manifest import TeacherEntry, covered_mask, is_portable
 from ..store.match import open_store, views_of
@@ -34,6 +35,7 @@ def train_student(
     out: ModelDir,
     device: torch.device,
     teacher: TeacherEntry | None,
+    callbacks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train a student in its folder, or resume its training.
 
@@ -42,6 +44,7 @@ def train_student(
         student: its settings, which take precedence over those of `recipe`.
         teacher: what the store's manifest must state about the teacher; None: no store is used
             (alpha = 0).
+        callbacks: names as given to `--callback` (`callbacks.make_callback`).
 
     Returns:
         The content of `record.json`.
@@ -66,6 +69,7 @@ def train_student(
         data=_with_fold(data, student),
         device=device,
         init_from=_weights_file(work, student.init_from),
+        callbacks=callbacks,
     )
 
 

@@ -17,7 +17,8 @@ from ..config.recipe import Recipe
 from ..config.sections import Training
 from ..evaluation.inference import score
 from ..evaluation.pck import Pck
-from ..models.checkpoint import ModelDir, save_weights
+from ..models.checkpoint import save_weights
+from ..models.model_dir import ModelDir
 from ..models.offset import fix_offset
 from ..runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from ..runtime.interrupt import Interrupted, Stop, stop_requested
@@ -89,6 +90,7 @@ class Run:
             Diverged: the loss became NaN or infinite; the last checkpoint is unaffected.
         """
         progress = self.state.progress
+        self.reporter.log_start(progress, self.sampler.steps)
         with stop_requested() as stop:
             while progress.epoch < self.training.epochs and not self._out_of_patience():
                 self._train_epoch(stop)
@@ -149,12 +151,15 @@ class Run:
         """Add the sums of the last steps, over all processes, to the epoch's; empties the list."""
         progress = self.state.progress
         second_half = progress.step > self.sampler.steps // 2
+        losses_by_step = []
         for *values, images in self.group.sum(torch.stack(step_sums)).tolist():
             losses = dict(zip(Losses._fields, values, strict=True))
             self._check_finite(losses["loss"])
             progress.add(**losses, images=images)
             if second_half:
                 progress.add(late_loss=losses["loss"], late_collapsed_loss=losses["collapsed_loss"])
+            losses_by_step.append({name: value / images for name, value in losses.items()})
+        self.monitor.after_steps(progress.epoch + 1, progress.step, losses_by_step)
         step_sums.clear()
 
     def _check_finite(self, loss: float) -> None:

@@ -1,9 +1,9 @@
-"""Contact sheets and TensorBoard curves of a running training.
+"""Contact sheets and callbacks of a running training.
 
     work/lsp/student/contact_sheets/epoch_0005.png
     work/lsp/student/tensorboard/
 
-Neither affects training, and a failure to write one does not end it (docs/monitoring.md).
+They do not affect training, and an error in one does not end it (docs/monitoring.md).
 
 Shape letters: B samples, K joints, S crop side, H and W heatmap height and width.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from typing import Any
@@ -25,39 +25,27 @@ from torch.utils.data import default_collate
 
 from ...data.heatmap_codec import decode
 from ..config.recipe import Recipe
+from ..config.sections import Training
 from ..evaluation.pck import Pck, group_means
-from ..models.checkpoint import ModelDir
+from ..models.model_dir import ModelDir
 from ..models.predictor import make_predictor
 from ..runtime.files import atomic
 from ..runtime.loader import FlipKey, Key
+from .callbacks import Callback, Epoch, RunInfo, make_callback
 from .contact_sheet import Column, Sheet, draw
 from .dataset import TrainingData
 from .objective import Batch, Objective
 from .sampler import EpochSampler
-from .tensorboard import EventLog, check_installed
+from .tensorboard import TensorBoard, check_installed
 
 log = logging.getLogger("fpd")
 
 FAINT = 0.1
 """Joints with a lower peak, as a share of a label's peak, are drawn without limbs."""
 
-SCALAR_TAGS = {
-    "loss": "loss/loss",
-    "collapsed_loss": "loss/collapsed_loss",
-    "pose_loss": "loss/pose_loss",
-    "kd_pose_loss": "loss/kd_pose_loss",
-    "validation_pck": "validation_pck/mean",
-    "learning_rate": "optimizer/learning_rate",
-    "images_per_s": "speed/images_per_s",
-    "data_wait_fraction": "speed/data_wait_fraction",
-    "seconds": "speed/seconds",
-    "peak_memory_mb": "memory/peak_memory_mb",
-}
-"""TensorBoard tags by column of `metrics.jsonl`: the column's name under a group."""
-
 
 class Monitor:
-    """Writes the contact sheets and TensorBoard files of one run, in its first process only."""
+    """Draws the contact sheets and calls the callbacks of one run, in its first process only."""
 
     def __init__(
         self,
@@ -67,13 +55,19 @@ class Monitor:
         sampler: EpochSampler,
         out: ModelDir,
         device: torch.device,
-        epochs: int,
+        training: Training,
+        callbacks: Sequence[str] = (),
     ) -> None:
-        """Prepare to monitor a run of `epochs` epochs.
+        """Prepare to monitor a run.
+
+        Args:
+            callbacks: names as given to `--callback` (`callbacks.make_callback`).
 
         Raises:
-            ValueError: `monitor.tensorboard` is on and the tensorboard package is missing.
+            ValueError: a package is missing that `monitor.tensorboard` or a callback needs, or
+                there is no such callback.
         """
+        epochs = training.epochs
         self.settings = recipe.monitor
         self.recipe = recipe
         self.objective = objective
@@ -83,12 +77,50 @@ class Monitor:
         self.device = device
         self.epochs = epochs
         self._batch: Batch | None = None
-        self._unwritten: list[tuple[int, dict[str, float], dict[str, bytes]]] = []
         self._warned_of: set[str] = set()
-        self._events: EventLog | None = None
+        self._callbacks: list[tuple[str, Callback]] = []  # with the warning if one fails
+        if not sampler.group.is_first:
+            return
         if self.settings.tensorboard:
             check_installed()
-            self._events = EventLog(out.path / "tensorboard")
+            events = TensorBoard(out.path / "tensorboard")
+            self._callbacks.append(("TensorBoard files were not written", events))
+        run = RunInfo(
+            name=out.name,
+            folder=out.path,
+            epochs=epochs,
+            steps=sampler.steps,
+            settings=training.model_dump(mode="json"),
+        )
+        self._callbacks += [
+            (f"callback {name} failed", make_callback(name, run)) for name in callbacks
+        ]
+
+    def after_steps(self, epoch: int, last_step: int, losses: list[dict[str, float]]) -> None:
+        """Pass on the losses of the last steps.
+
+        Args:
+            epoch, last_step: from 1; the step that the last of `losses` is of.
+        """
+        for consequence, callback in self._callbacks:
+            with self._warn_on_error(consequence):
+                for step, values in enumerate(losses, last_step - len(losses) + 1):
+                    callback.on_step(epoch, step, values)
+
+    @contextmanager
+    def ended(self) -> Iterator[None]:
+        """Tell the callbacks when the block is over, and the run's result if it succeeded."""
+        try:
+            yield
+        except BaseException:
+            self._end(None)
+            raise
+        self._end(self.out.record()["result"] if self._callbacks else None)
+
+    def _end(self, result: Mapping[str, Any] | None) -> None:
+        for consequence, callback in self._callbacks:
+            with self._warn_on_error(consequence):
+                callback.on_end(result)
 
     def after_epoch(
         self, history: list[dict[str, Any]], score: Pck | None, network: nn.Module
@@ -106,9 +138,11 @@ class Monitor:
         if self._sheet_is_due(row["epoch"]):
             with self._warn_on_error("no contact sheet was drawn"):
                 images["contact_sheet"] = self._write_sheet(row, score, network)
-        if self._events is not None:
-            with self._warn_on_error("TensorBoard files were not written"):
-                self._write_events(self._events, history, score, images)
+        shares = {} if score is None else group_means(score, self.data.samples.skeleton)
+        known = {name: share for name, share in shares.items() if not math.isnan(share)}
+        for consequence, callback in self._callbacks:
+            with self._warn_on_error(consequence):
+                callback.on_epoch(Epoch(history=history, validation_pck=known, images=images))
 
     def _sheet_is_due(self, epoch: int) -> bool:
         """Always after the first epoch, to check crops and labels, and after the last one."""
@@ -214,37 +248,6 @@ class Monitor:
         if score is not None:
             second_line += f", validation {score.metric} {100 * score.mean:.1f} %"
         return f"{self.out.name}, epoch {row['epoch']} of {self.epochs}", second_line
-
-    # TensorBoard
-
-    def _write_events(
-        self,
-        events: EventLog,
-        history: list[dict[str, Any]],
-        score: Pck | None,
-        images: dict[str, bytes],
-    ) -> None:
-        """Write the last epoch, after any earlier ones that are not written yet."""
-        row = history[-1]
-        if events.is_empty and not self._unwritten:
-            self._unwritten = [(old["epoch"], _scalars(old), {}) for old in history[:-1]]
-        scalars = _scalars(row)
-        if score is not None:
-            means = group_means(score, self.data.samples.skeleton)
-            shares = {f"validation_pck/{name}": share for name, share in means.items()}
-            scalars |= {tag: share for tag, share in shares.items() if not math.isnan(share)}
-        # While the disk is full, keep the numbers and drop the images, which would fill the memory.
-        self._unwritten = [(epoch, values, {}) for epoch, values, _ in self._unwritten]
-        self._unwritten.append((row["epoch"], scalars, images))
-        while self._unwritten:
-            epoch, values, pngs = self._unwritten[0]
-            events.write(step=epoch, scalars=values, images=pngs)
-            del self._unwritten[0]
-
-
-def _scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """The values of a row of `metrics.jsonl` by TensorBoard tag."""
-    return {tag: row[column] for column, tag in SCALAR_TAGS.items() if column in row}
 
 
 def _predict(network: nn.Module, crop_BSS3: Tensor, device: torch.device) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,9 +12,10 @@ from tqdm import tqdm
 
 from ..config.recipe import Recipe
 from ..config.sections import Training
-from ..runtime.device import loader_workers, usable_cores
+from ..runtime.device import loader_workers
+from ..runtime.launch import usable_cores
 from ..runtime.memory import explain_out_of_memory
-from ..runtime.text import pluralize
+from ..runtime.text import format_duration, pluralize
 from .checkpoint import Progress
 
 log = logging.getLogger("fpd")
@@ -38,6 +40,24 @@ class ProgressReporter:
         self.training = training
         self.device = device
         self._warned_of_slow_loading = False
+        self._epoch_ended_at = time.monotonic()
+
+    def log_start(self, progress: Progress, steps: int) -> None:
+        """Log from where a run continues that was stopped.
+
+        Args:
+            steps: of an epoch.
+        """
+        if not progress.epoch and not progress.step:
+            return
+        step = f", step {progress.step + 1}" if progress.step < steps else ", after its last step"
+        log.info(
+            "%s: continuing from epoch %d of %d%s",
+            self.name,
+            progress.epoch + 1,
+            self.training.epochs,
+            step if progress.step else "",
+        )
 
     def bar(self, progress: Progress, steps: int, *, silent: bool) -> tqdm[Any]:
         """A progress bar for the rest of an epoch; shown on terminals only.
@@ -65,7 +85,8 @@ class ProgressReporter:
             f"loss {sums['loss'] / sums['images']:.4g}, "
             + (f"best PCK {100 * pck:.1f}, " if pck >= 0 else "")
             + f"{sums['images'] / sums['seconds']:.0f} images/s, "
-            + f"{100 * sums['data_wait_s'] / sums['seconds']:.0f} % waiting for data",
+            + f"{100 * sums['data_wait_s'] / sums['seconds']:.0f} % waiting for data"
+            + self._left(self._run_seconds_left(progress, int(bar.total or 0))),
             refresh=False,
         )
 
@@ -82,15 +103,32 @@ class ProgressReporter:
     def log_epoch(self, row: dict[str, Any]) -> None:
         """Log one line about an epoch, given its row of `metrics.jsonl`."""
         pck = row.get("validation_pck")
+        now = time.monotonic()
+        # The row has the steps' time, with that before a stop; the clock also has the scoring's.
+        epoch_s = max(row["seconds"], now - self._epoch_ended_at)
+        self._epoch_ended_at = now
         log.info(
-            "%s epoch %d/%d: loss %.4g%s, %.0f images/s",
+            "%s epoch %d/%d: loss %.4g%s, %.0f images/s%s",
             self.name,
             row["epoch"],
             self.training.epochs,
             row["loss"],
             "" if pck is None else f", validation PCK {100 * pck:.1f}",
             row["images_per_s"],
+            self._left((self.training.epochs - row["epoch"]) * epoch_s),
         )
+
+    def _run_seconds_left(self, progress: Progress, steps: int) -> float:
+        """The time of the run's remaining steps, at the epoch's pace so far."""
+        epochs_left = self.training.epochs - progress.epoch
+        return progress.sums["seconds"] / progress.step * (epochs_left * steps - progress.step)
+
+    def _left(self, seconds: float) -> str:
+        """The time left of the whole run, for the end of a line; patience may end it earlier."""
+        if not seconds:
+            return ""
+        most = "" if self.training.patience is None else "at most "
+        return f", {most}{format_duration(seconds)} left"
 
     def log_early_stop(self, progress: Progress) -> None:
         """Log why a run ends before its last epoch."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.files import sync
+from .callbacks import Callback, Epoch
 
 NAME = "events.out.tfevents."
 """TensorBoard reads files with "tfevents" in their names, in the order of their names. A number
@@ -34,6 +35,48 @@ def check_installed() -> None:
             "`pip install 'fast-pose-distillation[tensorboard]'`, or turn it off with "
             "--set monitor.tensorboard=false"
         )
+
+
+SCALAR_TAGS = {
+    "loss": "loss/loss",
+    "collapsed_loss": "loss/collapsed_loss",
+    "pose_loss": "loss/pose_loss",
+    "kd_pose_loss": "loss/kd_pose_loss",
+    "validation_pck": "validation_pck/mean",
+    "learning_rate": "optimizer/learning_rate",
+    "images_per_s": "speed/images_per_s",
+    "data_wait_fraction": "speed/data_wait_fraction",
+    "seconds": "speed/seconds",
+    "peak_memory_mb": "memory/peak_memory_mb",
+}
+"""TensorBoard tags by column of `metrics.jsonl`: the column's name under a group."""
+
+
+class TensorBoard(Callback):
+    """Writes the columns of `metrics.jsonl`, validation PCK by group, and contact sheets."""
+
+    def __init__(self, folder: Path) -> None:
+        self._events = EventLog(folder)
+        self._unwritten: list[tuple[int, dict[str, float], dict[str, bytes]]] = []
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        """Write the last epoch, after any earlier ones that are not written yet."""
+        if self._events.is_empty and not self._unwritten:
+            self._unwritten = [(old["epoch"], _scalars(old), {}) for old in epoch.history[:-1]]
+        shares = {f"validation_pck/{name}": share for name, share in epoch.validation_pck.items()}
+        # While the disk is full, keep the numbers and drop the images, which would fill the memory.
+        self._unwritten = [(number, values, {}) for number, values, _ in self._unwritten]
+        newest = (epoch.row["epoch"], _scalars(epoch.row) | shares, dict(epoch.images))
+        self._unwritten.append(newest)
+        while self._unwritten:
+            number, values, pngs = self._unwritten[0]
+            self._events.write(step=number, scalars=values, images=pngs)
+            del self._unwritten[0]
+
+
+def _scalars(row: Mapping[str, Any]) -> dict[str, float]:
+    """The values of a row of `metrics.jsonl` by TensorBoard tag."""
+    return {tag: row[column] for column, tag in SCALAR_TAGS.items() if column in row}
 
 
 class EventLog:

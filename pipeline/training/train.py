@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,8 @@ from torch import nn
 from ...data.skeletons import SKELETONS, Skeleton
 from ..config.recipe import Recipe
 from ..config.sections import Training
-from ..models.checkpoint import ModelDir, parse_weights, read_weights_file, to_device
+from ..models.checkpoint import parse_weights, read_weights_file, to_device
+from ..models.model_dir import ModelDir
 from ..models.offset import label_log_mass
 from ..runtime.distributed import ProcessGroup, join_process_group
 from ..runtime.files import sha256, versions, write_sealed_json
@@ -56,6 +58,7 @@ def train_model(
     data: TrainingData,
     device: torch.device,
     init_from: Path | None = None,
+    callbacks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train the network in `out`, or resume its training; a finished one is left as it is.
 
@@ -67,6 +70,7 @@ def train_model(
         training: the network's settings, which may differ from those in `recipe`.
         objective: the loss.
         init_from: weights to start from, a safetensors file; None: the model's initial weights.
+        callbacks: names as given to `--callback` (`callbacks.make_callback`).
 
     Returns:
         The content of `record.json`.
@@ -101,11 +105,13 @@ def train_model(
             device=device,
             initial=initial,
             group=group,
+            callbacks=callbacks,
         )
-        run.train()
-        if group.is_first:
-            _write_record(run)
-        group.barrier()
+        with run.monitor.ended():
+            run.train()
+            if group.is_first:
+                _write_record(run)
+            group.barrier()
     return out.record()
 
 
@@ -146,6 +152,7 @@ def _prepare(
     device: torch.device,
     initial: InitialWeights | None,
     group: ProcessGroup,
+    callbacks: Sequence[str],
 ) -> Run:
     """A run, restored from its checkpoint if there is one."""
     sampler = EpochSampler(
@@ -166,7 +173,8 @@ def _prepare(
         sampler=sampler,
         out=out,
         device=device,
-        epochs=training.epochs,
+        training=training,
+        callbacks=callbacks,
     )
     out.path.mkdir(parents=True, exist_ok=True)
     state = _initial_state(

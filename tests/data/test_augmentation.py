@@ -15,12 +15,12 @@ from scipy import stats
 from fpd.data.augmentation import (
     PARAMETERS,
     UNAUGMENTED,
-    Augmentation,
     affine_23,
     draw_parameters,
     invert,
     transform,
 )
+from fpd.data.sections import Augmentation
 
 fuzz = settings(deadline=None, max_examples=25, database=None)
 

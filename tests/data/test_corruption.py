@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fpd.data.corruption import LabelCorruption, corrupt_labels, has_labels
-from fpd.data.datasets import Data, load
+from fpd.data.corruption import corrupt_labels, has_labels
+from fpd.data.datasets import load
 from fpd.data.readers.synthetic.people import synthetic_samples
+from fpd.data.sections import Data, LabelCorruption
 
 SAMPLES = synthetic_samples("train", 400)
 

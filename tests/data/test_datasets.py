@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from fpd.data.datasets import FOLDER_READERS, Data, Synthetic, load, load_training
+from fpd.data.datasets import FOLDER_READERS, load, load_training
 from fpd.data.readers.synthetic.people import synthetic_samples
 from fpd.data.samples import SampleSet, id_hash
+from fpd.data.sections import Data, Synthetic
 
 SMALL = Synthetic(train=60, test=20)
 ALL_SAMPLES = synthetic_samples("train", 60)

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fpd.data.augmentation import Augmentation, invert, transform
+from fpd.data.augmentation import invert, transform
+from fpd.data.geometry import Geometry
 from fpd.data.heatmap_codec import decode, encode, flip_heatmaps
+from fpd.data.sections import Augmentation
 from fpd.data.skeletons import LSP
-from fpd.data.views import Geometry, Views
+from fpd.data.views import Views
 
 fuzz = settings(deadline=None, max_examples=25, database=None)
 

@@ -11,17 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from fpd.data.augmentation import (
-    UNAUGMENTED,
-    Augmentation,
-    affine_23,
-    draw_parameters,
-    invert,
-    transform,
-)
-from fpd.data.datasets import Data, load
+from fpd.data.augmentation import UNAUGMENTED, affine_23, draw_parameters, invert, transform
+from fpd.data.datasets import load
+from fpd.data.geometry import Geometry
 from fpd.data.heatmap_codec import decode, encode
-from fpd.data.views import Geometry
+from fpd.data.sections import Augmentation, Data
 
 GEOMETRY = Geometry(crop_px=256, stride_px=4)
 THRESHOLD = 0.1

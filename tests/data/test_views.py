@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from fpd.data.augmentation import Augmentation, affine_23, draw_parameters, invert, transform
+from fpd.data.augmentation import affine_23, draw_parameters, invert, transform
+from fpd.data.geometry import Geometry
 from fpd.data.io.images import ImageFolder
 from fpd.data.readers.synthetic.people import synthetic_samples
 from fpd.data.samples import id_hash
+from fpd.data.sections import Augmentation
 from fpd.data.skeletons import LSP
-from fpd.data.views import CENTER_CROP, Geometry, TeacherCrop, Views, crop_image
+from fpd.data.views import CENTER_CROP, TeacherCrop, Views, crop_image
 
 fuzz = settings(deadline=None, max_examples=25, database=None)
 

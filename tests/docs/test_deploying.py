@@ -65,7 +65,7 @@ def test_the_script_finds_what_predict_finds(
 
 
 def test_the_numbers_of_the_text_are_those_of_the_code() -> None:
-    from fpd.data.io.boxes import MIN_SCORE
+    from fpd.data.limits import MIN_SCORE
     from fpd.pipeline.evaluation.overlay import MIN_PEAK
     from fpd.pipeline.models.export.parity import BATCHES, HEATMAP_TOLERANCE, JOINT_TOLERANCE_PX
     from fpd.stages.export import CALIBRATION_CROPS, COMPARED_VIEWS

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fpd.data.augmentation import UNAUGMENTED, Augmentation, affine_23, draw_parameters, transform
+from fpd.data.augmentation import UNAUGMENTED, affine_23, draw_parameters, transform
 from fpd.data.samples import id_hash
+from fpd.data.sections import Augmentation
 from fpd.pipeline.store import (
     StoreReader,
     open_storage,

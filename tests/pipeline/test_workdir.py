@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fpd.pipeline.config.recipe import Recipe, load_recipe
-from fpd.pipeline.models.checkpoint import ModelDir
+from fpd.pipeline.models.model_dir import ModelDir
 from fpd.pipeline.runtime.files import write_sealed_json
 from fpd.pipeline.workdir import WorkDir
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from fpd.cli import main
 from fpd.commands.summaries.check_data import describe
-from fpd.data.datasets import Data
+from fpd.data.sections import Data
 from fpd.stages import check_data
 
 FILES = {"train": "a.json", "test": "b.json", "train_images": "images", "test_images": "images"}
@@ -106,6 +106,12 @@ def test_a_damaged_label_file_does_not_hide_the_other(root: Path) -> None:
     report = run(root)
     assert list(report["splits"]) == ["test"]
     assert len(report["problems"]) == 1 and "a.json cannot be read" in report["problems"][0]
+
+
+def test_a_problem_of_both_files_is_told_once(tmp_path: Path) -> None:
+    (problem,) = check_data.run(Data(reader="lsp", root=tmp_path))["problems"]
+    assert problem.startswith("train, test: ") and "joints.mat is missing" in problem
+    assert describe(check_data.run(Data(reader="lsp", root=tmp_path))).startswith("1 problem:")
 
 
 def fpd(root: Path, *options: str) -> Any:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fpd.cli import main
-from fpd.pipeline.models.checkpoint import ModelDir
+from fpd.pipeline.models.model_dir import ModelDir
 from fpd.pipeline.workdir import WorkDir
 
 

@@ -19,9 +19,9 @@ from torch.export import ExportedProgram
 
 from fpd import __version__
 from fpd.cli import main
-from fpd.data.augmentation import Augmentation
 from fpd.data.datasets import load
 from fpd.data.heatmap_codec import decode
+from fpd.data.sections import Augmentation
 from fpd.data.views import CENTER_CROP, Views
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.evaluation.inference import score

@@ -73,7 +73,7 @@ def test_numbers_are_those_of_the_files(toy_work: Path, toy_recipe: Recipe) -> N
     assert report["canaries"] == 6 * 2
 
 
-def test_the_text_has_the_numbers(toy_work: Path, toy_recipe: Recipe) -> None:
+def test_the_text_has_the_numbers(toy_work: Path, toy_recipe: Recipe, tmp_path: Path) -> None:
     result = fpd("inspect-cache", "-w", toy_work)
     assert result.exit_code == 0, result.output
     report = inspect.run(WorkDir(toy_work), toy_recipe)
@@ -91,8 +91,9 @@ def test_the_text_has_the_numbers(toy_work: Path, toy_recipe: Recipe) -> None:
     ):
         assert part in result.output, part
     assert "empty views" not in result.output
-    as_json = fpd("inspect-cache", "-w", toy_work, "--json")
-    assert json.loads(as_json.output) == report
+    out = tmp_path / "store.json"
+    assert fpd("inspect-cache", "-w", toy_work, "--json", out).exit_code == 0
+    assert json.loads(out.read_text()) == report
 
 
 def test_a_portable_store_lists_its_splits(portable_work: WorkDir) -> None:
@@ -109,7 +110,9 @@ def test_a_portable_store_lists_its_splits(portable_work: WorkDir) -> None:
         assert re.search(line, result.output), line
     assert "recipe" not in result.output  # the settings would fill a screen
     assert "curve_steps" not in result.output
-    report = json.loads(fpd("inspect-cache", "-w", portable_work.root, "--json").output)
+    out = portable_work.root / "store.json"
+    assert fpd("inspect-cache", "-w", portable_work.root, "--json", out).exit_code == 0
+    report = json.loads(out.read_text())
     group = portable_work.store / "validation"
     files = [path for path in group.glob("*/c/**/*") if path.is_file()]
     assert report["splits"]["validation"] == {

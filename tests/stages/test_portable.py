@@ -21,11 +21,11 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from fpd.cli import main
-from fpd.data.augmentation import Augmentation
 from fpd.data.datasets import load_training
 from fpd.data.io.jpeg import decode_jpeg, encode_jpeg
 from fpd.data.readers.synthetic.people import synthetic_samples
 from fpd.data.samples import ImageSource, SampleSet, hashed_id
+from fpd.data.sections import Augmentation
 from fpd.data.views import CENTER_CROP, View, Views, crop_image
 from fpd.pipeline.config.recipe import Recipe, apply_overrides, stored_views
 from fpd.pipeline.store import StoreReader, open_storage, read_manifest

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from fpd.cli import main
 from fpd.pipeline.models.complexity import count
-from fpd.pipeline.models.hourglass import HourglassSettings
+from fpd.pipeline.models.settings import HourglassSettings
 from fpd.pipeline.workdir import WorkDir
 
 
@@ -33,10 +33,12 @@ def two_models(work: WorkDir) -> WorkDir:
     return work
 
 
-def test_numbers_of_all_models(two_models: WorkDir) -> None:
-    result = fpd("-w", two_models.root, "--batch", "3", "--json")
+def test_numbers_of_all_models(two_models: WorkDir, tmp_path: Path) -> None:
+    out = tmp_path / "profile.json"
+    result = fpd("-w", two_models.root, "--batch", "3", "--json", out)
     assert result.exit_code == 0, result.output
-    report = json.loads(result.output)
+    assert f"written to {out}" in result.output
+    report = json.loads(out.read_text())
     assert list(report["models"]) == ["teacher", "other"]
     assert (report["device"], report["threads"]) == ("cpu", torch.get_num_threads())
     row = report["models"]["teacher"]

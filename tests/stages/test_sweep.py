@@ -16,7 +16,7 @@ from fpd.cli import main
 from fpd.data.datasets import load
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.config.sections import Sweep
-from fpd.pipeline.models.checkpoint import ModelDir
+from fpd.pipeline.models.model_dir import ModelDir
 from fpd.pipeline.runtime.dask_cluster import choose_workers
 from fpd.pipeline.runtime.files import write_sealed_json
 from fpd.pipeline.runtime.interrupt import Interrupted
@@ -120,7 +120,9 @@ def test_a_student_that_runs_out_of_memory_is_a_failure_too(
     grid = Sweep(grid={"student.batch_size": [9, 8]}, seeds=1)
     large, small = sweep.run(work, short_recipe, CPU, "batch", grid)["runs"]
     assert "--set student.grad_accum_steps=2" in large["error"]
-    assert large["error"].startswith("a step of seed-0 on cpu, of 9 views in 1 part, did not fit")
+    assert large["error"].startswith(
+        "a step of batch_size=9, seed-0 on cpu, of 9 views in 1 part, did not fit"
+    )
     assert "error" not in small
 
 

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from fpd.cli import main
 from fpd.data.datasets import load
+from fpd.data.geometry import Geometry
 from fpd.data.skeletons import LSP, MPII
-from fpd.data.views import Geometry, Views
+from fpd.data.views import Views
 from fpd.pipeline.caching.worker import make as make_one
 from fpd.pipeline.caching.worker import make_job
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
-from fpd.pipeline.models.hourglass import Hourglass, HourglassSettings
+from fpd.pipeline.models.hourglass import Hourglass
+from fpd.pipeline.models.settings import HourglassSettings
 from fpd.pipeline.runtime.dask_cluster import TaskFailed, Workers
 from fpd.pipeline.runtime.files import write_sealed_json
 from fpd.pipeline.store import open_storage, read_heatmaps, read_manifest

@@ -81,6 +81,8 @@ def test_an_intact_store_is_not_changed(toy_work: Path, deep: list[str]) -> None
     assert result.exit_code == 0, result.output
     assert "2 views of 18 samples in 6 shards" in result.output
     assert "match the receipts" in result.output
+    last = result.output.splitlines()[-1]
+    assert last == "OK: complete and intact, and every compared view is within the bound"
     assert times(toy_work) == before
 
 

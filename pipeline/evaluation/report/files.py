@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ....data.io.files import read_bytes
 from ....data.samples import SampleSet
-from ...models.checkpoint import ModelDir
+from ...models.model_dir import ModelDir
 from ..inference import PredictedJoints
 
 log = logging.getLogger("fpd")

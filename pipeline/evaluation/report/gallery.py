@@ -16,9 +16,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ....data.augmentation import Augmentation, transform
+from ....data.augmentation import transform
+from ....data.geometry import Geometry
 from ....data.samples import SampleSet
-from ....data.views import CENTER_CROP, Geometry, Views
+from ....data.sections import Augmentation
+from ....data.views import CENTER_CROP, Views
 from ..inference import PredictedJoints
 from ..pck import normalized_errors
 from .scores import TEACHER

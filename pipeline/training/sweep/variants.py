@@ -24,8 +24,9 @@ from ...evaluation.inference import predict
 from ...evaluation.pck import pck_or_nan
 from ...evaluation.report.scores import pck_fields
 from ...evaluation.report.tables import is_number
-from ...models.checkpoint import ModelDir, load_model
+from ...models.checkpoint import load_model
 from ...models.complexity import count
+from ...models.model_dir import ModelDir
 from ...runtime.files import read_sealed_json, write_json, write_sealed_json
 from ...runtime.interrupt import Interrupted, stop_requested
 from ...runtime.lock import BeingWritten, writer_lock
@@ -64,7 +65,8 @@ class Variant:
 
     def folder(self, work: WorkDir, sweep: str) -> ModelDir:
         """Its folder below that of the sweep."""
-        return ModelDir(work.sweep(sweep) / _slug(self.point) / self.run)
+        path = work.sweep(sweep) / _slug(self.point) / self.run
+        return ModelDir(path, label=f"{self.point}, {self.run}")
 
     def recipe(self, base: Recipe, folds: int | None) -> Recipe:
         """The recipe to train it with.

@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from fpd.data.augmentation import Augmentation
-from fpd.data.datasets import Data, load
-from fpd.data.readers.coco import Coco, coco, flip_indices_of
+from fpd.data.datasets import load
+from fpd.data.geometry import Geometry
+from fpd.data.readers.coco import coco, flip_indices_of
+from fpd.data.readers.coco_settings import Coco
+from fpd.data.sections import Augmentation, Data
 from fpd.data.skeletons import COCO
-from fpd.data.views import CENTER_CROP, Geometry, Views
+from fpd.data.views import CENTER_CROP, Views
 
 ONE_FILE = {
     "train": "all.json",

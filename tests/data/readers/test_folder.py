@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from fpd.data.datasets import Data, load
+from fpd.data.datasets import load
 from fpd.data.readers.folder import folder
+from fpd.data.sections import Data
 from fpd.data.skeletons import COCO, LSP, MPII
 
 

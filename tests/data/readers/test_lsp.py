@@ -11,13 +11,14 @@ import scipy.io
 from numpy.typing import NDArray
 from PIL import Image
 
-from fpd.data.augmentation import Augmentation
-from fpd.data.datasets import Data, load
+from fpd.data.datasets import load
+from fpd.data.geometry import Geometry
 from fpd.data.io.images import ImageFolder
 from fpd.data.readers.lsp import lsp, lsp_lspet, lspet
+from fpd.data.sections import Augmentation, Data
 from fpd.data.skeletons import LSP
 from fpd.data.validation import check
-from fpd.data.views import CENTER_CROP, Geometry, Views
+from fpd.data.views import CENTER_CROP, Views
 
 LSP_COUNT, TRAIN_COUNT, LSPET_COUNT = 5, 3, 4
 

@@ -11,13 +11,14 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from fpd.data.augmentation import Augmentation
-from fpd.data.datasets import Data, load
+from fpd.data.datasets import load
+from fpd.data.geometry import Geometry
 from fpd.data.readers.mpii import GROUND_TRUTH_JOINTS, mpii
 from fpd.data.samples import SampleSet
+from fpd.data.sections import Augmentation, Data
 from fpd.data.skeletons import MPII
 from fpd.data.validation import check
-from fpd.data.views import CENTER_CROP, Geometry, Views
+from fpd.data.views import CENTER_CROP, Views
 
 IMAGE_NAMES = ["b.jpg", "a.jpg", "b.jpg"]
 

@@ -10,9 +10,10 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from fpd.data.datasets import Data, load, read_splits
+from fpd.data.datasets import load, read_splits
 from fpd.data.readers import mpii_official
 from fpd.data.readers.mpii_official import FILE
+from fpd.data.sections import Data
 from fpd.data.skeletons import MPII
 
 EMPTY = np.zeros((0, 0))

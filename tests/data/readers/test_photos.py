@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from fpd.data.augmentation import Augmentation
 from fpd.data.datasets import Data, load, load_splits
-from fpd.data.readers.photos import Photos, held_out, photos, skeleton_of
+from fpd.data.readers.photos import held_out, photos, skeleton_of
+from fpd.data.readers.photos_settings import Photos
 from fpd.data.skeletons import COCO, LSP
 from fpd.data.views import CENTER_CROP, Geometry, Views
 

@@ -30,7 +30,22 @@ def test_a_misspelled_key_gets_a_suggestion(override: str, key: str, suggestion:
 
 
 @pytest.mark.parametrize(
-    "key", ["nonsense", "teacher.alpha", TIMM.partition("=")[0] + ".stages", "students.new.x"]
+    ("override", "suggestion"),
+    [
+        ("alpha=1", "`student.alpha`"),
+        ("teacher.alpha=1", "`student.alpha`"),
+        ("epochs=1", "`teacher.epochs` or `student.epochs`"),
+        ("data.crop_px=64", "`geometry.crop_px`"),
+    ],
+)
+def test_a_key_in_the_wrong_section_gets_the_right_one(override: str, suggestion: str) -> None:
+    with pytest.raises(ValueError, match=f"no such setting; did you mean {suggestion}") as caught:
+        load_recipe("demo", [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key", ["nonsense", "teacher.nonsense", TIMM.partition("=")[0] + ".stages", "students.new.x"]
 )
 def test_a_key_unlike_all_others_gets_none(key: str) -> None:
     override = TIMM % "stages" if key == "student.model.stages" else f"{key}=1"

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fpd.data.geometry import Geometry
 from fpd.data.samples import SampleSet
 from fpd.data.skeletons import LSP, Skeleton
-from fpd.data.views import Geometry
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.config.sections import TestTimeAugmentation
 from fpd.pipeline.evaluation.inference import average_scales, in_model_order, predict, score
 from fpd.pipeline.models.checkpoint import TrainedModel
-from fpd.pipeline.models.hourglass import HourglassSettings
+from fpd.pipeline.models.settings import HourglassSettings
 from fpd.pipeline.runtime.interrupt import Interrupted, Stop
 
 CPU = torch.device("cpu")

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fpd.data.datasets import Data
 from fpd.data.io import coco_format
 from fpd.data.readers import coco
-from fpd.data.readers.coco import Coco
+from fpd.data.readers.coco_settings import Coco
+from fpd.data.sections import Data
 from fpd.data.skeletons import COCO
 from fpd.pipeline.evaluation import oks
 from fpd.pipeline.evaluation.inference import PredictedJoints

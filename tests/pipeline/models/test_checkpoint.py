@@ -16,13 +16,13 @@ from torch import nn
 from fpd.data.skeletons import LSP
 from fpd.pipeline.config.recipe import Recipe
 from fpd.pipeline.models.checkpoint import (
-    ModelDir,
     load_model,
     parse_weights,
     read_weights_file,
     save_weights,
 )
-from fpd.pipeline.models.hourglass import HourglassSettings
+from fpd.pipeline.models.model_dir import ModelDir
+from fpd.pipeline.models.settings import HourglassSettings
 from fpd.pipeline.runtime.files import sha256, write_sealed_json
 from fpd.pipeline.workdir import WorkDir
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fpd.pipeline.config.recipe import apply_overrides
 from fpd.pipeline.models.complexity import count, latency_ms
-from fpd.pipeline.models.hourglass import HourglassSettings
+from fpd.pipeline.models.settings import HourglassSettings
 
 
 # The paper's Table 1: 26 M parameters and 55 GFLOPs, 3 M and 9 GFLOPs (a multiply-add being two).

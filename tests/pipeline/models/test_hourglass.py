@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fpd.pipeline.models.complexity import count
-from fpd.pipeline.models.hourglass import HourglassSettings
+from fpd.pipeline.models.settings import HourglassSettings
 
 Tensors = dict[str, Tensor]
 

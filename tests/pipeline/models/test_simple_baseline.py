@@ -22,9 +22,8 @@ from fpd.pipeline.config.overrides import merge
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.models import simple_baseline
 from fpd.pipeline.models.complexity import count
-from fpd.pipeline.models.hourglass import HourglassSettings
 from fpd.pipeline.models.networks import parse_model
-from fpd.pipeline.models.simple_baseline import TimmSettings
+from fpd.pipeline.models.settings import HourglassSettings, TimmSettings
 from fpd.pipeline.runtime.files import write_sealed_json
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import teacher
@@ -67,7 +66,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
         is_model=NAMES.__contains__, list_models=lambda _: list(NAMES), create_model=Features
     )
     monkeypatch.setitem(sys.modules, "timm", listed)  # type: ignore[arg-type]
-    simple_baseline._check_heatmaps.cache_clear()
+    simple_baseline.check_heatmaps.cache_clear()
 
 
 @pytest.fixture(params=["stub", pytest.param("timm", marks=needs_timm)])
@@ -75,7 +74,7 @@ def either(request: pytest.FixtureRequest) -> str:
     """The stub, and timm itself if it is installed; which of them."""
     if request.param == "stub":
         request.getfixturevalue("stub")
-    simple_baseline._check_heatmaps.cache_clear()
+    simple_baseline.check_heatmaps.cache_clear()
     return str(request.param)
 
 
@@ -165,7 +164,7 @@ def test_backbones_that_produce_no_heatmaps_are_refused_up_front(
     stub: None, monkeypatch: pytest.MonkeyPatch, network: type[Features], reason: str
 ) -> None:
     monkeypatch.setattr(sys.modules["timm"], "create_model", network)
-    simple_baseline._check_heatmaps.cache_clear()
+    simple_baseline.check_heatmaps.cache_clear()
     message = rf"timm's resnet18 produces no heatmaps .*64 x 64 pixels \({reason}\)"
     with pytest.raises(ValueError, match=message):
         recipe_with("student.model={name='timm',backbone='resnet18'}")

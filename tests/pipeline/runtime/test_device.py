@@ -8,15 +8,8 @@ import cv2
 import pytest
 import torch
 
-from fpd.pipeline.runtime.device import (
-    LAUNCHED,
-    choose_device,
-    divide_cores,
-    is_launched,
-    launched_rank,
-    loader_workers,
-    usable_cores,
-)
+from fpd.pipeline.runtime.device import choose_device, divide_cores, loader_workers
+from fpd.pipeline.runtime.launch import LAUNCHED, is_launched, launched_rank, usable_cores
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

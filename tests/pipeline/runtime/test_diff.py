@@ -24,6 +24,11 @@ trees = st.recursive(
 )
 
 
+def test_the_two_values_have_the_names_that_the_caller_gives() -> None:
+    [text] = differences({"a": {"b": 1}}, {"a": {"b": 2}}, ("kept", "in demo"))
+    assert text == "a.b: kept 1, in demo 2"
+
+
 def paths(tree: Any, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     if not isinstance(tree, dict):
         return [above]

@@ -21,8 +21,7 @@ from torch import multiprocessing, nn
 
 from fpd.data.samples import SampleSet
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
-from fpd.pipeline.models.hourglass import HourglassSettings
-from fpd.pipeline.runtime.device import LAUNCHED
+from fpd.pipeline.models.settings import HourglassSettings
 from fpd.pipeline.runtime.distributed import (
     SINGLE_PROCESS,
     ProcessGroup,
@@ -30,6 +29,7 @@ from fpd.pipeline.runtime.distributed import (
     no_sync,
 )
 from fpd.pipeline.runtime.files import write_sealed_json
+from fpd.pipeline.runtime.launch import LAUNCHED
 from fpd.pipeline.training.sampler import EpochSampler
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import teacher

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fpd.pipeline.models.checkpoint import ModelDir
+from fpd.pipeline.models.model_dir import ModelDir
 from fpd.pipeline.runtime import files
 from fpd.pipeline.runtime.files import (
     atomic,

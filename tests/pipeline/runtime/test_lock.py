@@ -18,7 +18,7 @@ from fpd.cli import main
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.config.sections import Sweep
 from fpd.pipeline.models.checkpoint import load_model
-from fpd.pipeline.runtime.device import LAUNCHED
+from fpd.pipeline.runtime.launch import LAUNCHED
 from fpd.pipeline.runtime.lock import INSIDE, BeingWritten, writer_lock
 from fpd.pipeline.training.sweep.variants import train_and_score, variants
 from fpd.pipeline.workdir import WorkDir

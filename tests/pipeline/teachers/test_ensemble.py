@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from fpd.data.geometry import Geometry
 from fpd.data.heatmap_codec import flip_heatmaps
 from fpd.data.skeletons import LSP
-from fpd.data.views import Geometry
 from fpd.pipeline.teachers import TeacherSpec, covered_joints, ensemble_predictor
 
 CPU = torch.device("cpu")

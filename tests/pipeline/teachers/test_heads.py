@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from fpd.data.geometry import Geometry
 from fpd.data.heatmap_codec import decode
 from fpd.data.skeletons import LSP
-from fpd.data.views import Geometry
 from fpd.pipeline.teachers import TeacherSpec, ensemble_predictor
 from fpd.pipeline.teachers.heads import check_output, make_head, sigmas_on_store
 

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from fpd.data.skeletons import MPII
-from fpd.pipeline.models.hourglass import Hourglass, HourglassSettings
+from fpd.pipeline.models.hourglass import Hourglass
+from fpd.pipeline.models.settings import HourglassSettings
 from fpd.pipeline.teachers.hourglass import LAYOUTS, load
 
 State = dict[str, Tensor]

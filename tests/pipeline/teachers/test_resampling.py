@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fpd.data.geometry import Geometry
 from fpd.data.heatmap_codec import decode
-from fpd.data.views import Geometry
 from fpd.pipeline.teachers.resampling import HeatmapResampler, letterbox, letterbox_placement
 from fpd.pipeline.teachers.spec import TeacherSpec
 

@@ -233,8 +233,8 @@ def test_blazepose_needs_no_spec(tmp_path: Path, size: str) -> None:
 @pytest.mark.skipif(not BLAZEPOSE.is_dir(), reason="BlazePose is not in ../shared/data/teachers")
 def test_blazeposes_landmarks_agree_with_its_heatmaps(tmp_path: Path) -> None:
     """Two heads of one network, by the spec's keys alone, on a drawn figure."""
+    from fpd.data.geometry import Geometry
     from fpd.data.heatmap_codec import decode
-    from fpd.data.views import Geometry
     from fpd.pipeline.teachers.heads import make_head
 
     path = tmp_path / "landmarks.tflite"

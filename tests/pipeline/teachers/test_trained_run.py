@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fpd.data.geometry import Geometry
 from fpd.data.skeletons import LSP
-from fpd.data.views import Geometry
-from fpd.pipeline.models.checkpoint import ModelDir, load_model
+from fpd.pipeline.models.checkpoint import load_model
+from fpd.pipeline.models.model_dir import ModelDir
 from fpd.pipeline.models.predictor import make_predictor
 from fpd.pipeline.models.preprocessing import normalize
 from fpd.pipeline.runtime.files import sha256, write_sealed_json

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from fpd.pipeline.config.sections import Training
-from fpd.pipeline.models.checkpoint import ModelDir
-from fpd.pipeline.models.hourglass import HourglassSettings
+from fpd.pipeline.models.model_dir import ModelDir
+from fpd.pipeline.models.settings import HourglassSettings
 from fpd.pipeline.training.checkpoint import (
     CHECKSUM_MARK,
     Progress,

@@ -12,8 +12,8 @@ import pytest
 from fpd.data.samples import SampleSet, Tally
 from fpd.pipeline.config.recipe import Recipe
 from fpd.pipeline.config.sections import Student, Training
-from fpd.pipeline.models.checkpoint import ModelDir
-from fpd.pipeline.models.hourglass import HourglassSettings
+from fpd.pipeline.models.model_dir import ModelDir
+from fpd.pipeline.models.settings import HourglassSettings
 from fpd.pipeline.runtime.distributed import ProcessGroup
 from fpd.pipeline.training.checks import (
     check_batch_size,

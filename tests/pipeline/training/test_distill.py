@@ -15,7 +15,8 @@ from fpd.data.datasets import load
 from fpd.data.skeletons import LSP
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.config.sections import Student
-from fpd.pipeline.models.checkpoint import ModelDir, save_weights
+from fpd.pipeline.models.checkpoint import save_weights
+from fpd.pipeline.models.model_dir import ModelDir
 from fpd.pipeline.runtime.files import sha256
 from fpd.pipeline.training import distill
 from fpd.pipeline.training.dataset import TrainingData

@@ -28,7 +28,8 @@ from fpd.data.samples import SampleSet
 from fpd.data.skeletons import LSP
 from fpd.pipeline.config.recipe import Recipe, apply_overrides, fresh_views
 from fpd.pipeline.evaluation.pck import Pck, pck
-from fpd.pipeline.models.checkpoint import ModelDir, load_model
+from fpd.pipeline.models.checkpoint import load_model
+from fpd.pipeline.models.model_dir import ModelDir
 from fpd.pipeline.runtime.files import write_sealed_json
 from fpd.pipeline.runtime.interrupt import Interrupted
 from fpd.pipeline.training import loop

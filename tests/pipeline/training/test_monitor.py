@@ -22,7 +22,7 @@ from fpd.data.skeletons import LSP
 from fpd.pipeline.config.recipe import Recipe, apply_overrides, fresh_views, stored_views
 from fpd.pipeline.config.sections import Student
 from fpd.pipeline.evaluation.pck import Pck, pck
-from fpd.pipeline.models.checkpoint import ModelDir
+from fpd.pipeline.models.model_dir import ModelDir
 from fpd.pipeline.models.preprocessing import normalize
 from fpd.pipeline.store import StoreReader, open_storage, read_heatmaps, stored_layout
 from fpd.pipeline.training import loop, monitor
@@ -103,7 +103,7 @@ def make_monitor(
         sampler=EpochSampler(data.samples, 8, 0, data.views, flip=data.flip, keep_N=data.keep_N),
         out=ModelDir(folder),
         device=CPU,
-        epochs=epochs,
+        training=recipe.teacher.model_copy(update={"epochs": epochs}),
     )
 
 
@@ -123,7 +123,7 @@ def teacher_monitor(
 
 def history(epochs: int) -> list[dict[str, Any]]:
     """Rows of `metrics.jsonl`."""
-    columns = {name: 1.0 for name in monitor.SCALAR_TAGS if "pose_loss" not in name}
+    columns = {name: 1.0 for name in events.SCALAR_TAGS if "pose_loss" not in name}
     return [columns | {"epoch": epoch, "loss": 1 / epoch} for epoch in range(1, epochs + 1)]
 
 
@@ -296,7 +296,7 @@ def test_monitoring_does_not_affect_training(work: WorkDir, toy_recipe: Recipe) 
 def check_curves(folder: ModelDir) -> None:
     """The curves are the columns of `metrics.jsonl`, the images are the sheets."""
     accumulator, metrics = curves(folder), rows(folder)
-    for column, tag in monitor.SCALAR_TAGS.items():
+    for column, tag in events.SCALAR_TAGS.items():
         assert tag.endswith((column, "validation_pck/mean"))
         assert steps(accumulator, tag) == [1, 2]
         values = [event.value for event in accumulator.Scalars(tag)]

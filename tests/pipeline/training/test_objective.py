@@ -16,7 +16,7 @@ from fpd.data.heatmap_codec import flip_heatmaps
 from fpd.data.samples import SampleSet
 from fpd.pipeline.config.recipe import Recipe, stored_views
 from fpd.pipeline.config.sections import Student, Targets
-from fpd.pipeline.models.hourglass import HourglassSettings
+from fpd.pipeline.models.settings import HourglassSettings
 from fpd.pipeline.store import StoreReader, compress, open_storage, read_heatmaps, stored_layout
 from fpd.pipeline.store.compression import basis
 from fpd.pipeline.training.dataset import DistillationViews

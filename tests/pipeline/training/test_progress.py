@@ -26,11 +26,11 @@ def test_the_epoch_line_has_loss_pck_and_speed(
     toy_recipe: Recipe, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="fpd")
-    row = {"epoch": 1, "loss": 0.123456, "images_per_s": 41.7}
+    row = {"epoch": 1, "loss": 0.123456, "images_per_s": 41.7, "seconds": 7200.0}
     reporter(toy_recipe).log_epoch(row)
     reporter(toy_recipe).log_epoch(row | {"epoch": 2, "validation_pck": 0.4321})
     assert caplog.messages == [
-        "teacher epoch 1/2: loss 0.1235, 42 images/s",
+        "teacher epoch 1/2: loss 0.1235, 42 images/s, 2 h left",
         "teacher epoch 2/2: loss 0.1235, validation PCK 43.2, 42 images/s",
     ]
 
@@ -43,7 +43,33 @@ def test_the_bar_shows_loss_best_pck_speed_and_wait(toy_recipe: Recipe) -> None:
     reporter(toy_recipe).update(bar, progress)  # no losses yet
     progress.add(loss=3.0, images=6)
     reporter(toy_recipe).update(bar, progress)
-    assert shown == ["loss 0.5, best PCK 50.0, 3 images/s, 25 % waiting for data"]
+    assert shown == ["loss 0.5, best PCK 50.0, 3 images/s, 25 % waiting for data, 10 s left"]
+
+
+def test_patience_may_end_a_run_earlier(
+    toy_recipe: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="fpd")
+    row = {"epoch": 1, "loss": 1.0, "images_per_s": 1.0, "seconds": 60.0}
+    reporter(toy_recipe, "teacher", "teacher.patience=1").log_epoch(row)
+    assert caplog.messages[0].endswith("1 images/s, at most 1 min left")
+
+
+@pytest.mark.parametrize(
+    ("progress", "line"),
+    [
+        (Progress(), None),
+        (Progress(epoch=1), "teacher: continuing from epoch 2 of 2"),
+        (Progress(epoch=1, step=12), "teacher: continuing from epoch 2 of 2, step 13"),
+        (Progress(step=20), "teacher: continuing from epoch 1 of 2, after its last step"),
+    ],
+)
+def test_a_resumed_run_says_from_where_it_continues(
+    progress: Progress, line: str | None, toy_recipe: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="fpd")
+    reporter(toy_recipe).log_start(progress, steps=20)
+    assert caplog.messages == ([] if line is None else [line])
 
 
 # Collapse

@@ -13,9 +13,9 @@ from torch import device
 from fpd.cli import main
 from fpd.data.samples import SampleSet
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
-from fpd.pipeline.models.checkpoint import ModelDir
-from fpd.pipeline.runtime.device import LAUNCHED
+from fpd.pipeline.models.model_dir import ModelDir
 from fpd.pipeline.runtime.files import sha256
+from fpd.pipeline.runtime.launch import LAUNCHED
 from fpd.pipeline.training import loop
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import teacher

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from fpd.data.augmentation import Augmentation
+from fpd.data.geometry import Geometry
 from fpd.data.samples import SampleSet
-from fpd.data.views import CENTER_CROP, Geometry, Views
+from fpd.data.sections import Augmentation
+from fpd.data.views import CENTER_CROP, Views
 from fpd.pipeline.evaluation.inference import PredictedJoints
 from fpd.pipeline.evaluation.report import gallery as module
 from fpd.pipeline.evaluation.report.gallery import (
