@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import nullcontext
 
 import torch
@@ -62,9 +63,10 @@ def replayed(network: nn.Module, training: Training, device: torch.device) -> nn
     """The network as `train_step` is to run it in a single process: on a GPU, from CUDA graphs.
 
     Not where a step has several backward passes, which replaying does not accumulate, nor with
-    `torch.compile`.
+    `torch.compile`, nor in a thread: what another thread runs meanwhile would disturb a recording.
     """
-    if device.type != "cuda" or not training.cuda_graphs:
+    in_thread = threading.current_thread() is not threading.main_thread()
+    if device.type != "cuda" or not training.cuda_graphs or in_thread:
         return network
     if training.grad_accum_steps > 1 or training.compile:
         return network
