@@ -63,9 +63,8 @@ recipe_options = with_options(
         "-w",
         "--work",
         type=click.Path(file_okay=False, path_type=Path),
-        default=Path("work/demo"),
-        show_default=True,
-        help="Work directory, which holds the recipe and the files of all stages.",
+        help="Work directory, which holds the recipe and the files of all stages.  [default: "
+        "work/demo, once `fpd demo` has made it]",
     ),
     settings_options,
 )

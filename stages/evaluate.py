@@ -108,7 +108,7 @@ def _add_agreement(
     rows: dict[str, Any], samples: SampleSet, predicted: dict[str, PredictedJoints]
 ) -> None:
     """Where no label counts, compare all models with the teacher."""
-    if TEACHER not in rows or any(row["joints"] for row in rows.values()):
+    if TEACHER not in rows or any(row.get("joints", 1) for row in rows.values()):
         return
     for name in rows.keys() - {TEACHER}:
         rows[name]["agreement"] = agreement(samples, predicted[name], predicted[TEACHER])

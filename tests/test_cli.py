@@ -289,7 +289,9 @@ def test_a_new_work_directory_needs_a_recipe(tmp_path: Path, command: tuple[str,
     """Whatever is set: the demo's epochs and label noise are nobody else's."""
     options = ("--set", "data.reader=coco", "--set", f"data.root={tmp_path}")
     result = fpd(*command, "-w", tmp_path / "w", *options)
-    assert_refused(result, "w has no recipe yet", "-r", "demo, lsp, mpii", "`fpd run all -r lsp")
+    assert_refused(
+        result, "w has no recipe yet", "-r", "demo, lsp, lsp-gpu, mpii", "`fpd run all -r lsp"
+    )
     assert not (tmp_path / "w").exists()
 
 

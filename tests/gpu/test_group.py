@@ -14,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from fpd.data.samples import SampleSet
 from fpd.pipeline.config.recipe import Recipe
 from fpd.pipeline.models.checkpoint import to_device
-from fpd.pipeline.runtime.device import LAUNCHED, choose_device
+from fpd.pipeline.runtime.device import choose_device
 from fpd.pipeline.runtime.distributed import SINGLE_PROCESS, ProcessGroup, join_process_group
+from fpd.pipeline.runtime.launch import LAUNCHED
 from fpd.pipeline.training.checkpoint import TrainingState
 from fpd.pipeline.training.objective import Objective
 from fpd.pipeline.training.optimizers import make_lr_scheduler, make_optimizer

@@ -77,7 +77,7 @@ def test_a_new_directory_needs_a_recipe(tmp_path: Path) -> None:
     """The demo's would train on synthetic people with noisy labels, whatever the data set is."""
     work = WorkDir(tmp_path / "x")
     with pytest.raises(
-        ValueError, match=r"x has no recipe yet: .* -r, .*demo, lsp, mpii.*`fpd run"
+        ValueError, match=r"x has no recipe yet: .* -r, .*demo, lsp, lsp-gpu, mpii.*`fpd run"
     ):
         command(work, None, ("data.reader=coco", "data.root=datasets"))
     assert not work.root.exists()
