@@ -69,6 +69,19 @@ def test_toy_run_writes_results(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_needs_a_gpu_can_be_rehearsed(tmp_path: Path) -> None:
+    command = [sys.executable, FOLDER / "gpu.py", "--rehearse", "--parts", "cache", "paper"]
+
+    subprocess.run([*command, "--out", tmp_path], check=True, timeout=300)
+
+    outcomes = json.loads((tmp_path / "gpu.json").read_text("utf-8"))["results"]
+    assert {part["outcome"] for part in outcomes.values()} == {"exit status 0"}
+    assert json.loads((tmp_path / "cache.json").read_text("utf-8"))["results"]["1x8"]
+    paper = json.loads((tmp_path / "paper.json").read_text("utf-8"))["results"]
+    assert {"teacher", "store", "labels", "both", "labels-equal-time"} <= paper.keys()
+
+
+@pytest.mark.slow
 def test_sweeps_are_drawn(tmp_path: Path) -> None:
     points = [{"point": "alpha=0", "pck": [0.4, 0.5]}, {"point": "alpha=1", "pck": []}]
     (tmp_path / "sweep.json").write_text(json.dumps({"name": "alpha", "points": points}), "utf-8")

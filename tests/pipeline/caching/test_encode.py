@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 
 from fpd.data.heatmap_codec import decode, encode
 from fpd.pipeline.caching.encode import (
+    EncodedBatch,
     encode_batches,
     encoding_error,
     make_shard,
@@ -71,3 +75,28 @@ def test_a_batch_that_does_not_fit_into_memory_names_a_smaller_one() -> None:
     with pytest.raises(ValueError, match=r"6 views did not fit .* --set store\.batch_size=3 "):
         next(encode_batches(predictor, [batch_of(6)], MAX_ERROR))
     assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_batches_fetched_behind_the_next_launch_keep_their_order(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """As on a GPU; a batch that was launched before another one failed is not lost."""
+    monkeypatch.setattr(EncodedBatch, "is_on_cpu", property(lambda _: False))
+    launched = []
+
+    def predictor(crop_BSS3: torch.Tensor) -> torch.Tensor:
+        launched.append(len(crop_BSS3))
+        return encode(torch.full((len(crop_BSS3), 1, 2), 8.0), 16, 1.5)[0]
+
+    def batches() -> Iterator[dict[str, torch.Tensor]]:
+        yield from (batch_of(1), batch_of(2), batch_of(3))
+        if fails:
+            raise ValueError("the fourth batch cannot be read")
+
+    found = []
+    with pytest.raises(ValueError, match="fourth") if fails else nullcontext():
+        for columns in encode_batches(predictor, batches(), MAX_ERROR):
+            found.append((len(columns["peaks"]), len(launched)))
+    assert [views for views, _ in found] == [1, 2, 3]
+    assert [launches for _, launches in found] == [2, 3, 3]
