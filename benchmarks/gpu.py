@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,9 @@ def main() -> None:
         if part.name.split("-")[0] not in arguments.parts:
             continue
         left = 60 * arguments.minutes - (time.perf_counter() - start)
+        if left <= 0:
+            print(f"== {part.name}: no time left", flush=True)
+            continue
         print(f"== {part.name}: up to {min(part.limit_s, left):.0f} s", flush=True)
         outcomes[part.name] = run(part, left, arguments)
         print(f"== {part.name}: {outcomes[part.name]}", flush=True)
@@ -152,10 +156,12 @@ def run(part: Part, left_s: float, arguments: argparse.Namespace) -> dict[str, f
         command, cwd=FOLDER.parent, env=environment, start_new_session=True
     ) as process:
         try:
-            outcome = f"exit status {process.wait(max(1.0, limit_s))}"
+            outcome = f"exit status {process.wait(limit_s)}"
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # its loader processes, too
             outcome = f"ended after {limit_s:.0f} s"
+        finally:
+            with suppress(ProcessLookupError):  # it has ended, with all that it started
+                os.killpg(process.pid, signal.SIGKILL)
     return {"outcome": outcome, "seconds": time.perf_counter() - start}
 
 

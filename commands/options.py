@@ -214,10 +214,7 @@ def stage(
             if default_recipe is not None  # `fpd demo` makes it
             else work_directory(options["work"], options["recipe"], writes=writes)
         )
-        overrides = options["overrides"]
-        if options["store"]:
-            overrides += (f"store.location={json.dumps(options['store'])}",)
-        overrides += _cache_overrides(options)
+        overrides = _overrides(options)
         recipe = work.recipe(
             options["recipe"],
             overrides,
@@ -293,14 +290,15 @@ def work_directory(given: Path | None, recipe: str | None, *, writes: bool) -> P
     return DEMO
 
 
-def _cache_overrides(options: dict[str, Any]) -> tuple[str, ...]:
-    """The values of `cache_options`, where a command has them, in the form of `--set`."""
-    given = {name: options.get(name) for name in ("cache_dir", "cache_size")}
-    return tuple(
-        f"loader.{name}={json.dumps(str(value))}"
-        for name, value in given.items()
-        if value is not None
-    )
+def _overrides(options: dict[str, Any]) -> tuple[str, ...]:
+    """`--set`, and in its form `--store` and, where a command has them, `cache_options`."""
+    given = {
+        "store.location": options["store"] or None,
+        "loader.cache_dir": options.get("cache_dir"),
+        "loader.cache_size": options.get("cache_size"),
+    }
+    chosen = {key: str(value) for key, value in given.items() if value is not None}
+    return (*options["overrides"], *(f"{key}={json.dumps(v)}" for key, v in chosen.items()))
 
 
 def _stored_recipe(work: WorkDir, options: dict[str, Any]) -> dict[str, Any] | None:

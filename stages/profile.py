@@ -6,7 +6,7 @@
 Reads models' folders. Returns numbers.
 
 What is timed is the exported model (`Deployable`): from uint8 crops on the device to joints. On
-CUDA, a pass ends when the device has finished; the tests do not cover that branch.
+CUDA, a pass ends when the device has finished.
 """
 
 from __future__ import annotations

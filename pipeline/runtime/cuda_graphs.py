@@ -97,7 +97,7 @@ def _buffers_kept(network: nn.Module) -> Iterator[None]:
 
 
 def _autocast_without_cache() -> torch.autocast:
-    """Autocast as it is, but casting weights anew: a graph has to contain their casts."""
+    """Autocast with its present settings, and no cache: a graph has to convert the weights."""
     return torch.autocast(
         "cuda",
         dtype=torch.get_autocast_dtype("cuda"),
