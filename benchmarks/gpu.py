@@ -120,7 +120,7 @@ def make_parts(arguments: argparse.Namespace) -> list[Part]:
             60,
             ("store_write.py",),
             ("--teachers=8x256", "--views=4096", "--batch=64", "--workers=8", "--rounds=2"),
-            ("--teachers=1x8", "--views=32", "--rounds=1"),
+            ("--teachers=1x8", "--views=64", "--rounds=1"),
         ),
         Part(
             "feed",

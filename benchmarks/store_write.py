@@ -6,9 +6,13 @@
 For each teacher: views per second of `fpd cache-heatmaps` (synthetic images read and cropped by
 worker processes; heatmaps encoded after each forward pass, compressed and written by a thread), and
 of the same network's forward passes alone on the same batches in memory, with as many threads for
-PyTorch. The two take turns; `share` is the median of their ratio. On a CPU, a second core is needed
-for reading and writing. The time of each kind of work alone follows, per view: only encoding and
-measuring its error take place between forward passes, on the teacher's device.
+PyTorch. The two take turns; `share` is the median of their ratio, and `steady` that of the rate
+between the end of the first shard and that of the last, without what only a run's start and end
+take: starting processes, and writing a shard while the teacher has nothing left to do. On a CPU, a
+second core is needed for reading and writing.
+
+The time of each kind of work alone follows, per view: only encoding and measuring its error take
+place between forward passes, on the teacher's device.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+import time
 import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,7 +54,7 @@ from fpd.pipeline.store import Shard, StoreWriter, compress, make_manifest, open
 from fpd.pipeline.store.writer import encode_shard
 
 CROP_PX = 4 * HEATMAP_PX
-SHARDS = 4
+SHARDS = 8
 
 
 def main() -> None:
@@ -85,14 +90,17 @@ def measure_teacher(size: str, views: int, arguments: argparse.Namespace) -> dic
     predictor = make_predictor(to_device(teacher, device), device, None)
     filling = Filling(predictor, recipe, samples, device)
     batches = list(filling.loader())
-    bare_rates, fill_rates = [], []
+    bare_rates, fill_rates, steady_rates = [], [], []
     for _ in range(1 + arguments.rounds):
         bare_rates.append(views / filling.seconds(lambda: filling.predict_all(batches)))
-        fill_rates.append(views / filling.fill_seconds())
+        whole, steady = filling.fill_rates()
+        fill_rates.append(whole)
+        steady_rates.append(steady)
     return {
         "filling, views/s": statistics.median(fill_rates[1:]),
         "bare, views/s": statistics.median(bare_rates[1:]),
         "share, %": 100 * median_ratio(fill_rates[1:], bare_rates[1:]),
+        "steady, %": 100 * median_ratio(steady_rates[1:], bare_rates[1:]),
     } | filling.measure_parts(batches)
 
 
@@ -128,14 +136,26 @@ class Filling:
             prefetch=self.recipe.loader.prefetch,
         )
 
-    def fill_seconds(self) -> float:
-        """Without creating the empty store, which takes the same time for any number of views."""
+    def fill_rates(self) -> tuple[float, float]:
+        """Views per second of a whole run, and from the first shard's end to the last one's.
+
+        Without creating the empty store, which takes the same time for any number of views.
+        """
+        ends: list[float] = []
         with tempfile.TemporaryDirectory() as folder:
             writer = self.make_writer(Path(folder))
-            tasks = writer.layout.tasks()
-            return self.seconds(
+            tasks, write = writer.layout.tasks(), writer.write
+
+            def write_and_note(content: Shard) -> None:
+                write(content)
+                ends.append(time.perf_counter())
+
+            writer.write = write_and_note  # type: ignore[method-assign]
+            seconds = self.seconds(
                 lambda: fill(writer, tasks, self.predictor, self.recipe, self.samples, self.device)
             )
+        views = len(self.samples)
+        return views / seconds, views * (SHARDS - 1) / SHARDS / (ends[-1] - ends[0])
 
     def make_writer(self, folder: Path) -> StoreWriter:
         manifest = make_manifest(self.recipe, self.samples, "0" * 64)

@@ -1,13 +1,14 @@
 """Share of a training run's time that is spent waiting for data, and what the loader can deliver.
 
     python benchmarks/waiting.py [--data FOLDER] [--reader lsp] [--student 4x128] [--crop 256]
-        [--batch 32] [--epochs 4] [--device cpu|cuda] [--workers 8 16] [--json OUT]
+        [--batch 32] [--epochs 4] [--device cpu|cuda] [--workers 8 16] [--sources N ...]
+        [--json OUT]
 
 A student is trained in three ways, by the project's own stages with the default number of loader
 processes: on labels from photographs; distilled, with the heatmaps of an untrained teacher in a
-store and crops cut from photographs; and from a portable store. `waiting` is the share of time
-between steps in which no batch was ready, `epoch` the mean time of an epoch; both without the first
-epoch, in which the loader's processes start.
+store and crops cut from photographs; and from a portable store (--sources 0, 1 and 2). `waiting` is
+the share of time between steps in which no batch was ready, `epoch` the mean time of an epoch; both
+without the first epoch, in which the loader's processes start.
 
 `loader, N` is what the loader alone delivers with N processes, in views per second: batches are
 moved to the device, and no network is run. Without `--data`, photographs are synthetic.
@@ -51,10 +52,12 @@ def main() -> None:
         work.keep(recipe)
         teacher.run(work, recipe, device)
         settings = {
-            key: value for key, value in vars(arguments).items() if key not in ("json", "data")
+            key: value
+            for key, value in vars(arguments).items()
+            if key not in ("json", "data", "sources")
         }
         results = {}
-        for source in SOURCES:
+        for source in (SOURCES[number] for number in arguments.sources):
             results[source] = measure(source, work, recipe, arguments)
             write_results(arguments.json, "waiting", results, **settings)
     print_results("source", results)
@@ -154,7 +157,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=4, help="of each student, 2 or more")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="device")
     parser.add_argument(
-        "--workers", type=int, nargs="+", default=[8, 16], help="loader processes to measure"
+        "--workers", type=int, nargs="*", default=[8, 16], help="loader processes to measure"
+    )
+    numbers = range(len(SOURCES))
+    parser.add_argument(
+        "--sources", type=int, nargs="+", default=numbers, choices=numbers, help="to measure"
     )
     return parser.parse_args()
 
