@@ -51,16 +51,23 @@ def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # The GPU's error has a class of its own; the CPU's is recognized by its allocator's name.
-        if not isinstance(error, torch.cuda.OutOfMemoryError) and "CPUAllocator" not in str(error):
+        gpu_is_full = isinstance(error, torch.cuda.OutOfMemoryError)
+        if not gpu_is_full and not _says(error, NO_TENSOR_MEMORY):
             raise
         match = re.search(r"ried to allocate [\d.]+ \w+", str(error))
         size = f" (t{match[0]})" if match else ""
         raise ValueError(f"{what} did not fit into memory{size}: {advice}") from None
 
 
-NO_MEMORY = (
+NO_TENSOR_MEMORY = (
     "CPUAllocator",  # PyTorch, on the CPU
+    "CUDNN_STATUS_ALLOC_FAILED",  # cuDNN and cuBLAS, of their workspaces
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""What errors of PyTorch say that are not of its class for exhausted memory."""
+
+NO_MEMORY = (
+    *NO_TENSOR_MEMORY,
     "Insufficient memory",  # OpenCV
     "is killed by signal: Killed",  # the system, of a loader process
     "annot allocate memory",
@@ -85,12 +92,12 @@ def explain_exhausted(error: BaseException) -> str | None:
     """
     text = str(error)
     number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.EMFILE, errno.ENFILE) or any(part in text for part in NO_DESCRIPTORS):
+    if number in (errno.EMFILE, errno.ENFILE) or _says(error, NO_DESCRIPTORS):
         return (
             "the limit of open files is reached: raise it with `ulimit -n 4096`, or use fewer "
             "loader processes (--set loader.workers=1), and run the same command again"
         )
-    if any(part in text for part in NO_SHARED_MEMORY):
+    if _says(error, NO_SHARED_MEMORY):
         return (
             "the shared memory of this machine, /dev/shm, is full: the loader processes pass their "
             "batches through it. Enlarge it (in a container, --shm-size=8g or --ipc=host), remove "
@@ -100,7 +107,7 @@ def explain_exhausted(error: BaseException) -> str | None:
     if (
         isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
         or number == errno.ENOMEM
-        or any(part in text for part in NO_MEMORY)
+        or _says(error, NO_MEMORY)
     ):
         match = re.search(r"llocate ([\d.]+ [KMGT]i?B)", text)
         size = f" (a piece of {match[1]})" if match else ""
@@ -110,6 +117,10 @@ def explain_exhausted(error: BaseException) -> str | None:
             "processes (--set loader.workers=0); finished work is kept, run the same command again"
         )
     return None
+
+
+def _says(error: BaseException, parts: tuple[str, ...]) -> bool:
+    return any(part in str(error) for part in parts)
 
 
 class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -75,6 +75,7 @@ def test_too_little_memory_is_explained_in_one_sentence() -> None:
         ),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "too little memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "too little memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "too little memory"),
         (cv2.error("Insufficient memory in function 'OutOfMemoryError'"), "too little memory"),
         (RuntimeError("worker (pid 3) is killed by signal: Killed. "), "loader.workers=0"),
         (RuntimeError("worker (pid 3) is killed by signal: Bus error. It is"), "--shm-size"),
@@ -104,6 +105,14 @@ def test_so_is_too_little_gpu_memory() -> None:
         explain_out_of_memory("a map", "draw it smaller"),
     ):
         raise torch.cuda.OutOfMemoryError(text)
+
+
+def test_so_is_too_little_memory_for_a_librarys_workspace() -> None:
+    with (
+        pytest.raises(ValueError, match=r"^a map did not fit into memory: draw it smaller$"),
+        explain_out_of_memory("a map", "draw it smaller"),
+    ):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`")
 
 
 def test_other_errors_are_not_changed() -> None:
