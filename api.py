@@ -78,10 +78,10 @@ class Prediction:
     skeleton: Skeleton
 
     def draw(self) -> NDArray[np.uint8]:
-        """A copy of the image with the joints drawn over it: uint8 (H, W, 3) RGB."""
+        """A copy of the image with joints, boxes and scores drawn over it: uint8 (H, W, 3) RGB."""
         keypoints_NK3 = np.concatenate([self.joints, self.scores[..., None]], axis=-1)
         sides_N = self.boxes[:, 2:].max(axis=1).tolist()
-        return draw_overlay(self.image, keypoints_NK3, sides_N, self.skeleton)
+        return draw_overlay(self.image, keypoints_NK3, sides_N, self.skeleton, boxes_N4=self.boxes)
 
     def save(self, path: str | Path) -> None:
         """Write the drawing as JPEG or PNG, by the suffix of `path`.

@@ -445,7 +445,15 @@ def _draw(
         keypoints_NK3 = np.array(keypoints).reshape(len(image_results), -1, 3)
         sides_N = [max(result["bbox"][2:]) for result in image_results]
         path = out / overlay_name(image_results[0]["file_name"])
-        write_overlay(pixels_HW3, keypoints_NK3, sides_N, skeleton, path)
+        write_overlay(
+            pixels_HW3,
+            keypoints_NK3,
+            sides_N,
+            skeleton,
+            path,
+            boxes_N4=np.array([result["bbox"] for result in image_results], np.float64),
+            scores_N=[result["score"] for result in image_results],
+        )
 
 
 def _write(out: Path, results: list[dict[str, Any]], skeleton: Skeleton) -> None:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from ...data.skeletons import Skeleton
 from ..runtime import palette
+from ..runtime.drawing import color_heatmaps, joint_color, joint_hues, limb_color
 from ..runtime.files import atomic
-from ..runtime.palette import CROP_UNDER_HEAT, FIRE_256x4
 from ..runtime.text import printable, shorten
 
 JOINTS_PER_ROW = 7
@@ -29,15 +29,8 @@ MAX_LETTERS = 16
 MARGIN_INCHES = 0.45
 """Left of each row of joints, for the row's name."""
 
-HEATMAP_COLORS = ListedColormap(FIRE_256x4)
 RIMMED = [withStroke(linewidth=3, foreground="black")]
-LABEL = {
-    "color": palette.LABEL,
-    "path_effects": RIMMED,
-    "linewidth": 1.2,
-    "marker": "o",
-    "markersize": 3.5,
-}
+LABEL = {"path_effects": RIMMED, "linewidth": 1.2, "marker": "o", "markersize": 3.5}
 LABEL_MARK = {
     "color": palette.LABEL,
     "path_effects": RIMMED,
@@ -55,7 +48,7 @@ PEAK_MARK = {
 }
 
 MIN_SCALE = 1e-6
-"""Top of the color scale of a map of zeros."""
+"""Least peak that heatmaps are drawn relative to."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +60,7 @@ class CachedFigure:
         crop_SS3: uint8 RGB.
         labels_K2: float (x, y) in crop pixels; NaN if not labeled.
         decoded_K2: float (x, y) in crop pixels, from the cached heatmaps; NaN if too faint.
-        joints: names of the joints.
-        limbs: pairs of joint indices to connect with lines.
+        skeleton: of the joints.
         cached_KHW: float32, at least 0.
         peaks_K: float, the teacher's peaks, as stored.
         max_error: the store's bound on the error of a pixel, as a share of its map's peak.
@@ -81,8 +73,7 @@ class CachedFigure:
     crop_SS3: NDArray[np.uint8]
     labels_K2: NDArray[np.floating]
     decoded_K2: NDArray[np.floating]
-    joints: tuple[str, ...]
-    limbs: tuple[tuple[int, int], ...]
+    skeleton: Skeleton
     cached_KHW: NDArray[np.float32]
     peaks_K: NDArray[np.floating]
     max_error: float
@@ -108,10 +99,11 @@ def draw(view: CachedFigure, path: Path) -> None:
     rows = ["cached"]
     if view.live_KHW is not None:
         rows += ["live teacher", "difference"]
-    blocks = -(-len(view.joints) // JOINTS_PER_ROW)
+    count = view.skeleton.num_joints
+    blocks = -(-count // JOINTS_PER_ROW)
     below = blocks * (len(rows) * TILE_INCHES + 0.3)
     width = JOINTS_PER_ROW * TILE_INCHES + MARGIN_INCHES
-    above = PANEL_INCHES + 0.8
+    above = PANEL_INCHES + 0.95
     figure = Figure(figsize=(width, above + below), dpi=130)
     figure.set_layout_engine("constrained", h_pad=0.07)
     halves: Any = figure.subfigures(2, 1, height_ratios=[above, below])
@@ -120,9 +112,7 @@ def draw(view: CachedFigure, path: Path) -> None:
     _draw_all_joints(top, view)
     for block, part in enumerate(np.atleast_1d(bottom.subfigures(blocks, 1))):
         first = block * JOINTS_PER_ROW
-        _draw_each_joint(
-            part, view, rows, range(first, min(first + JOINTS_PER_ROW, len(view.joints)))
-        )
+        _draw_each_joint(part, view, rows, range(first, min(first + JOINTS_PER_ROW, count)))
     with atomic(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower() or "png")
 
@@ -131,7 +121,6 @@ def _draw_all_joints(figure: Any, view: CachedFigure) -> None:
     """Draw labels and cached heatmaps; also the live heatmaps and the largest errors, if given."""
     panels = 2 if view.live_KHW is None else 4
     axes, below = figure.subplots(2, panels, squeeze=False, height_ratios=[1, 0.04])
-    top = float(view.cached_KHW.max(initial=MIN_SCALE))
     axes[0].set_title("labels", fontsize=9)
     _show_crop(axes[0], view, dark=False)
     _mark_labels(axes[0], view)
@@ -139,17 +128,17 @@ def _draw_all_joints(figure: Any, view: CachedFigure) -> None:
     below[0].plot([], [], **LABEL_MARK, linestyle="", label="label")
     below[0].plot([], [], **PEAK_MARK, label="decoded from the cached heatmap")
     below[0].legend(loc="center", fontsize=8, frameon=False)
-    axes[1].set_title("cached: maximum over joints", fontsize=9)
+    axes[1].set_title("cached", fontsize=9)
     _show_crop(axes[1], view)
-    shown = _show_map(axes[1], view, view.cached_KHW.max(0), top)
+    _show_maps(axes[1], view, view.cached_KHW)
     axes[1].plot(*view.decoded_K2.T, **PEAK_MARK)
-    _draw_colorbar(figure, below[1], shown, "heatmap")
+    below[1].set_axis_off()
+    below[1].text(0.5, 0.5, HEAT_NOTE, transform=below[1].transAxes, **_NOTE)
     if view.live_KHW is not None and view.errors_KHW is not None:
         axes[2].set_title("live teacher", fontsize=9)
         _show_crop(axes[2], view)
-        _draw_colorbar(
-            figure, below[2], _show_map(axes[2], view, view.live_KHW.max(0), top), "heatmap"
-        )
+        _show_maps(axes[2], view, view.live_KHW)
+        below[2].set_axis_off()
         errors, bound = 100 * np.abs(view.errors_KHW), 100 * view.max_error
         axes[3].set_title("difference: maximum over joints", fontsize=9)
         shown = axes[3].imshow(errors.max(0), extent=view.extent, vmin=0, vmax=bound)
@@ -159,7 +148,7 @@ def _draw_all_joints(figure: Any, view: CachedFigure) -> None:
 
 
 def _draw_each_joint(figure: Any, view: CachedFigure, rows: list[str], joints: range) -> None:
-    """Draw each joint's maps, relative to their own peak."""
+    """Draw each joint's maps in its hue, relative to their own peak."""
     axes = figure.subplots(len(rows), JOINTS_PER_ROW, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -169,10 +158,15 @@ def _draw_each_joint(figure: Any, view: CachedFigure, rows: list[str], joints: r
             if column == 0:
                 axis.text(-0.08, 0.5, row, transform=axis.transAxes, **_ROW_NAME)
             _draw_joint(axis, view, row, joint)
-        title = f"{shorten(view.joints[joint], MAX_LETTERS)}, peak {peak:.2f}"
+        title = f"{shorten(view.skeleton.joints[joint], MAX_LETTERS)}, peak {peak:.2f}"
         axes[0, column].set_title(title, fontsize=8, parse_math=False)
 
 
+HEAT_NOTE = (
+    "a hue per joint, warm ones left, cold ones right;\n"
+    f"transparent below {palette.HEAT_THRESHOLD:.0%} of its peak"
+)
+_NOTE = {"ha": "center", "va": "center", "fontsize": 8}
 _ROW_NAME = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 8}
 
 
@@ -187,7 +181,7 @@ def _draw_joint(axis: Any, view: CachedFigure, row: str, joint: int) -> None:
     _show_crop(axis, view)
     maps = view.cached_KHW if row == "cached" else view.live_KHW
     assert maps is not None
-    _show_map(axis, view, maps[joint], max(float(view.peaks_K[joint]), MIN_SCALE))
+    _show_maps(axis, view, maps, [joint])
     axis.plot(*view.labels_K2[joint], linestyle="", **LABEL_MARK)
     if row == "cached":
         axis.plot(*view.decoded_K2[joint], **PEAK_MARK)
@@ -197,7 +191,7 @@ def _show_crop(axis: Any, view: CachedFigure, *, dark: bool = True) -> None:
     """Draw the crop, dark and gray if heatmaps are drawn over it; the axes are limited to it."""
     crop = view.crop_SS3
     if dark:
-        gray = (CROP_UNDER_HEAT * crop.mean(-1, keepdims=True)).astype(np.uint8)
+        gray = (palette.CROP_UNDER_HEAT * crop.mean(-1, keepdims=True)).astype(np.uint8)
         crop = np.repeat(gray, 3, axis=-1)
     axis.imshow(crop, extent=view.extent)
     axis.set_xlim(view.extent[:2])
@@ -205,21 +199,28 @@ def _show_crop(axis: Any, view: CachedFigure, *, dark: bool = True) -> None:
     axis.set_axis_off()
 
 
-def _show_map(axis: Any, view: CachedFigure, heatmap_HW: NDArray[np.float32], top: float) -> Any:
-    return axis.imshow(
-        heatmap_HW,
-        extent=view.extent,
-        cmap=HEATMAP_COLORS,
-        vmin=0,
-        vmax=top,
-        interpolation="nearest",
-    )
+def _show_maps(
+    axis: Any,
+    view: CachedFigure,
+    heatmaps_KHW: NDArray[np.float32],
+    joints: list[int] | None = None,
+) -> None:
+    """Draw heatmaps over the crop, of `joints` or all, relative to the highest peak."""
+    chosen = slice(None) if joints is None else joints
+    top = float(view.peaks_K[chosen].max(initial=MIN_SCALE))
+    heat_HW4 = color_heatmaps(heatmaps_KHW[chosen], joint_hues(view.skeleton)[chosen], top)
+    axis.imshow(heat_HW4, extent=view.extent, interpolation="nearest")
 
 
 def _mark_labels(axis: Any, view: CachedFigure) -> None:
-    for pair in view.limbs:
-        axis.plot(*view.labels_K2[list(pair)].T, **LABEL)
-    axis.plot(*view.labels_K2.T, **{**LABEL, "linestyle": ""})
+    """Draw the labels' skeleton, as `draw_skeleton` does onto pixels."""
+    skeleton = view.skeleton
+    for pair in skeleton.limbs:
+        color = np.array(limb_color(skeleton, *pair)) / 255
+        axis.plot(*view.labels_K2[list(pair)].T, color=color, **{**LABEL, "marker": ""})
+    for joint, label_2 in enumerate(view.labels_K2):
+        color = np.array(joint_color(skeleton, joint)) / 255
+        axis.plot(*label_2, color=color, **{**LABEL, "linestyle": ""})
 
 
 def _draw_colorbar(figure: Any, axis: Any, shown: Any, label: str) -> None:

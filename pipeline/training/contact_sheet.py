@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ...data.skeletons import Skeleton
-from ..runtime.drawing import draw_skeleton
-from ..runtime.palette import CROP_UNDER_HEAT, LEFT, MIDDLE, RIGHT, FIRE_256x4
+from ..runtime.drawing import color_heatmaps, draw_skeleton, joint_hues
+from ..runtime.palette import CROP_UNDER_HEAT, LEFT, MIDDLE, RIGHT
 
 TILE_PX = 192
 GAP_PX = 4
@@ -40,6 +40,7 @@ LEGEND = (
     ("right", RIGHT),
     ("middle", MIDDLE),
     ("small dot: no clear peak", TEXT),
+    ("heatmaps: above half of their peak, a hue per joint", TEXT),
 )
 
 Image_HW3 = NDArray[np.uint8]
@@ -51,7 +52,7 @@ class Column:
 
     Attributes:
         name: the column's title.
-        heatmaps_BKHW: float32; the maximum over joints is shown at each pixel.
+        heatmaps_BKHW: float32; drawn in a hue per joint (`color_heatmaps`).
         joints_BK2: float (x, y) in crop pixels; NaN: not drawn.
         confident_BK: bool; other joints are drawn as small dots without limbs.
     """
@@ -72,7 +73,7 @@ class Sheet:
         crops_BSS3: uint8 RGB.
         labels_BK2: float (x, y) in crop pixels; NaN where not labeled.
         columns: drawn to the right of the labels.
-        label_peak: the peak of a label's heatmap, shown brightest.
+        label_peak: the peak of a label's heatmap, shown at full opacity.
     """
 
     title: tuple[str, str]
@@ -112,8 +113,10 @@ def _tiles(sheet: Sheet, row: int) -> list[Image_HW3]:
     labeled_K = np.isfinite(labels_K2).all(-1)
     tiles = [crop.copy()]
     draw_skeleton(tiles[0], _to_tile(labels_K2, zoom), labeled_K, sheet.skeleton, LIMB_PX)
+    hues_K3 = joint_hues(sheet.skeleton)
     for column in sheet.columns:
-        tile = _overlay_heatmap(crop, column.heatmaps_BKHW[row].max(0), sheet.label_peak)
+        heat_HW4 = color_heatmaps(column.heatmaps_BKHW[row], hues_K3, sheet.label_peak)
+        tile = _overlay_heat(crop, heat_HW4)
         joints_K2 = _to_tile(column.joints_BK2[row], zoom)
         draw_skeleton(
             tile, joints_K2, column.confident_BK[row], sheet.skeleton, LIMB_PX, faint_dots=True
@@ -131,17 +134,12 @@ def _to_tile(crop_K2: NDArray[np.floating], zoom: float) -> NDArray[np.floating]
     return (crop_K2 + 0.5) * zoom - 0.5
 
 
-def _overlay_heatmap(
-    crop_TT3: Image_HW3, heatmap_HW: NDArray[np.float32], label_peak: float
-) -> Image_HW3:
-    """A heatmap over the darkened gray crop; NaN is shown as 0."""
-    shares = np.nan_to_num(heatmap_HW / label_peak, nan=0.0).clip(0, 1)
-    levels = np.rint(255 * shares).astype(np.uint8)
-    levels_TT = cv2.resize(levels, (TILE_PX, TILE_PX), interpolation=cv2.INTER_NEAREST)
-    fire = FIRE_256x4[levels_TT].astype(np.float32)
+def _overlay_heat(crop_TT3: Image_HW3, heat_HW4: NDArray[np.float32]) -> Image_HW3:
+    """A layer of heatmaps over the darkened gray crop."""
+    heat_TT4 = cv2.resize(heat_HW4, (TILE_PX, TILE_PX), interpolation=cv2.INTER_NEAREST)
     gray = CROP_UNDER_HEAT * crop_TT3.mean(-1, keepdims=True, dtype=np.float32)
-    opacity = fire[..., 3:]
-    blended: NDArray[np.float32] = gray * (1 - opacity) + 255 * fire[..., :3] * opacity
+    opacity = heat_TT4[..., 3:]
+    blended: NDArray[np.float32] = gray * (1 - opacity) + 255 * heat_TT4[..., :3] * opacity
     return np.rint(blended).astype(np.uint8)
 
 

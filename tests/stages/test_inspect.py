@@ -224,7 +224,7 @@ def test_the_figure_has_what_the_store_holds(
         drawn.cached_KHW, read_heatmaps(WorkDir(toy_work).store, 1, [11])[0]
     )
     assert drawn.title.startswith(f"{toy_samples.ids[11]} (sample 11), view 1: scale ")
-    assert drawn.joints == toy_samples.skeleton.joints
+    assert drawn.skeleton == toy_samples.skeleton
     assert drawn.crop_SS3.shape == (64, 64, 3)
     assert drawn.live_KHW is not None
     assert drawn.errors_KHW is not None

@@ -346,7 +346,7 @@ def test_a_signal_keeps_what_was_predicted(
 ) -> None:
     """It arrives while the first image is drawn."""
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(predict_stage, "IMAGES_PER_BATCH", 1)

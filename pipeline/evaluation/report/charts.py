@@ -1,8 +1,8 @@
 """The report's charts: SVG from matplotlib, for inclusion in the HTML page.
 
-The only text in them that is not ours are the names of joints, which are shown as they are: a "$"
-does not start a formula. Models differ in color, line style and marker, which the page's legends
-explain.
+The only texts in them that are not ours are names of joints and models, which are shown as they
+are: a "$" does not start a formula. Models differ in color, line style and marker, which the page's
+legends explain.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...runtime.palette import LIGHT, Theme, chart_style
 from ...runtime.text import shorten
+from .cost import Point, draw_cost
 from .published import Published
-from .svg import INK, PAPER, SERIES, render_svg, render_symbol
+from .svg import PLACEHOLDERS, render_svg, render_symbol
 
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -29,8 +31,17 @@ JOINT_GAP = 1.0
 MIN_JOINT_INCHES = 0.22
 """Smallest height of a joint's bars together, so that the names of joints do not overlap."""
 
+MAX_BARS = 4
+"""With more models, a joint has a row of markers instead of bars, which would fill a screen."""
+
+ROW_INCHES = 0.3
+"""Height of such a row."""
+
 MAX_LETTERS = 24
 """Of a name in a chart; longer ones are cut, or would leave no space for the data."""
+
+COST_INCHES = 2.9
+"""Height of the cost chart."""
 
 Rows = Mapping[str, Mapping[str, Any]]
 History = Sequence[Mapping[str, Any]]
@@ -41,7 +52,7 @@ class SeriesStyle:
     """How a model is drawn, in all charts.
 
     Attributes:
-        color: an index into `SERIES`.
+        color: an index into `Theme.series`.
         line: matplotlib's line style.
         marker: matplotlib's marker.
     """
@@ -55,7 +66,9 @@ def series_styles(names: Sequence[str]) -> dict[str, SeriesStyle]:
     """A style for each model; the styles of up to 84 models are distinct."""
     return {
         name: SeriesStyle(
-            number % len(SERIES), _LINES[number % len(_LINES)], _MARKERS[number % len(_MARKERS)]
+            number % len(LIGHT.series),
+            _LINES[number % len(_LINES)],
+            _MARKERS[number % len(_MARKERS)],
         )
         for number, name in enumerate(names)
     }
@@ -63,33 +76,34 @@ def series_styles(names: Sequence[str]) -> dict[str, SeriesStyle]:
 
 def pck_curves(rows: Rows) -> str:
     """PCK by threshold, one line per model."""
+    return render_svg(lambda axes: _draw_curves(axes, rows, PLACEHOLDERS), "curves")
 
-    def draw(axes: Any) -> None:
-        for name, style in series_styles(list(rows)).items():
-            if rows[name]["mean"] is None:
-                continue
-            curve = rows[name]["curve"]
-            _line(axes, style, curve["thresholds"], [100 * share for share in curve["pck"]])
-        axes.set(xlabel="threshold, units of length", ylabel="correct joints, %", ylim=(0, 100))
-        axes.set_xlim(left=0)
 
-    return render_svg(draw, "curves")
+def _draw_curves(axes: Any, rows: Rows, theme: Theme) -> None:
+    for name, style in series_styles(list(rows)).items():
+        if rows[name]["mean"] is None:
+            continue
+        curve = rows[name]["curve"]
+        _line(axes, style, theme, curve["thresholds"], [100 * share for share in curve["pck"]])
+    axes.set(xlabel="threshold, units of length", ylabel="correct joints, %", ylim=(0, 100))
+    axes.set_xlim(left=0)
 
 
 def joint_bars(rows: Rows) -> str:
-    """PCK of each joint that counts, one bar per model, the first model on top."""
+    """PCK of each joint that counts: one bar or marker per model, the first model on top."""
     per_joint = next(iter(rows.values()))["per_joint"]
     joints = [joint for joint, share in per_joint.items() if share is not None]
-    step = len(rows) + JOINT_GAP
+    step, has_bars = len(rows) + JOINT_GAP, len(rows) <= MAX_BARS
 
     def draw(axes: Any) -> None:
         for position, (name, style) in enumerate(series_styles(list(rows)).items()):
             shares = [rows[name]["per_joint"][joint] for joint in joints]
             percents = [math.nan if share is None else 100 * share for share in shares]
             y = [number * step + position for number in range(len(joints))]
-            color = SERIES[style.color]
-            axes.barh(y, percents, height=0.9, color=color, alpha=0.75)
-            axes.plot(percents, y, style.marker, color=color, markersize=3.5)
+            color = PLACEHOLDERS.series[style.color]
+            if has_bars:
+                axes.barh(y, percents, height=0.9, color=color, alpha=0.75)
+            axes.plot(percents, y, style.marker, color=color, markersize=3.5 if has_bars else 5)
         middles = [number * step + (len(rows) - 1) / 2 for number in range(len(joints))]
         names = [shorten(joint, MAX_LETTERS) for joint in joints]
         axes.set_yticks(middles, names, parse_math=False)
@@ -97,9 +111,8 @@ def joint_bars(rows: Rows) -> str:
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
 
-    return render_svg(
-        draw, "bars", height=0.7 + max(MIN_JOINT_INCHES, BAR_INCHES * step) * len(joints)
-    )
+    row_inches = max(MIN_JOINT_INCHES, BAR_INCHES * step) if has_bars else ROW_INCHES
+    return render_svg(draw, "bars", height=0.7 + row_inches * len(joints))
 
 
 def training_curves(
@@ -122,7 +135,7 @@ def training_curves(
             if points:
                 epochs, values = zip(*points, strict=True)
                 scale = 100 if key == "validation_pck" else 1
-                _line(axes, style, epochs, [scale * value for value in values])
+                _line(axes, style, PLACEHOLDERS, epochs, [scale * value for value in values])
         axes.set(xlabel="epoch", ylabel=label)
         axes.set_ylim(bottom=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -131,74 +144,86 @@ def training_curves(
 
 
 def cost_chart(rows: Rows, published_results: Sequence[Published]) -> str:
-    """PCK against multiply-accumulates per crop; published results have hollow markers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    """PCK against multiply-accumulates per crop (`draw_cost`), of the models with both.
 
-    def draw(axes: Any) -> None:
-        for name, style in series_styles(list(rows)).items():
-            row, color = rows[name], SERIES[style.color]
-            if row["mean"] is None or row["gmacs"] is None:
-                continue
-            point = {"color": color, "markersize": 9, "markeredgecolor": PAPER}
-            axes.plot(row["gmacs"], 100 * row["mean"], style.marker, **point)
-        for result in published_results:
-            hollow = {"color": INK, "markersize": 8, "fillstyle": "none"}
-            axes.plot(result.gmacs, result.score, result.marker, **hollow)
-        axes.set(xlabel="GMACs per crop", ylabel="PCK, %", xscale="log", ylim=(0, 100))
-        axes.margins(x=0.1)
-        axes.xaxis.set_major_locator(LogLocator(numticks=7))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+    Args:
+        rows: at least one model has both (`costs_and_scores`).
+    """
+    styles, costs = series_styles(list(rows)), costs_and_scores(rows)
+    points = [
+        Point(name, *cost, PLACEHOLDERS.series[styles[name].color], styles[name].marker)
+        for name, cost in costs.items()
+    ]
+    return render_svg(
+        lambda axes: draw_cost(axes, points, published_results, PLACEHOLDERS),
+        "cost",
+        height=COST_INCHES,
+    )
 
-    return render_svg(draw, "cost")
+
+def costs_and_scores(rows: Rows) -> dict[str, tuple[float, float]]:
+    """GMACs and PCK in percent, by model; models without either are left out."""
+    return {
+        name: (row["gmacs"], 100 * row["mean"])
+        for name, row in rows.items()
+        if row["mean"] is not None and row["gmacs"]
+    }
 
 
 def series_symbol(style: SeriesStyle, symbol_id: str) -> str:
     """A model's line and marker as an SVG symbol, for legends."""
 
     def draw(axes: Any) -> None:
-        _line(axes, style, [0, 1, 2], [0, 0, 0], marker_positions=[1], marker_size=7)
+        _line(axes, style, PLACEHOLDERS, [0, 1, 2], [0, 0, 0], marker_positions=[1], marker_size=7)
         axes.set(xlim=(0, 2), ylim=(-1, 1))
 
     return render_symbol(draw, symbol_id)
 
 
 def published_symbol(marker: str, symbol_id: str) -> str:
-    """A published result's marker as an SVG symbol, for the legend."""
+    """A published result's marker as an SVG symbol, for the table."""
 
     def draw(axes: Any) -> None:
-        axes.plot(0, 0, marker, color=INK, markersize=8, fillstyle="none")
+        axes.plot(0, 0, marker, color=PLACEHOLDERS.soft, markersize=7, fillstyle="none")
 
     return render_symbol(draw, symbol_id)
 
 
 def draw_curves(report: Mapping[str, Any], path: Path) -> None:
-    """Write a PNG of PCK by threshold, one line per model.
+    """Write a PNG of PCK by threshold, one line per model, as on the page.
 
     Args:
         report: the content of `report.json`.
     """
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    scored = {name: row for name, row in report["models"].items() if row["mean"] is not None}
-    for row in scored.values():
-        shares = [100 * share for share in row["curve"]["pck"]]
-        axes.plot(row["curve"]["thresholds"], shares, label="set below")
-    axes.set_xlabel("threshold, units of length")
-    axes.set_ylabel("correct joints, %")
-    axes.set_ylim(0, 100)
-    axes.set_xlim(left=0)
-    axes.grid(alpha=0.3)
-    if scored:
-        metric = next(iter(scored.values()))["metric"]
-        entries = axes.legend(title=metric).get_texts()
-        for entry, (name, row) in zip(entries, scored.items(), strict=True):
-            # Set here, because matplotlib leaves out labels that start with "_".
-            entry.set_text(f"{shorten(name, MAX_LETTERS)}: {100 * row['mean']:.1f}")
-            entry.set_parse_math(False)  # a "$" in a model's name does not start a formula
-    figure.savefig(path, format="png")
+    rows = report["models"]
+    scored = {name: row for name, row in rows.items() if row["mean"] is not None}
+    with matplotlib.rc_context(chart_style(LIGHT)):
+        figure = Figure(figsize=(6, 4), dpi=150, layout="constrained")
+        axes = figure.subplots()
+        _draw_curves(axes, rows, LIGHT)
+        if scored:
+            metric = next(iter(scored.values()))["metric"]
+            legend = axes.legend(
+                axes.lines, [PLACEHOLDER_NAME] * len(scored), title=metric, **_LEGEND
+            )
+            for entry, (name, row) in zip(legend.get_texts(), scored.items(), strict=True):
+                # Set here, because matplotlib leaves out labels that start with "_".
+                entry.set_text(f"{shorten(name, MAX_LETTERS)}: {100 * row['mean']:.1f}")
+                entry.set_parse_math(False)  # a "$" in a model's name does not start a formula
+        figure.savefig(path, format="png")
+
+
+PLACEHOLDER_NAME = "set below"
+_LEGEND: dict[str, Any] = {
+    "frameon": False,
+    "loc": "upper left",
+    "bbox_to_anchor": (1, 1),
+    "alignment": "left",
+    "handlelength": 3,
+}
 
 
 def _has_metric(row: Mapping[str, Any], key: str) -> bool:
@@ -208,6 +233,7 @@ def _has_metric(row: Mapping[str, Any], key: str) -> bool:
 def _line(
     axes: Any,
     style: SeriesStyle,
+    theme: Theme,
     x: Sequence[float],
     y: Sequence[float],
     marker_positions: Any = None,
@@ -218,7 +244,7 @@ def _line(
     axes.plot(
         x,
         y,
-        color=SERIES[style.color],
+        color=theme.series[style.color],
         linestyle=style.line,
         linewidth=1.6,
         marker=style.marker,

@@ -19,13 +19,15 @@ from markupsafe import Markup
 from .... import __version__
 from ....data.samples import SampleSet
 from ....data.skeletons import Skeleton
-from ...runtime import palette
+from ...runtime.palette import DARK, LABEL, LIGHT
 from ..inference import PredictedJoints
 from . import charts
+from .cost import published_inside
 from .gallery import CROP_PX, MOST_DISAGREEING, PER_JOINT, PER_RANKING, build_gallery
 from .notes import notes
 from .published import Published, comparability, published_results
 from .scores import TEACHER, percent
+from .svg import css_variables
 from .tables import (
     Table,
     agreement_table,
@@ -78,10 +80,12 @@ def render(
             charts=_charts(rows, published, histories),
             symbols=_symbols(rows, published),
             published=published,
+            published_in_chart=_published_in_chart(rows, published),
             comparability=comparability(dataset),
             store=store_facts(report["store"]),
             gallery=gallery,
             initial_model=_initial_model(list(rows)),
+            photo_colors=len(DARK.series),
             teacher=list(rows).index(TEACHER) if TEACHER in rows else None,
             rule={
                 "per_ranking": PER_RANKING,
@@ -93,6 +97,10 @@ def render(
             records={name: _record(row) for name, row in rows.items()},
             list_scores=lambda key: ", ".join(
                 f"{n} {percent(row[key])}" for n, row in rows.items()
+            ),
+            list_costs=", ".join(
+                f"{name} {gmacs:.3g} GMACs {score:.1f}"
+                for name, (gmacs, score) in charts.costs_and_scores(rows).items()
             ),
             notes=notes(report, histories, gallery),
         )
@@ -119,14 +127,19 @@ def _template(name: str) -> str:
 
 
 def _style() -> str:
-    """The style sheet, with the colors of skeletons as CSS variables."""
-    colors = {
-        "prediction": palette.PREDICTION,
-        "label": palette.LABEL,
-        "teacher": palette.TEACHER,
-    }
-    variables = " ".join(f"--{role}: {color};" for role, color in colors.items())
-    return f":root {{ {variables} }}\n{_template('report.css')}"
+    """The style sheet, with the colors as CSS variables, those of skeletons included."""
+    # Skeletons are drawn over photographs, in the colors that models have on a dark background.
+    photo = {f"--photo-{number}": color for number, color in enumerate(DARK.series)}
+    light = css_variables(LIGHT) | photo | {"--label": LABEL}
+    dark = f":root {{ {_declarations(css_variables(DARK))} }}"
+    return (
+        f":root {{ {_declarations(light)} }}\n"
+        f"@media screen and (prefers-color-scheme: dark) {{ {dark} }}\n{_template('report.css')}"
+    )
+
+
+def _declarations(variables: Mapping[str, str]) -> str:
+    return " ".join(f"{name}: {color};" for name, color in variables.items())
 
 
 def _content_security_policy(script: str) -> str:
@@ -173,6 +186,12 @@ def _symbols(rows: Mapping[str, Any], published: Sequence[Published]) -> list[Ma
     return [Markup(symbol) for symbol in (*series, *hollow)]  # noqa: S704 - matplotlib's
 
 
+def _published_in_chart(rows: Mapping[str, Any], published: Sequence[Published]) -> int:
+    """The number of published results within the cost chart."""
+    models = [*charts.costs_and_scores(rows).values()]
+    return len(published_inside(models, published)) if models else 0
+
+
 def _charts(
     rows: Mapping[str, Any], published: Sequence[Published], histories: Mapping[str, History]
 ) -> dict[str, dict[str, Any]]:
@@ -189,7 +208,8 @@ def _charts(
     for metric, label in labels.items():
         if metric in tables:
             drawn[metric] = charts.training_curves(histories, list(rows), metric, label)
-    drawn["cost"] = charts.cost_chart(rows, published)
+    if charts.costs_and_scores(rows):
+        drawn["cost"] = charts.cost_chart(rows, published)
     return {
         name: {"svg": Markup(svg), "table": tables.get(name, Table("", [], []))}  # noqa: S704 - matplotlib's
         for name, svg in drawn.items()

@@ -5,36 +5,37 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
-INK, GRID, PAPER = "#fe0101", "#fe0102", "#fe0103"
-SERIES = tuple(f"#fe02{number:02x}" for number in range(6))
-"""Placeholders for the page's CSS variables --ink, --grid, --paper and --s0 to --s5."""
+from ...runtime.palette import LIGHT, Theme, chart_style
+
+PLACEHOLDERS = Theme(
+    paper="#fe0101",
+    panel="#fe0102",
+    ink="#fe0103",
+    soft="#fe0104",
+    grid="#fe0105",
+    accent="#fe0106",
+    series=tuple(f"#fe02{number:02x}" for number in range(len(LIGHT.series))),
+)
+"""Stand for the page's CSS variables --paper, --panel, ..., --s0, --s1, ..."""
 
 WIDTH_INCHES = 3.6
-"""Narrow enough that text of 10 points is not scaled down on a phone."""
+"""Of all charts. The page shows them at one scale, at which `FONT_PT` is the size of its legends;
+the width fits a phone."""
 
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "axes.unicode_minus": True,
-}
+PT_PER_INCH = 72
 
-_VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)", PAPER: "var(--paper)"} | {
-    color: f"var(--s{number})" for number, color in enumerate(SERIES)
-}
+
+def css_variables(theme: Theme) -> dict[str, str]:
+    """The colors of a theme by the names of the page's CSS variables."""
+    series = {f"--s{number}": color for number, color in enumerate(theme.series)}
+    names = (field.name for field in fields(theme) if field.name != "series")
+    return {f"--{name}": getattr(theme, name) for name in names} | series
+
+
+_VARIABLES = {color: f"var({name})" for name, color in css_variables(PLACEHOLDERS).items()}
 
 
 def render_symbol(draw: Callable[[Any], None], symbol_id: str) -> str:
@@ -62,7 +63,7 @@ def render_svg(
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": salt}):
+    with matplotlib.rc_context(chart_style(PLACEHOLDERS) | {"svg.hashsalt": salt}):
         figure = Figure(figsize=(width, height), layout=None if bare else "constrained")
         axes = figure.add_axes((0, 0, 1, 1)) if bare else figure.subplots()
         draw(axes)

@@ -47,8 +47,9 @@ class Table:
 def models_table(rows: Rows) -> Table:
     """Scores and cost of the models, side by side."""
     first = next(iter(rows.values()))
-    header = ["model", *first["groups"], "mean", "unweighted", "AUC", "params, M", "GMACs"]
-    header += ["ms/image", "training"]
+    # The columns that matter most come first: on a phone, the others are scrolled to.
+    header = ["model", "mean", "AUC", "params, M", "GMACs", "ms/image", *first["groups"]]
+    header += ["unweighted", "training"]
     return Table(
         f"{first['metric']} in percent, {pluralize(first['samples'], 'sample')}",
         header,
@@ -57,14 +58,18 @@ def models_table(rows: Rows) -> Table:
 
 
 def _cells(row: Mapping[str, Any]) -> list[Cell]:
-    shares = [*row["groups"].values(), row["mean"], row["mean_unweighted"], row["auc"]]
+    groups = [Cell(percent(share), share) for share in row["groups"].values()]
+    unweighted = row["mean_unweighted"]
     seconds = at(row, "record.result.seconds")
     millions = None if row["parameters"] is None else row["parameters"] / 1e6
     return [
-        *(Cell(percent(share), share) for share in shares),
+        Cell(percent(row["mean"]), row["mean"]),
+        Cell(percent(row["auc"]), row["auc"]),
         Cell(number_or_dash(millions, "{:.2f}"), millions),
         Cell(number_or_dash(row["gmacs"], "{:.3f}"), row["gmacs"]),
         Cell(number_or_dash(row["ms_per_image"], "{:.1f}"), row["ms_per_image"]),
+        *groups,
+        Cell(percent(unweighted), unweighted),
         Cell(format_duration(seconds), seconds) if is_number(seconds) else Cell("-"),
     ]
 

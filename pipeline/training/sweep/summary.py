@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ...runtime.palette import LIGHT, chart_style
 from ...runtime.text import align, printable, shorten
 
 MAX_LETTERS = 48
@@ -127,20 +128,25 @@ def _run_name(run: dict[str, Any]) -> str:
 
 def draw(sweep: dict[str, Any], path: Path) -> None:
     """Plot every run as a dot, with each point's mean and standard deviation, as a PNG file."""
+    import matplotlib
     from matplotlib.figure import Figure
 
     points = [point for point in sweep["points"] if point["pck"]]
-    figure = Figure(figsize=(7, 1.2 + 0.4 * max(1, len(points))), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    for y, point in enumerate(points):
-        percents = [100 * share for share in point["pck"]]
-        mean = statistics.fmean(percents)
-        deviation = statistics.stdev(percents) if len(percents) > 1 else 0.0
-        axes.errorbar(mean, y, xerr=deviation, fmt="|", color="black", capsize=3, markersize=12)
-        axes.plot(percents, [y] * len(percents), "o", color="tab:blue", alpha=0.6, markersize=5)
-    names = [shorten(point["point"], MAX_LETTERS) for point in points]
-    axes.set_yticks(range(len(points)), names, parse_math=False)
-    axes.invert_yaxis()
-    axes.set_xlabel("PCK, %: runs, mean, standard deviation")
-    axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, format="png")
+    with matplotlib.rc_context(chart_style(LIGHT)):
+        height = 1.2 + 0.4 * max(1, len(points))
+        figure = Figure(figsize=(7, height), dpi=150, layout="constrained")
+        axes = figure.subplots()
+        runs: dict[str, Any] = {"color": LIGHT.series[0], "alpha": 0.6, "markersize": 5}
+        means: dict[str, Any] = {"color": LIGHT.ink, "capsize": 3, "markersize": 12}
+        for y, point in enumerate(points):
+            percents = [100 * share for share in point["pck"]]
+            mean = statistics.fmean(percents)
+            deviation = statistics.stdev(percents) if len(percents) > 1 else 0.0
+            axes.errorbar(mean, y, xerr=deviation, fmt="|", **means)
+            axes.plot(percents, [y] * len(percents), "o", **runs)
+        names = [shorten(point["point"], MAX_LETTERS) for point in points]
+        axes.set_yticks(range(len(points)), names, parse_math=False)
+        axes.invert_yaxis()
+        axes.set_xlabel("PCK, %: runs, mean, standard deviation")
+        axes.grid(visible=False, axis="y")
+        figure.savefig(path, format="png")

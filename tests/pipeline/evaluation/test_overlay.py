@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fpd.data.skeletons import LSP, MPII
-from fpd.pipeline.evaluation.overlay import overlay_name, write_overlay
+from fpd.pipeline.evaluation.overlay import draw_overlay, overlay_name, write_overlay
 from fpd.pipeline.runtime.drawing import joint_color, limb_color
-from fpd.pipeline.runtime.palette import LEFT, MIDDLE, RIGHT
+from fpd.pipeline.runtime.palette import BOX, LEFT, MIDDLE, RIGHT
 
 
 def spread_keypoints() -> np.ndarray:
@@ -29,6 +29,33 @@ def test_strokes_are_visible_on_light_and_dark_images(tmp_path: Path, gray: int)
     for joint, (x, y, _) in enumerate(spread_keypoints()):
         np.testing.assert_array_equal(overlay[int(y), int(x)], joint_color(LSP, joint))
     assert overlay.min() == 0 and overlay.max() == 255  # strokes with a rim, on either gray
+
+
+def test_boxes_and_scores_are_drawn_if_given() -> None:
+    image = np.full((240, 200, 3), 120, np.uint8)
+    keypoints = spread_keypoints()
+    keypoints[:, 2] = 0.5
+    plain = draw_overlay(image, keypoints[None], [400.0], LSP)
+    box = np.array([[15.0, 10.0, 170.0, 200.0]])
+    boxed = draw_overlay(image, keypoints[None], [400.0], LSP, boxes_N4=box)
+    assert (plain[100, 15] == 120).all() and boxed[100, 15].tolist() == list(BOX)
+    assert (image == 120).all()
+    scored = draw_overlay(image, keypoints[None], [400.0], LSP, boxes_N4=box, scores_N=[0.5])
+    other = draw_overlay(image, keypoints[None], [400.0], LSP, boxes_N4=box, scores_N=[0.25])
+    np.testing.assert_array_equal(scored, boxed)  # by default, the mean of the peaks
+    rows, columns = np.nonzero((scored != other).any(-1))
+    assert rows.max() < 25 and columns.max() < 50  # only the number differs
+
+
+@pytest.mark.parametrize(("side_px", "width_px"), [(50.0, 7), (300.0, 7), (960.0, 15)])
+def test_limbs_are_thin(side_px: float, width_px: int) -> None:
+    """Pixels across, with both rims and OpenCV's smooth edges."""
+    image = np.full((200, 160, 3), 120, np.uint8)
+    keypoints = spread_keypoints()
+    keypoints[:, :2] = [[80, 40 * k - 160] for k in range(14)]  # one vertical line
+    drawn = draw_overlay(image, keypoints[None], [side_px], LSP)
+    across = (np.abs(drawn[100].astype(int) - 120) > 20).any(-1).sum()
+    assert abs(across - width_px) <= 1
 
 
 def test_left_right_and_middle_have_their_own_colors() -> None:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from fpd.data.skeletons import LSP, MPII, Skeleton
+from fpd.pipeline.runtime.drawing import joint_hues
 from fpd.pipeline.runtime.palette import LEFT, MIDDLE, RIGHT
 from fpd.pipeline.training.contact_sheet import (
+    BACKGROUND,
     GAP_PX,
     HEADER_PX,
     TILE_PX,
@@ -69,24 +71,40 @@ def test_a_row_per_sample_and_a_column_per_kind() -> None:
     assert (tile(picture, 1, 3)[20:100] == 70).all()  # darkened, under a map of zeros
 
 
-def test_heat_is_brightest_at_a_labels_peak() -> None:
-    """One of 16 x 16 pixels: 12 x 12 of the tile's. By hand: 15 % of 70, 85 % of (1, 1, 0.6)."""
-    expected = [round(0.15 * 70 + 0.85 * 255 * part) for part in (1, 1, 0.6)]
-    for height in (0.5, 0.9):  # higher is as bright
+def test_heat_has_its_joints_hue_and_is_clearest_at_a_labels_peak() -> None:
+    """One of 16 x 16 pixels: 12 x 12 of the tile's. By hand: 15 % of 70, 85 % of the hue."""
+    hue = joint_hues(LSP)[3].tolist()
+    expected = [round(0.15 * 70 + 0.85 * part) for part in hue]
+    for height in (0.5, 0.9):  # higher is as clear
         shown = tile(pixels(sheet(column(height))), 0, 1)
         assert np.abs(shown[96:108, 48:60].astype(int) - expected).max() <= 1
         assert (shown[96:108, 30:47] == 70).all()
-    half = tile(pixels(sheet(column(0.25))), 0, 1)[100, 50].astype(int)
-    assert expected[0] > half[0] > 70 > half[2]
+    half = tile(pixels(sheet(column(0.25))), 0, 1)[100, 50]
+    assert half.tolist() == pytest.approx([0.575 * 70 + 0.425 * part for part in hue], abs=1)
     for value in (-1.0, np.nan):
         assert (tile(pixels(sheet(column(value))), 0, 1)[96:108, 48:60] == 70).all()
 
 
-def test_the_maximum_over_joints_is_shown() -> None:
+def test_a_maps_foot_does_not_veil_the_crop() -> None:
+    """A map that is nowhere below 0.4 of its peak, as early in training."""
+    maps = np.full((2, 14, 16, 16), 0.2, np.float32)
+    maps[:, :, 8, 4] = 0.5
+    shown = tile(pixels(sheet(column(heatmaps_BKHW=maps))), 1, 1)
+    assert (shown[:90] == 70).all() and (shown[:, 70:] == 70).all()
+
+
+def test_each_joint_is_shown_where_it_is_clearest() -> None:
     maps = np.zeros((2, 14, 16, 16), np.float32)
-    maps[1, 2, 5, 5], maps[1, 9, 5, 5] = 0.1, 0.5
+    maps[1, 3, 5, 5], maps[1, 9, 5, 5] = 0.5, 0.1
     shown = tile(pixels(sheet(column(heatmaps_BKHW=maps))), 1, 1)
     assert shown[66, 66].tolist() == tile(pixels(sheet(column(0.5))), 0, 1)[100, 50].tolist()
+
+
+def test_the_legend_fits_a_teachers_sheet() -> None:
+    """The narrowest: labels, target, prediction."""
+    picture = pixels(sheet(column(), column()))
+    legend = (picture[46:62] != BACKGROUND).any(-1)
+    assert legend[:, 500:].any() and not legend[:, -10:].any()
 
 
 def test_joints_are_drawn_in_place_in_the_color_of_their_side() -> None:

@@ -28,6 +28,30 @@
     }
   }
 
+  // A hint beside each table that is wider than the page, with the number of columns not seen.
+  const hideOrShowHint = box => {
+    const { left, right } = box.getBoundingClientRect();
+    const headings = [...box.querySelectorAll("thead th")].slice(1);
+    const first = box.querySelector("thead th")?.getBoundingClientRect().right ?? left;
+    const edges = headings.map(heading => heading.getBoundingClientRect());
+    const after = edges.filter(edge => edge.right > right + 2).length;
+    const before = edges.filter(edge => edge.left < first - 2).length;
+    const columns = count => `${count} more column${count === 1 ? "" : "s"}`;
+    const hint = box.previousElementSibling;
+    hint.hidden = box.scrollWidth <= box.clientWidth + 1;
+    hint.textContent = "Scroll sideways: " + [
+      ...before ? [`\u2190 ${columns(before)}`] : [], ...after ? [`${columns(after)} \u2192`] : [],
+    ].join(", ");
+  };
+  for (const box of document.querySelectorAll(".scroll")) {
+    const hint = document.createElement("p");
+    hint.className = "hint";
+    hint.setAttribute("aria-hidden", "true");  // a screen reader reads all columns
+    box.before(hint);
+    box.addEventListener("scroll", () => hideOrShowHint(box), { passive: true });
+    new ResizeObserver(() => hideOrShowHint(box)).observe(box);
+  }
+
   // The gallery of samples.
   const section = document.getElementById("samples");
   const list = section.querySelector(".cards");
@@ -105,6 +129,8 @@
       .sort(([a], [b]) => a - b)
       .map(([, sample]) => sample);
     if (sorted.length === 0) sorted = [...samples];  // no sample is labeled
+    const color = pickedModel() % Number(section.dataset.colors);
+    section.style.setProperty("--prediction", `var(--photo-${color})`);
     const shown = showAll ? sorted.length : Math.min(INITIAL_CARDS, sorted.length);
     for (const sample of samples) {
       sample.item.hidden = true;

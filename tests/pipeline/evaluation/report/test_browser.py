@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ import pytest
 from fpd.data.samples import SampleSet
 from fpd.pipeline.evaluation.inference import PredictedJoints
 from fpd.pipeline.evaluation.report.gallery import disagreements, sample_errors
+from fpd.pipeline.runtime.palette import DARK
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +28,7 @@ from selenium import webdriver  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import Select  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
 FLAGS = (
     "--headless",
@@ -114,7 +116,7 @@ def choose(driver: webdriver.Chrome, name: str, text: str) -> None:
 def test_columns_sort_by_mouse_and_by_keyboard(
     opened: webdriver.Chrome, report: dict[str, Any]
 ) -> None:
-    heading = find(opened, ".sortable th:nth-child(9)")
+    heading = find(opened, ".sortable th:nth-child(2)")
     assert heading.text.startswith("mean") and heading.get_attribute("aria-sort") is None
     heading.find_element(By.TAG_NAME, "button").click()
     means = {name: row["mean"] for name, row in report["models"].items()}
@@ -239,6 +241,75 @@ def test_a_phone_scrolls_vertically_only(opened: webdriver.Chrome, scheme: str) 
     assert opened.execute_script(
         "const d = document.querySelector('dialog');return d.scrollWidth <= d.clientWidth"
     )
+
+
+CHART_TEXTS = (
+    "return [...document.querySelectorAll('.chart svg text')]"
+    ".map(e => [e.getScreenCTM(), parseFloat(getComputedStyle(e).fontSize)])"
+    ".map(([to_screen, size]) => Math.hypot(to_screen.a, to_screen.b) * size)"
+)
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP])
+def test_all_charts_and_legends_have_one_type_size(
+    opened: webdriver.Chrome, size: tuple[int, int]
+) -> None:
+    view(opened, size)
+    sizes = opened.execute_script(CHART_TEXTS)
+    legend = float(find(opened, ".legend").value_of_css_property("font-size")[:-2])
+    assert len(sizes) > 50 and max(sizes) - min(sizes) < 0.1
+    assert 0.85 * legend <= min(sizes) <= max(sizes) <= 1.05 * legend
+
+
+LEADING_PX = 3
+"""Empty pixels at the edges of a text's box."""
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP])
+def test_letters_of_a_chart_do_not_overlap(opened: webdriver.Chrome, size: tuple[int, int]) -> None:
+    view(opened, size)
+    for chart in opened.find_elements(By.CSS_SELECTOR, ".chart > [role=img] > svg"):
+        boxes = [text.rect for text in chart.find_elements(By.TAG_NAME, "text")]
+        for one, other in itertools.combinations(boxes, 2):
+            apart = [
+                one[at] + one[length] <= other[at] + LEADING_PX
+                or other[at] + other[length] <= one[at] + LEADING_PX
+                for at, length in (("x", "width"), ("y", "height"))
+            ]
+            assert any(apart), (one, other)
+    labels = texts(opened, ".chart.cost svg text")
+    assert {"teacher", "labels-only", "student"} <= set(labels)
+
+
+def test_a_wide_table_says_how_many_columns_are_out_of_sight(opened: webdriver.Chrome) -> None:
+    table = "#models .scroll"
+    hint = find(opened, "#models .hint")
+    assert not hint.is_displayed()  # all columns are seen
+    view(opened, PHONE)
+    count = len(opened.find_elements(By.CSS_SELECTOR, f"{table} thead th"))
+    wait = WebDriverWait(opened, 10)
+    wait.until(lambda _: hint.is_displayed())
+    hidden = int(re.findall(r"Scroll sideways: (\d+) more columns \u2192", hint.text)[0])
+    assert 5 <= hidden < count - 1
+    assert find(opened, table).rect["width"] <= PHONE[0]
+    opened.execute_script("arguments[0].scrollLeft = 1e6", find(opened, table))
+    wait.until(lambda _: re.fullmatch(r"Scroll sideways: \u2190 \d+ more columns", hint.text))
+    last = find(opened, f"{table} thead th:last-child").rect
+    assert last["x"] + last["width"] <= PHONE[0]
+
+
+def test_a_model_has_its_color_in_charts_and_over_photographs(opened: webdriver.Chrome) -> None:
+    """That of a dark background: the same series, in the same order."""
+    view(opened, DESKTOP, "dark")
+    for number, name in enumerate(("teacher", "labels-only", "student")):
+        choose(opened, "model", name)
+        drawn = find(opened, ".cards li:not([hidden]) .layer.prediction:not(.other)")
+        color = drawn.value_of_css_property("color")
+        assert color.startswith(
+            f"rgba({', '.join(map(str, bytes.fromhex(DARK.series[number][1:])))}"
+        )
+        key = find(opened, f".sortable tbody tr:nth-child({number + 1}) use")
+        assert key.get_attribute("href") == f"#series-{number}"
 
 
 def luminance(color: str) -> float:
