@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .corruption import corrupt_labels, has_labels
-from .readers import coco, folder, lsp, mpii, mpii_official, photos, pytorch_pose
+from .readers import coco, folder, lsp, mpii, mpii_official, photos, pytorch_pose, yolo
 from .readers.synthetic.people import synthetic_samples
 from .samples import SampleSet, join
 from .sections import STORE_READER, Data
+from .selection import limited, without_missing_images
 from .skeletons import SKELETONS
 from .validation import check
 
@@ -35,7 +36,6 @@ Split = Literal["train", "labeled", "validation", "test"]
 FOLDER_READERS: dict[str, Callable[[Path, str], SampleSet]] = {
     "lsp": lsp.lsp,
     "lspet": lsp.lspet,
-    "lsp+lspet": lsp.lsp_lspet,
     "mpii": mpii.mpii,
     "mpii-official": mpii_official.mpii_official,
     "pytorch-pose": pytorch_pose.pytorch_pose,
@@ -90,8 +90,16 @@ def read_splits(data: Data, splits: tuple[Split, ...]) -> dict[Split, SampleSet]
         ValueError: a label file is missing or damaged.
     """
     source_of = {split: "test" if split == "test" else "train" for split in splits}
-    sources = {source: _read(data, source) for source in dict.fromkeys(source_of.values())}
+    sources = {
+        source: _available(data, _read(data, source))
+        for source in dict.fromkeys(source_of.values())
+    }
     return {split: _select(data, sources[source], split) for split, source in source_of.items()}
+
+
+def _available(data: Data, samples: SampleSet) -> SampleSet:
+    """The samples that are used although images may be missing (`data.missing_images`)."""
+    return without_missing_images(samples) if data.missing_images == "skip" else samples
 
 
 def _select(data: Data, samples: SampleSet, split: Split) -> SampleSet:
@@ -100,6 +108,7 @@ def _select(data: Data, samples: SampleSet, split: Split) -> SampleSet:
         return _select_photos(data, samples, split)
     if split == "test":
         return samples
+    samples = limited(samples, data.limit)
     # Samples without labels cannot select weights.
     share = 0.0 if data.reader == "folder" else data.validation
     held_out = _held_out(samples, share)
@@ -110,7 +119,9 @@ def _select(data: Data, samples: SampleSet, split: Split) -> SampleSet:
     if split == "labeled" and data.label_corruption.unlabeled:
         return samples.take(np.flatnonzero(has_labels(samples)))
     if split == "train" and data.unlabeled_root is not None:
-        return join(samples, folder.folder(data.unlabeled_root, samples.skeleton), "unlabeled")
+        unlabeled = folder.folder(data.unlabeled_root, samples.skeleton)
+        unlabeled = limited(_available(data, unlabeled), data.limit)
+        return join(samples, unlabeled, "unlabeled")
     return samples
 
 
@@ -118,10 +129,11 @@ def _select_photos(data: Data, samples: SampleSet, split: Split) -> SampleSet:
     """Held-out photographs are test samples: without labels, they cannot select weights."""
     if split == "validation":
         return samples.take([])
-    if data.photos.labels is not None:
-        return samples  # the reader has told them apart
-    held_out = photos.held_out(samples, data.validation)
-    return samples.take(np.flatnonzero(held_out == (split == "test")))
+    if data.photos.labels is None:
+        held_out = photos.held_out(samples, data.validation)
+        samples = samples.take(np.flatnonzero(held_out == (split == "test")))
+    # With labels, the reader has told them apart.
+    return samples if split == "test" else limited(samples, data.limit)
 
 
 def _read_photos(data: Data, source: str) -> SampleSet:
@@ -149,8 +161,13 @@ def _read(data: Data, source: str) -> SampleSet:
             "give the data set with --set data.reader=NAME --set data.root=FOLDER"
         )
     assert data.root is not None
+    if data.reader == "lsp+lspet":
+        optional = data.lsp.extension == "optional"
+        return lsp.lsp_lspet(data.root, source, extension_is_optional=optional)
     if data.reader == "coco":
         return coco.coco(data.root, source, data.coco)
+    if data.reader == "yolo":
+        return yolo.yolo(data.root, source, data.yolo)
     if data.reader == "photos":
         return _read_photos(data, source)
     if data.reader == "folder":  # for both splits: without labels, nothing is scored

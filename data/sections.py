@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from .readers.coco_settings import Coco
 from .readers.photos_settings import Photos
+from .readers.yolo_settings import Yolo
 from .settings import Settings
 from .skeletons import SKELETONS
 
@@ -75,6 +76,16 @@ class Synthetic(Settings):
     seed: int = Field(0, ge=0, lt=2**32, description="seed of poses and drawings")
 
 
+class Lsp(Settings):
+    """Leeds Sports Pose and its extension (LSPET)."""
+
+    extension: Literal["required", "optional"] = Field(
+        "required",
+        description="of the reader lsp+lspet, where lspet/ is missing. required: an error. "
+        "optional: LSP alone, with a note",
+    )
+
+
 class Folder(Settings):
     """A folder of images without labels."""
 
@@ -100,6 +111,7 @@ class Data(Settings):
         "mpii-official",
         "pytorch-pose",
         "coco",
+        "yolo",
         "folder",
         "photos",
         "store",
@@ -110,7 +122,7 @@ class Data(Settings):
     root: Path | None = Field(
         None,
         description="folder that contains the data set's folders; for `folder` and `photos`, the "
-        "images",
+        "images; for `yolo`, data.yaml",
     )
     validation: float = Field(
         0.05,
@@ -118,6 +130,17 @@ class Data(Settings):
         lt=1,
         description="share of the training samples held out to select weights; of `photos`: share "
         "of the photographs held out to compare students with their teacher",
+    )
+    limit: int | float | None = Field(
+        None,
+        description="for quick trials: number (1 or more) or share (below 1) of the training "
+        "samples to use, those held out from them included; of `unlabeled_root`'s images as "
+        "well. Test samples are not limited",
+    )
+    missing_images: Literal["refuse", "skip"] = Field(
+        "refuse",
+        description="samples whose image file is missing. refuse: an error. skip: left out and "
+        "counted, for a part of a data set",
     )
     unlabeled_root: Path | None = Field(
         None,
@@ -127,14 +150,31 @@ class Data(Settings):
         LabelCorruption(), description="for experiments: degraded training labels"
     )
     synthetic: Synthetic = Synthetic()
+    lsp: Lsp = Lsp()
     coco: Coco = Field(Coco())
+    yolo: Yolo = Field(Yolo())
     folder: Folder = Field(Folder())
     photos: Photos = Field(Photos())
+
+    @field_validator("limit", mode="before")
+    @classmethod
+    def _limit_is_a_number_or_a_share(cls, value: Any) -> Any:
+        is_number = type(value) is int and value >= 1
+        if value is None or is_number or (type(value) is float and 0 < value < 1):
+            return value
+        raise ValueError(
+            f"expected a number of samples, 1 or more, or a share between 0 and 1, got {value!r}"
+        )
 
     @model_validator(mode="after")
     def _reader_has_its_settings(self) -> Data:
         if needs_root(self.reader) and self.root is None:
             raise ValueError(f"data.root is needed for {self.reader}: --set data.root=FOLDER")
+        if self.reader == STORE_READER and self.limit is not None:
+            raise ValueError(
+                "data.limit does not apply to the samples of a store (data.reader = store): limit "
+                "the data set when the store is made"
+            )
         if self.reader == "folder" and self.folder.skeleton is None:
             raise ValueError(
                 "data.folder.skeleton is needed for folder, the teacher's joints: "

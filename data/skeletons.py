@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .joint_names import side_in_pair
+from .joint_names import find_joints, side_in_pair
 
 
 @dataclass(frozen=True)
@@ -295,3 +295,18 @@ COCO = Skeleton(
 
 SKELETONS = {skeleton.name: skeleton for skeleton in (LSP, MPII, COCO)}
 """The built-in skeletons, by the name that settings use."""
+
+
+def known_limbs(joints: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """The limbs that the built-in skeletons have between joints known by name, as their indices.
+
+    Raises:
+        ValueError: two of the joints have the same name.
+    """
+    limbs: dict[frozenset[int], tuple[int, int]] = {}
+    for skeleton in SKELETONS.values():
+        index_of = find_joints(skeleton.joints, joints)
+        for start, end in ((index_of[a], index_of[b]) for a, b in skeleton.limbs):
+            if start is not None and end is not None:
+                limbs.setdefault(frozenset((start, end)), (start, end))
+    return tuple(limbs.values())

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .io.images import MISSING_ADVICE
 from .samples import ImageSource, SampleSet
 
 MAX_LISTED_PROBLEMS = 5
@@ -52,9 +53,17 @@ def check(samples: SampleSet) -> None:
         unusable = sum(problem.samples for problem in problems)
         raise ValueError(
             f"{samples.name}: {unusable} of {len(samples)} samples cannot be used: "
-            + "; ".join(map(str, problems[:MAX_LISTED_PROBLEMS]))
-            + tail
+            + _listed(problems[:MAX_LISTED_PROBLEMS], tail)
         )
+
+
+def _listed(problems: list[Problem], tail: str) -> str:
+    """The problems as text; advice on missing images, which many may have in common, comes once."""
+    texts = list(map(str, problems))
+    if sum(MISSING_ADVICE in text for text in texts) > 1:
+        texts = [text.replace(MISSING_ADVICE, "") for text in texts]
+        tail += f"; an image that is missing{MISSING_ADVICE}"
+    return "; ".join(texts) + tail
 
 
 def find_problems(samples: SampleSet) -> list[Problem]:

@@ -91,6 +91,7 @@ TARGETS = (
     Target("mpii", "data", ("mpii/annot/*",), _data("mpii"), 2),
     Target("mpii-official", "data", ("mpii/mpii_human_pose*.mat",), _data("mpii-official"), 1.5),
     Target("pytorch-pose", "data", ("mpii/mpii_annotations.json",), _data("pytorch-pose")),
+    Target("yolo", "yolo", ("data.yaml", "train.txt", "labels/*"), _data("yolo"), 2),
     Target("folder", "plain", ("boxes.json", "*.jpg"), FOLDER),
     Target("images", "data", ("lsp/images/*",), _data("lsp"), 3),
     Target(
@@ -569,6 +570,7 @@ def corpus(
     """A small valid file of every kind, which each command of `TARGETS` accepts."""
     root = tmp_path_factory.mktemp("fuzz") / "corpus"
     make_data(root / "data")
+    make_yolo(root / "yolo")
     make_scores(root / "scores")
     make_works(root, toy_work)
     make_portable(root / "portable", portable_toy_work)
@@ -602,6 +604,24 @@ def make_data(root: Path) -> None:
     release = mpii_release(names)
     path = root / "mpii" / "mpii_human_pose_v1_u12_1.mat"
     scipy.io.savemat(path, {"RELEASE": release}, do_compression=True)
+
+
+def make_yolo(root: Path) -> None:
+    """A folder of poses, of three images."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    names = [f"images/im{n}.jpg" for n in range(3)]
+    for name in names:
+        _write_image(root / name, rng)
+        label = root / name.replace("images", "labels").replace(".jpg", ".txt")
+        label.parent.mkdir(exist_ok=True)
+        label.write_text("0 0.5 0.5 0.6 0.6 0.4 0.4 2 0.6 0.4 1 0.5 0.7 0\n")
+    (root / "train.txt").write_text("\n".join(names))
+    (root / "data.yaml").write_text(
+        "path: .\ntrain: train.txt\nval: images\nkpt_shape: [3, 3]\nflip_idx: [0, 2, 1]\n"
+        "names:\n  0: fly\nkpt_names:\n  0: [head, left wing, right wing]\n"
+    )
 
 
 def _write_image(path: Path, rng: Any, side: tuple[int, int] = (100, 120)) -> None:

@@ -33,6 +33,7 @@ JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
 JPEG_END_CODE = 0xD9
 JPEG_WITHOUT_LENGTH = (0x01, 0xD8)
 """The markers TEM and SOI, which no length follows."""
+MISSING_ADVICE = ": restore it, or leave it out with --set data.missing_images=skip"
 CUT_SHORT = "{} is a JPEG cut short: replace or remove it"
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -228,8 +229,8 @@ def check_names(names: Sequence[str], root: Path, label_file: Path | None = None
         if BAD_NAME.search(name):
             source = "" if label_file is None else f"{label_file}: "
             raise ValueError(
-                f"{source}expected image names inside {root}, got {name!r}: write it relative to "
-                "that folder, without `..`"
+                f"{source}expected image names inside {root}, got {name!r:.200}: write it relative "
+                "to that folder, without `..`"
             )
 
 
@@ -305,7 +306,7 @@ def _describe_missing(path: Path) -> str:
                 f"{folder} is missing, a folder with images: restore it, or correct data.root (in "
                 "COCO's format also data.coco.train_images and data.coco.test_images)"
             )
-    return f"{path} is missing: restore it, or remove it from the labels"
+    return f"{path} is missing{MISSING_ADVICE}"
 
 
 def _check_kind(path: Path, image: Image.Image) -> None:

@@ -55,12 +55,22 @@ def _text_file(folder: Path, name: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _boxes(path: Path, name: str, size: tuple[int, int]) -> list[Box]:
-    content = read_bytes(path, MAX_TEXT_BYTES, "boxes")
+def text_lines(path: Path, what: str) -> list[tuple[int, str]]:
+    """The lines of a text file that are not empty, with their numbers from 1.
+
+    Args:
+        what: what the file is read as, for messages.
+
+    Raises:
+        ValueError: the file cannot be read, or is too large.
+    """
+    content = read_bytes(path, MAX_TEXT_BYTES, what)
     lines = content.decode("utf-8", errors="replace").splitlines()
-    return [
-        _box(path, number, line, name, size) for number, line in enumerate(lines, 1) if line.strip()
-    ]
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _boxes(path: Path, name: str, size: tuple[int, int]) -> list[Box]:
+    return [_box(path, number, line, name, size) for number, line in text_lines(path, "boxes")]
 
 
 def _box(path: Path, number: int, line: str, name: str, size: tuple[int, int]) -> Box:

@@ -3,6 +3,10 @@
     root/coco/annotations/person_keypoints_train2017.json   person_keypoints_val2017.json
     root/coco/images/train2017/   images/val2017/
 
+    root/train/_annotations.coco.json and the images beside it   (Roboflow: folder = ".")
+    root/annotations/person_keypoints_default.json   root/images/default/   (CVAT: folder = ".")
+    root/result.json   root/images/   (Label Studio: folder = ".")
+
     images        id, file_name
     categories    id, name, keypoints (joint names), skeleton (pairs of joints, from 1)
     annotations   id, image_id, category_id, bbox (x, y, w, h), iscrowd, area,
@@ -19,6 +23,8 @@ Conventions:
   mmpose with square inputs.
 * Excluded, and counted (`SampleSet.tallies`): crowds, annotations without a box or with a box
   without area, and those with fewer than `min_keypoints` labeled joints.
+* Where there is one file for both splits (`data.coco.test` = held-out), an image and all of its
+  people are in "test" if the hash of its name is in the lowest tenth.
 * `data.io.coco_format` reads the fields.
 
 Lin et al., ECCV 2014.
@@ -40,13 +46,20 @@ from ..io.images import ImageFolder, check_names
 from ..joint_names import find_joints, pair_sides, without_side
 from ..limits import MAX_JOINTS, MAX_NAME_CHARS
 from ..samples import SampleSet, Tally
+from ..selection import held_out_images
 from ..skeletons import COCO, Skeleton
-from .coco_settings import Coco
+from .coco_settings import HELD_OUT, Coco
 
 BOX_MARGIN = 1.25
 # With more columns than this, tables have no columns of joint groups at all.
 MAX_GROUPS = 10
 THRESHOLD = 0.2
+
+ANNOTATIONS = "annotations"
+"""The folder of the files, as in COCO and CVAT's exports."""
+
+TEST_SHARE = 0.1
+"""Of the images, where there is one file for both splits."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +89,13 @@ def coco(root: Path, split: str, settings: Coco) -> SampleSet:
             f"{len(people)}"
         )
     reasons = reasons_to_leave_out(people, settings.min_keypoints)
+    if settings.test == HELD_OUT:
+        _leave_out_other_split(file, people, reasons, split)
     kept = [index for index, reason in enumerate(reasons) if reason is None]
     box_N4, image_ids = people.box_N4[kept], [people.image_ids[index] for index in kept]
     image_names = [coco_format.file_name(file, image_id) for image_id in image_ids]
     images, image_N = unique_images(image_names)
-    check_names(images, root / "coco" / folder, path)
+    check_names(images, root / folder, path)
     id_of = dict(zip(image_names, image_ids, strict=True))
     sizes = [coco_format.image_size(file, id_of[name]) for name in images]
     return SampleSet(
@@ -88,7 +103,7 @@ def coco(root: Path, split: str, settings: Coco) -> SampleSet:
         skeleton=category.skeleton,
         images=ImageFolder(
             root,
-            [f"coco/{folder}/{name}" for name in images],
+            [f"{folder}/{name}" for name in images],
             label_file=path,
             labeled_size_N2=np.array(sizes, np.int64).reshape(-1, 2),
         ),
@@ -103,21 +118,33 @@ def coco(root: Path, split: str, settings: Coco) -> SampleSet:
 
 
 def sample_id(path: Path, annotation_id: Id) -> str:
-    """The sample id of an annotation."""
-    return f"coco/{path.stem}/{annotation_id}"
+    """The sample id of an annotation.
+
+    Args:
+        path: its file. Outside annotations/, files of several folders often have one name.
+    """
+    folder = "" if path.parent.name == ANNOTATIONS else f"{path.parent.name}/"
+    return f"coco/{folder}{path.stem}/{annotation_id}"
+
+
+def _leave_out_other_split(
+    file: CocoFile, people: People, reasons: list[str | None], split: str
+) -> None:
+    """Add a reason to leave out the annotations of those images that are in the other split."""
+    ids = list(file.images)
+    names = [f"coco/{coco_format.file_name(file, image_id)}" for image_id in ids]
+    in_test = dict(zip(ids, held_out_images(names, TEST_SHARE), strict=True))
+    for index, image_id in enumerate(people.image_ids):
+        if in_test[image_id] != (split == "test"):
+            reasons[index] = reasons[index] or "of the other split"
 
 
 def reasons_to_leave_out(people: People, min_keypoints: int) -> list[str | None]:
     """For each annotation, why it is no sample; None: it is one."""
-    least = (
-        "without labeled joints"
-        if min_keypoints <= 1
-        else f"with fewer than {min_keypoints} labeled joints"
-    )
     labeled_N = (people.visibility_NK > 0).sum(-1)
     tests = (
         ("marked as a crowd", people.is_crowd_N),
-        (least, labeled_N < min_keypoints),
+        (too_few_joints(min_keypoints), labeled_N < min_keypoints),
         ("without a box", ~people.has_box_N),
         ("with a box without area", ~(people.box_N4[:, 2:] > 0).all(-1)),
     )
@@ -126,6 +153,13 @@ def reasons_to_leave_out(people: People, min_keypoints: int) -> list[str | None]
         for index in np.flatnonzero(applies_N):
             reasons[index] = reason
     return reasons
+
+
+def too_few_joints(min_keypoints: int) -> str:
+    """Why a person with fewer labeled joints than this is left out."""
+    if min_keypoints <= 1:
+        return "without labeled joints"
+    return f"with fewer than {min_keypoints} labeled joints"
 
 
 def _tally(file: CocoFile, people: People, reasons: list[str | None]) -> Tally:
@@ -142,12 +176,16 @@ def _tally(file: CocoFile, people: People, reasons: list[str | None]) -> Tally:
 
 
 def split_paths(root: Path, split: str, settings: Coco) -> tuple[Path, str]:
-    """A split's annotation file, and its folder of images relative to root/coco."""
+    """A split's annotation file, and its folder of images relative to the root."""
     name, images = {
         "train": (settings.train, settings.train_images),
         "test": (settings.test, settings.test_images),
-    }[split]
-    return root / "coco" / "annotations" / name, images
+    }[split if settings.test != HELD_OUT else "train"]
+    folder = root / settings.folder
+    path = folder / ANNOTATIONS / name
+    if not path.is_file() and (folder / name).is_file():
+        path = folder / name
+    return path, images if settings.folder == "." else f"{settings.folder}/{images}"
 
 
 def read(path: Path) -> CocoFile:
@@ -158,8 +196,9 @@ def read(path: Path) -> CocoFile:
     """
     return coco_format.read(
         path,
-        "expected it in data.root/coco/annotations; name it with --set data.coco.train=FILE or "
-        "data.coco.test=FILE, and the parent of coco/ with --set data.root=FOLDER",
+        "expected it there, or in that folder's parent; name it with --set data.coco.train=FILE or "
+        "data.coco.test=FILE, its folder with data.coco.folder, and the parent of that with "
+        "data.root",
     )
 
 
@@ -204,7 +243,7 @@ def _category_name(path: Path, category: dict[str, Any]) -> str:
 
 def _skeleton(path: Path, category: dict[str, Any], name: str, settings: Coco) -> Skeleton:
     joints = _joint_names(path, category)
-    sigmas = _sigmas(joints, settings.sigmas)
+    sigmas = sigmas_of(joints, settings.sigmas)
     if joints == COCO.joints and settings.sigmas is None and settings.flip is None:
         return COCO
     try:
@@ -230,7 +269,7 @@ def _joint_names(path: Path, category: dict[str, Any]) -> tuple[str, ...]:
         isinstance(name, str | int) and 0 < len(str(name).strip()) <= MAX_NAME_CHARS
         for name in names
     ):
-        joints = tuple(_with_spaces(str(name)) for name in names)
+        joints = tuple(with_spaces(str(name)) for name in names)
         if len(set(joints)) == len(joints) <= MAX_JOINTS:
             return joints
     raise ValueError(
@@ -239,7 +278,7 @@ def _joint_names(path: Path, category: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _sigmas(
+def sigmas_of(
     joints: tuple[str, ...], sigmas: tuple[float, ...] | dict[str, float] | None
 ) -> tuple[float, ...]:
     """The tolerance of each joint; COCO's for COCO's joints, in any order; () if not known."""
@@ -279,7 +318,8 @@ def check_sigmas(settings: Coco, order: Sequence[int]) -> None:
         )
 
 
-def _with_spaces(name: str) -> str:
+def with_spaces(name: str) -> str:
+    """A joint's name with spaces for underscores."""
     return name.replace("_", " ").strip()
 
 
@@ -307,7 +347,7 @@ def flip_indices_of(
             )
         return pairs.flip_indices
     flip_indices = list(range(len(joints)))
-    flipped_names = [] if flip == "none" else [_with_spaces(name) for p in flip for name in p]
+    flipped_names = [] if flip == "none" else [with_spaces(name) for p in flip for name in p]
     flipped = [index for index in find_joints(flipped_names, joints) if index is not None]
     if len(set(flipped)) != len(flipped_names):
         raise ValueError(
@@ -345,7 +385,7 @@ def _limbs(
 
 def _limb_end(value: Any, index_of: dict[Id, int]) -> int:
     key = as_id(value)
-    return key if isinstance(key, int) else index_of[as_id(_with_spaces(key))]
+    return key if isinstance(key, int) else index_of[as_id(with_spaces(key))]
 
 
 def groups_of(

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from ..settings import Settings
+from ..settings import Settings, check_inside
+
+HELD_OUT = "held-out"
+"""The value of `data.coco.test` where there is one file for both splits."""
 
 
 class Coco(Settings):
     """A data set in COCO's format."""
 
-    train: str = Field("person_keypoints_train2017.json", description="file in coco/annotations/")
-    test: str = Field("person_keypoints_val2017.json", description="file in coco/annotations/")
-    train_images: str = Field("images/train2017", description="folder in coco/")
-    test_images: str = Field("images/val2017", description="folder in coco/")
+    folder: str = Field(
+        "coco", description="folder in data.root that has the files below; `.`: data.root itself"
+    )
+    train: str = Field(
+        "person_keypoints_train2017.json",
+        description="file in its folder annotations/, or else its path in the folder",
+    )
+    test: str = Field(
+        "person_keypoints_val2017.json",
+        description="as `train`; held-out: a tenth of the training file's images, by their names",
+    )
+    train_images: str = Field("images/train2017", description="folder in `folder`")
+    test_images: str = Field("images/val2017", description="folder in `folder`")
     category: str | None = Field(
         None, description="category to use; not set: the only one with keypoints"
     )
@@ -36,12 +47,10 @@ class Coco(Settings):
         "COCO's for COCO's joints",
     )
 
-    @field_validator("train", "test", "train_images", "test_images")
+    @field_validator("folder", "train", "test", "train_images", "test_images")
     @classmethod
     def _inside(cls, value: str) -> str:
-        if Path(value).is_absolute() or ".." in Path(value).parts or not value:
-            raise ValueError("expected a name inside data.root/coco")
-        return value
+        return check_inside(value, "data.root")
 
     @field_validator("sigmas")
     @classmethod

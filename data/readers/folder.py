@@ -125,12 +125,14 @@ def image_names(root: Path) -> list[str]:
     return names
 
 
-def image_sizes(images: ImageFolder) -> NDArray[np.float64]:
-    """float64 (N, 2), pixels; `MIN_BOX_PX` for a file that is not an image.
+def image_sizes(images: ImageFolder, unknown_px: float = MIN_BOX_PX) -> NDArray[np.float64]:
+    """float64 (N, 2), pixels.
 
-    Such a box passes `validation.check`, which then reports the file itself.
+    Args:
+        unknown_px: of a file that is missing or not an image, so that boxes in it pass
+            `validation.check`, which then reports the file itself.
     """
-    size_N2 = np.full((len(images.names), 2), MIN_BOX_PX)
+    size_N2 = np.full((len(images.names), 2), unknown_px)
     for index in range(len(images.names)):
         try:
             size_N2[index] = images.size(index)

@@ -9,6 +9,7 @@ where the joint is labeled. Coordinates are 1-based. Johnson & Everingham, BMVC 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,11 +60,28 @@ def lspet(root: Path, split: str) -> SampleSet:
     return _sample_set("lspet", root, _lspet_labels(root)) if split == "train" else lsp(root, split)
 
 
-def lsp_lspet(root: Path, split: str) -> SampleSet:
-    """The union of both training sets, as commonly used; "test" is LSP's."""
+def lsp_lspet(root: Path, split: str, *, extension_is_optional: bool = False) -> SampleSet:
+    """The union of both training sets, as commonly used; "test" is LSP's.
+
+    Args:
+        extension_is_optional: without lspet/joints.mat, take LSP alone, and note it in its tally.
+
+    Raises:
+        ValueError: as `read_joints`.
+    """
     if split != "train":
         return lsp(root, split)
-    first, second = _lsp_labels(root, "train"), _lspet_labels(root)
+    first, extension = _lsp_labels(root, "train"), root / "lspet" / "joints.mat"
+    if not extension.is_file():
+        if not extension_is_optional:
+            raise ValueError(
+                f"{extension} is missing: expected LSP's extension as published, beside lsp/; to "
+                "train on LSP alone, --set data.reader=lsp"
+            )
+        note = f"{extension} is missing: LSP alone, without its extension"
+        tallies = tuple(replace(tally, notes=(note,)) for tally in first.tallies)
+        return _sample_set("lsp", root, first._replace(tallies=tallies))
+    second = _lspet_labels(root)
     labels = Labels(
         names=first.names + second.names,
         joints_NK2=np.concatenate([first.joints_NK2, second.joints_NK2]),

@@ -32,8 +32,9 @@ from ..io.images import ImageFolder
 from ..io.photos import UprightFolder
 from ..io.yolo_boxes import read_yolo
 from ..joint_names import find_joints, pair_sides
-from ..samples import SampleSet, Tally, id_hash
-from ..skeletons import COCO, SKELETONS, Skeleton
+from ..samples import SampleSet, Tally
+from ..selection import held_out_images
+from ..skeletons import COCO, SKELETONS, Skeleton, known_limbs
 from .coco import THRESHOLD, groups_of
 from .folder import BOX_MARGIN, image_names, image_sizes
 from .photos_settings import Photos
@@ -58,17 +59,11 @@ def skeleton_of(joints: Sequence[str]) -> Skeleton:
             f"{', '.join(pairs.unpaired)[:500]}: list the joints to learn with "
             "--set 'data.photos.joints=[\"NAME\", ...]'"
         )
-    limbs: dict[frozenset[int], tuple[int, int]] = {}
-    for skeleton in SKELETONS.values():
-        index_of = find_joints(skeleton.joints, joints)
-        for start, end in ((index_of[a], index_of[b]) for a, b in skeleton.limbs):
-            if start is not None and end is not None:
-                limbs.setdefault(frozenset((start, end)), (start, end))
     return Skeleton(
         name="photos",
         joints=tuple(joints),
         flip_indices=pairs.flip_indices,
-        limbs=tuple(limbs.values()),
+        limbs=known_limbs(joints),
         groups=groups_of(tuple(joints), pairs.flip_indices),
         normalizer=None,
         threshold=THRESHOLD,
@@ -153,19 +148,10 @@ def _boxed(
 
 
 def held_out(samples: SampleSet, share: float) -> NDArray[np.bool_]:
-    """Mask of the samples whose photograph is held out: bool (N,).
-
-    Those whose names' hashes are in the lowest `share` of all 64-bit numbers; of few photographs,
-    where that is none, the one with the lowest. One at least is not held out.
-    """
+    """Mask of the samples whose photograph is held out (`held_out_images`): bool (N,)."""
     assert isinstance(samples.images, ImageFolder)
-    hashes = np.array([id_hash(f"photos/{name}") for name in samples.images.names], np.uint64)
-    if len(hashes) < 2:
-        return np.zeros(len(samples), np.bool_)
-    is_held_out = hashes < np.uint64(share * 2.0**64)
-    is_held_out[hashes.argmin()] = True
-    is_held_out[hashes.argmax()] = False
-    return np.asarray(is_held_out[samples.image_N])
+    names = [f"photos/{name}" for name in samples.images.names]
+    return np.asarray(held_out_images(names, share)[samples.image_N])
 
 
 def with_joints(labeled: SampleSet, joints: Sequence[str]) -> SampleSet:

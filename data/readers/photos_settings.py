@@ -11,7 +11,7 @@ from ..limits import MAX_JOINTS, MAX_NAME_CHARS, MIN_SCORE
 from ..settings import Settings
 
 LabeledReader = Literal[
-    "lsp", "lspet", "lsp+lspet", "mpii", "mpii-official", "pytorch-pose", "coco"
+    "lsp", "lspet", "lsp+lspet", "mpii", "mpii-official", "pytorch-pose", "coco", "yolo"
 ]
 
 

@@ -38,7 +38,19 @@ class Training(Settings):
 
     model: AnyModel = HourglassSettings()
     epochs: int = Field(130, ge=1, description="the paper, section 4: MPII 130, LSP 70")
-    batch_size: int = Field(16, ge=1, description="views per step, over all processes")
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        16,
+        description="views per step, over all processes. auto: on a GPU, base_batch_size times the "
+        "largest power of two, up to 16, that fits its memory in trial steps; on a CPU, "
+        "base_batch_size (docs/gpu.md)",
+    )
+    base_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="batch_size = auto: the batch size that learning_rate is for. The rate is "
+        "multiplied by the square root of the chosen size over this one (Malladi et al., NeurIPS "
+        "2022, for AdamW and RMSProp alike)",
+    )
     optimizer: Literal["adamw", "rmsprop"] = Field(
         "adamw", description="PyTorch's, with its defaults but for the settings below"
     )
@@ -104,6 +116,21 @@ class Training(Settings):
     def offset_is_free(self) -> bool:
         """Whether training leaves a constant added to a map undetermined (`models.offset`)."""
         return self.loss == "kl"
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _batch_size_is_a_number_or_auto(cls, value: Any) -> Any:
+        if value == "auto" or (type(value) is int and value >= 1):
+            return value
+        raise ValueError(f"expected auto, or a number of views, 1 or more, got {value!r:.80}")
+
+    @model_validator(mode="after")
+    def _auto_has_a_base(self) -> Training:
+        if self.batch_size == "auto" and self.base_batch_size is None:
+            raise ValueError(
+                "batch_size = auto needs base_batch_size, the batch size that learning_rate is for"
+            )
+        return self
 
     @model_validator(mode="after")
     def _bce_has_probabilities(self) -> Training:
@@ -262,7 +289,11 @@ class Loader(Settings):
     """Reading and cropping."""
 
     workers: int | None = Field(
-        None, ge=0, le=256, description="processes; null: 1 on a CPU, up to 8 with a GPU"
+        None,
+        ge=0,
+        le=256,
+        description="processes; null: 1 on a CPU, up to 8 with a GPU, and more, up to its cores, "
+        "after an epoch that spent over a tenth of its time waiting for data",
     )
     prefetch: int = Field(4, ge=1, le=64, description="batches that each process reads ahead")
     shuffle_shards: Literal["auto", "all"] | Annotated[int, Field(ge=1)] = Field(

@@ -26,7 +26,7 @@ from ...data.io.coco_format import CocoFile, Id, People
 from ...data.io.files import parse_json, read_bytes
 from ...data.joint_names import joint_order
 from ...data.readers import coco
-from ...data.readers.coco_settings import Coco
+from ...data.readers.coco_settings import HELD_OUT, Coco
 from ...data.samples import SampleSet
 from ...data.sections import Data
 from ...data.skeletons import Skeleton
@@ -85,6 +85,11 @@ def oks_fields(data: Data, samples: SampleSet, predicted: PredictedJoints) -> di
     if predicted.uncovered:
         uncovered = ", ".join(samples.skeleton.joints[k] for k in predicted.uncovered)
         return _left_out(f"the model does not predict {uncovered}, and OKS needs all joints")
+    if data.coco.test == HELD_OUT or data.missing_images == "skip":
+        return _left_out(
+            "OKS counts all annotations of a file: it needs data.coco.test to name one, and "
+            "data.missing_images = refuse"
+        )
     path, _ = coco.split_paths(data.root, "test", data.coco)
     labels = read_labels(path, data.coco)
     image_ids = {

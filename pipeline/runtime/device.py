@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import cv2
@@ -43,6 +44,17 @@ def loader_workers(workers: int | None, device: torch.device) -> int:
         return workers
     cores = usable_cores()
     return min(MAX_GPU_WORKERS, cores) if device.type == "cuda" else min(1, cores - 1)
+
+
+def enough_workers(workers: int, wait_fraction: float) -> int:
+    """Number of loader processes that keep up with training, up to the cores of this process.
+
+    Args:
+        workers: number of processes that did not.
+        wait_fraction: share of the time that training waited for their batches, below 1.
+    """
+    # They took 1 / (1 - wait_fraction) times as long for a batch as a step takes.
+    return min(usable_cores(), math.ceil(max(1, workers) / (1 - wait_fraction)))
 
 
 def divide_cores(workers: int | None, device: torch.device) -> None:

@@ -37,6 +37,13 @@ def peak_bytes(task: Callable[[], object], device: torch.device, resident: int) 
     return resident + live.peak
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch raised an error because it could not allocate memory."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and _says(error, NO_TENSOR_MEMORY)
+    )
+
+
 @contextmanager
 def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
     """Turn PyTorch's out-of-memory errors in a block into one sentence.
@@ -51,8 +58,7 @@ def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        gpu_is_full = isinstance(error, torch.cuda.OutOfMemoryError)
-        if not gpu_is_full and not _says(error, NO_TENSOR_MEMORY):
+        if not is_out_of_memory(error):
             raise
         match = re.search(r"ried to allocate [\d.]+ \w+", str(error))
         size = f" (t{match[0]})" if match else ""

@@ -123,16 +123,8 @@ class TrainingState:
         content = group.broadcast(out.state.read_bytes() if reads_file else None)
         if content is None:
             return False
-        content = _unsealed(out, content)
-        try:
-            # PyTorch gets the members that `zipfile` finds; together they are as large as the file.
-            file = repack(read_members(content, len(content))) if is_zip(content) else None
-            file = file or io.BytesIO(content)
-            state = torch.load(file, map_location="cpu", weights_only=True)
-            saved_identity = json.loads(state["identity"])
-        except Exception as error:  # damaged files raise many kinds of errors
-            raise _damaged(out, type(error).__name__) from None
-        check_identity(out, expected=identity, found=saved_identity)
+        state, found = _parse(out, content)
+        check_identity(out, expected=identity, found=found)
         try:
             self.network.load_state_dict(state["network"])
             if self.averaged is not None:
@@ -148,6 +140,32 @@ class TrainingState:
                 f"remove {out.path} to start over"
             )
         return True
+
+
+def saved_identity(out: ModelDir) -> Identity | None:
+    """The identity of a checkpoint; None if there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    return _parse(out, out.state.read_bytes())[1] if out.state.is_file() else None
+
+
+def _parse(out: ModelDir, content: bytes) -> tuple[dict[str, Any], Identity]:
+    """A checkpoint's state and its identity.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    content = _unsealed(out, content)
+    try:
+        # PyTorch gets the members that `zipfile` finds; together they are as large as the file.
+        file = repack(read_members(content, len(content))) if is_zip(content) else None
+        file = file or io.BytesIO(content)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        return state, json.loads(state["identity"])
+    except Exception as error:  # damaged files raise many kinds of errors
+        raise _damaged(out, type(error).__name__) from None
 
 
 def _unsealed(out: ModelDir, content: bytes) -> bytes:

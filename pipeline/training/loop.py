@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -20,13 +21,14 @@ from ..evaluation.pck import Pck
 from ..models.checkpoint import save_weights
 from ..models.model_dir import ModelDir
 from ..models.offset import fix_offset
+from ..runtime.device import enough_workers
 from ..runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from ..runtime.interrupt import Interrupted, Stop, stop_requested
 from ..runtime.text import pluralize
 from .checkpoint import Identity, TrainingState
 from .monitor import Monitor
 from .objective import Batch, Losses, Objective
-from .progress import ProgressReporter
+from .progress import ProgressReporter, loading_is_slow
 from .sampler import EpochSampler
 from .step import replayed, train_step
 
@@ -46,13 +48,14 @@ class Run:
 
     Attributes:
         state: the network and all else that changes; training continues from its progress.
-        loader: the batches of `sampler`.
+        make_loader: makes a loader of `sampler`'s batches with `workers` processes.
         validation: scored after every epoch; may be empty.
         out: the folder of checkpoints, weights and metrics.
         log_mass: the log mass that heatmaps are shifted to when the network is scored (see
             `models.offset`); None: they are not shifted.
         network: `state.network`, wrapped so that processes exchange gradients, or replayed from
             CUDA graphs.
+        loader: the batches of `sampler`.
         reporter: logs progress.
     """
 
@@ -60,7 +63,7 @@ class Run:
     training: Training
     objective: Objective
     state: TrainingState
-    loader: DataLoader[Any]
+    make_loader: Callable[..., DataLoader[Any]]
     sampler: EpochSampler
     validation: SampleSet
     out: ModelDir
@@ -70,6 +73,7 @@ class Run:
     monitor: Monitor
     group: ProcessGroup = SINGLE_PROCESS
     network: nn.Module = field(init=False)
+    loader: DataLoader[Any] = field(init=False)
     reporter: ProgressReporter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,6 +84,7 @@ class Run:
             self.network = self.group.wrap(
                 network, self.device, synchronized=self.training.sync_batch_norm
             )
+        self.loader = self.make_loader(workers=self.recipe.loader.workers)
         self.reporter = ProgressReporter(self.out.name, self.recipe, self.training, self.device)
 
     def train(self) -> None:
@@ -189,8 +194,23 @@ class Run:
         self.reporter.log_epoch(row)
         self.monitor.after_epoch(progress.history, validation_score, self._scored_network())
         self.reporter.warn_if_collapsed(progress.sums, progress.epoch + 1)
-        self.reporter.warn_if_loading_is_slow(row)
+        if loading_is_slow(row):
+            self._load_faster(row)
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
+
+    def _load_faster(self, row: dict[str, Any]) -> None:
+        """After an epoch that waited for data: more loader processes, or advice.
+
+        On a CPU, their cores would be taken from the network. Results do not depend on them.
+        """
+        workers = self.loader.num_workers
+        enough = enough_workers(workers, row["data_wait_fraction"])
+        is_automatic = self.recipe.loader.workers is None and self.device.type == "cuda"
+        if is_automatic and enough > workers:
+            self.reporter.log_more_workers(row, workers, enough)
+            self.loader = self.make_loader(workers=enough)
+        else:
+            self.reporter.warn_of_slow_loading(row, workers)
 
     def _metrics(self) -> dict[str, Any]:
         """The epoch's row of `metrics.jsonl`, with the times and memory of the slowest process."""

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..config.recipe import Recipe
 from ..config.sections import Training
-from ..runtime.device import loader_workers
+from ..runtime.device import enough_workers
 from ..runtime.launch import usable_cores
 from ..runtime.memory import explain_out_of_memory
 from ..runtime.text import format_duration, pluralize
@@ -25,10 +25,19 @@ COLLAPSED = 0.03
 collapsed. (The loss of a new network starts above `collapsed_loss`.)"""
 
 SLOW_LOADING = 0.1
-"""`data_wait_fraction` above which faster loading is worth advising."""
+"""`data_wait_fraction` above which faster loading is worth its processes."""
 
 TOO_SHORT_S = 10.0
 """In epochs shorter than this, most of the wait is the start of the loader's processes."""
+
+
+def loading_is_slow(row: dict[str, Any]) -> bool:
+    """Whether an epoch spent so much of its time waiting for data that faster loading helps.
+
+    Args:
+        row: the epoch's row of `metrics.jsonl`.
+    """
+    return bool(row["data_wait_fraction"] > SLOW_LOADING and row["seconds"] >= TOO_SHORT_S)
 
 
 class ProgressReporter:
@@ -164,22 +173,33 @@ class ProgressReporter:
             self.training.learning_rate * 3,
         )
 
-    def warn_if_loading_is_slow(self, row: dict[str, Any]) -> None:
-        """Warn once if an epoch spent much of its time waiting for data, and name a remedy.
+    def log_more_workers(self, row: dict[str, Any], workers: int, more: int) -> None:
+        """Log that the next epochs have `more` loader processes than this one's `workers`."""
+        log.info(
+            "%s: %.0f %% of epoch %d was spent waiting for data: %d loader processes instead of %d",
+            self.name,
+            100 * row["data_wait_fraction"],
+            row["epoch"],
+            more,
+            workers,
+        )
+
+    def warn_of_slow_loading(self, row: dict[str, Any], workers: int) -> None:
+        """Warn once that an epoch spent much of its time waiting for data, and name a remedy.
 
         Args:
             row: the epoch's row of `metrics.jsonl`.
+            workers: its number of loader processes.
         """
-        slow = row["data_wait_fraction"] > SLOW_LOADING and row["seconds"] >= TOO_SHORT_S
-        if self._warned_of_slow_loading or not slow:
+        if self._warned_of_slow_loading:
             return
         self._warned_of_slow_loading = True
-        workers, cores = loader_workers(self.recipe.loader.workers, self.device), usable_cores()
+        enough, cores = enough_workers(workers, row["data_wait_fraction"]), usable_cores()
         advice = (
             f"give this process more than its {pluralize(cores, 'core')}, or use smaller images"
         )
-        if workers < cores:
-            advice = f"use more loader processes (--set loader.workers={workers + 1}), or {advice}"
+        if workers < enough:
+            advice = f"use more loader processes (--set loader.workers={enough}), or {advice}"
         log.warning(
             "warning: %.0f %% of epoch %d was spent waiting for data (loader.workers = %d): %s; "
             "see docs/performance.md",

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from ..models.offset import label_log_mass
 from ..runtime.distributed import ProcessGroup, join_process_group
 from ..runtime.files import sha256, versions, write_sealed_json
 from ..runtime.loader import make_loader
+from .batch_size import TRIAL_STEPS, Trial, choose, settled
 from .checkpoint import Identity, TrainingState, check_identity
 from .checks import check_batch_size, check_labels, check_validation, describe_data
 from .dataset import TrainingData
@@ -32,6 +34,10 @@ from .optimizers import make_lr_scheduler, make_optimizer
 from .sampler import EpochSampler
 
 _seed_lock = threading.Lock()
+
+WITHOUT_EFFECT = {"init_from", "cuda_graphs", "base_batch_size"}
+"""Settings that are not part of a run's identity. The weights to start from are in its inputs, by
+their digest; CUDA graphs change no weight; batch size and learning rate are those chosen."""
 
 
 class InitialWeights(NamedTuple):
@@ -85,8 +91,8 @@ def train_model(
     initial = None if init_from is None else InitialWeights.read(init_from)
     if initial is not None:
         inputs = inputs | {"init_from": hashlib.sha256(initial.content).hexdigest()}
-    identity = make_identity(recipe, training, inputs)
     if out.finished:
+        identity = make_identity(recipe, settled(training, out), inputs)
         check_identity(out, expected=identity, found=out.record()["identity"])
         out.check_weights()
         return out.record()
@@ -94,7 +100,9 @@ def train_model(
     check_labels(data.samples, training, recipe, out)
     check_validation(data.validation, training)
     with join_process_group(device) as group:
-        group.check_same(identity)
+        group.check_same(make_identity(recipe, training, inputs))
+        training = choose(training, out, group, _trial(training, objective, data, device))
+        identity = make_identity(recipe, training, inputs)
         run = _prepare(
             out=out,
             recipe=recipe,
@@ -132,14 +140,29 @@ def make_identity(recipe: Recipe, training: Training, inputs: dict[str, Any]) ->
     """
     return {
         "settings": {
-            # The weights to start from are in `inputs`, by their digest; CUDA graphs change none.
-            "training": training.model_dump(mode="json", exclude={"init_from", "cuda_graphs"}),
+            "training": training.model_dump(mode="json", exclude=WITHOUT_EFFECT),
             "geometry": recipe.geometry.model_dump(mode="json"),
             "augmentation": recipe.augmentation.model_dump(mode="json"),
             "targets": recipe.targets.model_dump(mode="json"),
         },
         "inputs": inputs,
     }
+
+
+def _trial(
+    training: Training, objective: Objective, data: TrainingData, device: torch.device
+) -> Trial:
+    """What `batch_size = auto` tries: steps of the network, from its initial weights."""
+    make_state = partial(
+        _initial_state,
+        training,
+        num_joints=data.samples.skeleton.num_joints,
+        total_steps=TRIAL_STEPS,
+        device=device,
+        initial=None,
+        resuming=True,
+    )
+    return Trial(training, objective, data, device, make_state)
 
 
 def _prepare(
@@ -155,6 +178,7 @@ def _prepare(
     callbacks: Sequence[str],
 ) -> Run:
     """A run, restored from its checkpoint if there is one."""
+    assert training.batch_size != "auto"  # chosen before
     sampler = EpochSampler(
         data.samples,
         batch_size=training.batch_size,
@@ -191,11 +215,11 @@ def _prepare(
         training=training,
         objective=objective,
         state=state,
-        loader=make_loader(
+        make_loader=partial(
+            make_loader,
             data.dataset,
             sampler,
             device,
-            workers=recipe.loader.workers,
             prefetch=recipe.loader.prefetch,
             reuse_memory=True,
         ),

@@ -88,7 +88,7 @@ def test_samples_may_share_images_in_any_order(make_samples, tmp_path) -> None:
     check(samples)
     with pytest.raises(
         ValueError,
-        match=r"1 of 3 .*: sample/1: .*missing\.jpg is missing: restore it, or remove .*$",
+        match=r"1 of 3 .*: sample/1: .*missing\.jpg is missing: restore it, or leave .*$",
     ):
         check(dataclasses.replace(samples, image_N=np.array([1, 0, 1])))
 

@@ -31,7 +31,13 @@ SECTIONS = (
     "cluster",
     "monitor",
 )
-NOT_SETTINGS = {"teacher.spec", "teacher.digest", "teacher.covered_joints", "student.onnx.json"}
+NOT_SETTINGS = {
+    "data.yaml",
+    "teacher.spec",
+    "teacher.digest",
+    "teacher.covered_joints",
+    "student.onnx.json",
+}
 """Dotted names in the pages that look like settings: attributes, a manifest entry, a file."""
 
 

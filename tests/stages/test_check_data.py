@@ -53,6 +53,16 @@ def run(root: Path) -> dict[str, Any]:
     return check_data.run(Data(reader="coco", root=root, validation=0, coco=FILES), workers=2)
 
 
+def test_a_limit_is_stated(root: Path) -> None:
+    data = Data(reader="coco", root=root, validation=0, limit=4, coco=FILES)
+    report = check_data.run(data, workers=2)
+    assert report["usable"] and report["splits"]["train"]["samples"] == 4
+    assert report["splits"]["test"]["samples"] == 1
+    assert "6 people in the samples of coco, 4 kept; left out: 2 over data.limit = 4" in describe(
+        report
+    )
+
+
 def test_a_good_data_set(root: Path) -> None:
     report = run(root)
     assert report["usable"] and report["problems"] == []

@@ -194,7 +194,7 @@ def test_a_missing_file_is_named(tmp_path) -> None:
     with pytest.raises(ValueError, match="is missing") as error:
         images.size(0)
     assert path in str(error.value)
-    with pytest.raises(ValueError, match="is missing: restore it, or remove it from") as error:
+    with pytest.raises(ValueError, match="is missing: restore it, or leave it out with") as error:
         images.read(0, 1.0)
     assert path in str(error.value)
 

@@ -334,8 +334,8 @@ def test_missing_and_damaged_files_are_named(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["../x.json", "/etc/x.json", ""])
 def test_settings_must_be_names_inside_the_folder(name) -> None:
-    for key in ("train", "test_images"):
-        with pytest.raises(ValidationError, match=r"expected a name inside data\.root/coco"):
+    for key in ("folder", "train", "test_images"):
+        with pytest.raises(ValidationError, match=r"expected a name inside data\.root"):
             Coco(**{key: name})
 
 

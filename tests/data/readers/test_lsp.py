@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -158,15 +159,47 @@ def test_boxes_and_normalizer(root) -> None:
     assert sample.normalizer_px == pytest.approx(np.hypot(*(left_shoulder - right_hip)))
 
 
-@pytest.mark.parametrize("folder", ["lsp", "lspet"])
-def test_messages_about_missing_labels_name_the_setting(root, folder) -> None:
+@pytest.mark.parametrize(
+    ("folder", "setting"), [("lsp", r"data\.root=FOLDER"), ("lspet", r"data\.reader=lsp")]
+)
+def test_messages_about_missing_labels_name_the_setting(root, folder, setting) -> None:
     path = root / folder / "joints.mat"
     path.unlink()
-    with pytest.raises(
-        ValueError, match=r"joints\.mat is missing: .*--set data\.root=FOLDER$"
-    ) as e:
+    message = rf"joints\.mat is missing: .*--set {setting}$"
+    with pytest.raises(ValueError, match=message) as error:
         lsp_lspet(root, "train")
-    assert str(path) in str(e.value)
+    assert str(path) in str(error.value)
+
+
+def test_an_optional_extension_that_is_missing_leaves_lsp_alone(root) -> None:
+    data = Data(reader="lsp+lspet", root=root, validation=0, lsp={"extension": "optional"})
+    assert load(data, "train").fingerprint() == lsp_lspet(root, "train").fingerprint()
+    shutil.rmtree(root / "lspet")
+    alone = load(data, "train")
+    assert alone.fingerprint() == lsp(root, "train").fingerprint()
+    (note,) = alone.tallies[0].notes
+    assert note == f"{root / 'lspet' / 'joints.mat'} is missing: LSP alone, without its extension"
+    assert load(data, "test").ids == lsp(root, "test").ids
+
+
+def test_a_part_of_lsp_is_used_only_if_asked(root) -> None:
+    (root / "lsp" / "images" / "im0002.jpg").unlink()
+    data = Data(reader="lsp", root=root, validation=0)
+    with pytest.raises(ValueError, match=r"1 of 3 .*--set data\.missing_images=skip$"):
+        load(data, "train")
+    (root / "lsp" / "images" / "im0001.jpg").rename(root / "im0001.jpg")
+    with pytest.raises(
+        ValueError,
+        match=r"2 of 3 .*missing; .*missing; an image that is missing: restore it, .*skip$",
+    ) as error:
+        load(data, "train")
+    assert str(error.value).count("--set") == 1
+    (root / "im0001.jpg").rename(root / "lsp" / "images" / "im0001.jpg")
+    samples = load(data.model_copy(update={"missing_images": "skip"}), "train")
+    assert samples.ids == ("lsp/im0001", "lsp/im0003")
+    assert str(samples.tallies[-1]) == (
+        "3 people in the samples of lsp, 2 kept; left out: 1 whose image is missing"
+    )
 
 
 def test_messages_about_a_missing_root_name_the_setting(tmp_path) -> None:

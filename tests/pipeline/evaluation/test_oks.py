@@ -214,6 +214,12 @@ def test_the_reason_for_leaving_oks_out(tmp_path: Path, monkeypatch: pytest.Monk
     row = oks.oks_fields(data, Samples(), partial)  # type: ignore[arg-type]
     assert row["oks"] is None and COCO.joints[0] in row["oks_left_out"]
 
+    whole = PredictedJoints(np.zeros((1, K, 2)), np.zeros((1, K)))
+    for part in ({"missing_images": "skip"}, {"coco": {"test": "held-out"}}):
+        part_of_file = Data(reader="coco", root=tmp_path, **part)
+        row = oks.oks_fields(part_of_file, Samples(), whole)  # type: ignore[arg-type]
+        assert row["oks"] is None and "counts all annotations of a file" in row["oks_left_out"]
+
     monkeypatch.setitem(sys.modules, "pycocotools.cocoeval", None)
     row = oks.oks_fields(data, Samples(), None)  # type: ignore[arg-type]
     assert (

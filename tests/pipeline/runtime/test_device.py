@@ -8,7 +8,7 @@ import cv2
 import pytest
 import torch
 
-from fpd.pipeline.runtime.device import choose_device, divide_cores, loader_workers
+from fpd.pipeline.runtime.device import choose_device, divide_cores, enough_workers, loader_workers
 from fpd.pipeline.runtime.launch import LAUNCHED, is_launched, launched_rank, usable_cores
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -49,6 +49,17 @@ def test_loader_workers_depend_on_the_cores(
 def test_the_recipes_loader_workers_take_precedence() -> None:
     assert loader_workers(0, GPU) == 0
     assert loader_workers(20, CPU) == 20
+
+
+@pytest.mark.parametrize(
+    ("workers", "wait_fraction", "expected"),
+    [(8, 0.5, 16), (8, 0.3, 12), (8, 0.01, 9), (0, 0.5, 2), (8, 0.999, 64)],
+)
+def test_enough_workers_keep_up_with_training(
+    monkeypatch: pytest.MonkeyPatch, workers: int, wait_fraction: float, expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    assert enough_workers(workers, wait_fraction) == expected
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(None, 3), (0, 4), (9, 1)])

@@ -15,13 +15,14 @@ from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.store import StoreReader, match, read_manifest
 from fpd.pipeline.teachers import expected_entry
 from fpd.pipeline.workdir import WorkDir
-from fpd.stages import heatmaps
+from fpd.stages import heatmaps, teacher
 
 CPU = torch.device("cpu")
 
 MISMATCHES = [
     ("data.synthetic.seed=1", "datasets.images"),
     ("data.synthetic.train=30", "datasets.samples"),
+    ("data.limit=10", "datasets.samples"),
     ("data.label_corruption.noise=0.3", "datasets.labels"),
     ("augmentation.rotation_deg=10", "augmentation.rotation_deg"),
     ("augmentation.flip=false", "augmentation.flip"),
@@ -67,6 +68,17 @@ def test_a_store_made_for_another_run_is_not_written_to(
     with pytest.raises(ValueError, match=r"does not fit this run.*max_error: .*--overwrite"):
         heatmaps.run(work, recipe, CPU)
     assert small.content(work.store) == before
+
+
+def test_a_store_of_a_part_serves_that_part(tmp_path: Path, toy_recipe: Recipe) -> None:
+    recipe = changed(toy_recipe, "data.limit=0.5", "teacher.epochs=1", "store.views=1")
+    work = WorkDir(tmp_path)
+    work.create()
+    teacher.run(work, recipe, CPU)
+    heatmaps.run(work, recipe, CPU)
+    samples = load(recipe.data, "train")
+    reader, _ = open_store(work, recipe, samples)
+    assert reader.layout.samples == len(samples) < len(load(toy_recipe.data, "train"))
 
 
 def test_other_settings_do_not_matter(

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from fpd.pipeline.runtime.interrupt import Interrupted
 from fpd.pipeline.training import loop
 from fpd.pipeline.training.loop import Diverged
 from fpd.pipeline.training.objective import Objective
+from fpd.pipeline.training.progress import ProgressReporter
 from fpd.pipeline.training.sampler import EpochSampler
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import student, teacher
@@ -404,6 +406,52 @@ def start_teacher(work: WorkDir, recipe: Recipe) -> subprocess.Popen[str]:
             raise AssertionError(process.communicate()[1])
         time.sleep(0.002)
     return process
+
+
+def slow_epoch() -> dict[str, Any]:
+    return {"epoch": 1, "data_wait_fraction": 0.5, "seconds": 60.0}
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "expected"),
+    [("cuda", None, [6]), ("cuda", 3, []), ("cpu", None, [])],
+)
+def test_an_epoch_that_waited_gets_more_loader_processes(
+    toy_recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    workers: int | None,
+    expected: list[int],
+) -> None:
+    """With a GPU, and unless the recipe has a number; otherwise, there is advice."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    settings = toy_recipe.loader.model_copy(update={"workers": workers})
+    run = object.__new__(loop.Run)
+    run.recipe = toy_recipe.model_copy(update={"loader": settings})
+    run.device = torch.device(device)
+    run.loader = SimpleNamespace(num_workers=3)  # type: ignore[assignment]
+    run.reporter = ProgressReporter("teacher", run.recipe, run.recipe.teacher, run.device)
+    made = []
+    run.make_loader = lambda workers: made.append(workers)  # type: ignore[assignment,return-value]
+    run._load_faster(slow_epoch())
+    assert made == expected
+
+
+def test_results_do_not_depend_on_more_loader_processes(
+    tmp_path: Path, toy_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = changed(toy_recipe, "loader.workers=0")
+    expected = train(tmp_path / "as-started", recipe).weights.read_bytes()
+    made = []
+
+    def replace_loader(run: loop.Run, row: dict[str, Any]) -> None:
+        made.append(row["epoch"])
+        run.loader = run.make_loader(workers=1)
+
+    monkeypatch.setattr(loop, "loading_is_slow", lambda _: True)
+    monkeypatch.setattr(loop.Run, "_load_faster", replace_loader)
+    assert train(tmp_path / "replaced", recipe).weights.read_bytes() == expected
+    assert made == list(range(1, recipe.teacher.epochs + 1))
 
 
 @pytest.fixture(scope="module")

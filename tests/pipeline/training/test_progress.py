@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import pytest
 import torch
 
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
+from fpd.pipeline.runtime import device as device_module
 from fpd.pipeline.training import progress as reporting
 from fpd.pipeline.training.checkpoint import Progress
-from fpd.pipeline.training.progress import ProgressReporter
+from fpd.pipeline.training.progress import ProgressReporter, loading_is_slow
 
 CPU = torch.device("cpu")
 
@@ -118,32 +118,31 @@ def test_a_loss_near_that_of_no_information_is_a_collapse(
 # Slow data loading
 
 
-def loading_warnings(caplog: pytest.LogCaptureFixture, recipe: Recipe, **row: Any) -> list[str]:
-    """Warnings of two epochs."""
-    caplog.clear()
-    warning = reporter(recipe)
-    for epoch in (3, 4):
-        warning.warn_if_loading_is_slow(
-            {"epoch": epoch, "data_wait_fraction": 0.3, "seconds": 60.0} | row
-        )
-    return list(caplog.messages)
-
-
 def test_slow_loading_is_warned_of_once_with_advice(
     toy_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(reporting, "usable_cores", lambda: 8)
-    tree = toy_recipe.model_dump(mode="json")
-    (text,) = loading_warnings(caplog, apply_overrides(tree, ["loader.workers=2"]))
+    monkeypatch.setattr(device_module, "usable_cores", lambda: 8)
+    row = {"epoch": 3, "data_wait_fraction": 0.3, "seconds": 60.0}
+    warning = reporter(toy_recipe)
+    warning.warn_of_slow_loading(row, 2)
+    warning.warn_of_slow_loading(row, 2)
+    (text,) = caplog.messages
     assert "30 % of epoch 3 was spent waiting for data (loader.workers = 2)" in text
     assert "--set loader.workers=3" in text
-    (text,) = loading_warnings(caplog, apply_overrides(tree, ["loader.workers=8"]))
+    caplog.clear()
+    reporter(toy_recipe).warn_of_slow_loading(row, 8)
+    (text,) = caplog.messages
     assert "--set loader.workers" not in text
     assert "more than its 8 cores" in text
 
 
-@pytest.mark.parametrize("row", [{"data_wait_fraction": 0.1}, {"seconds": 5.0}])
-def test_short_waits_and_short_epochs_are_not_warned_of(
-    toy_recipe: Recipe, caplog: pytest.LogCaptureFixture, row: dict[str, float]
+@pytest.mark.parametrize(
+    ("wait_fraction", "seconds", "slow"),
+    [(0.3, 60.0, True), (0.1, 60.0, False), (0.3, 5.0, False)],
+)
+def test_short_waits_and_short_epochs_are_not_slow(
+    wait_fraction: float, seconds: float, slow: bool
 ) -> None:
-    assert loading_warnings(caplog, toy_recipe, **row) == []
+    row = {"epoch": 3, "data_wait_fraction": wait_fraction, "seconds": seconds}
+    assert loading_is_slow(row) == slow
