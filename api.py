@@ -19,39 +19,33 @@ Shape letters: N people, K joints, H and W the image's height and width.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
 from .data.geometry import Geometry
 from .data.io.boxes import Box
 from .data.io.photos import Photos
-from .data.samples import ImageSource, SampleSet
 from .data.skeletons import Skeleton
 from .pipeline.config.recipe import Recipe
 from .pipeline.config.reference import toml
 from .pipeline.config.sections import Loader
-from .pipeline.evaluation.inference import PredictedJoints, predict, predict_exported
 from .pipeline.evaluation.overlay import draw_overlay, write_image
-from .pipeline.models.checkpoint import load_model
-from .pipeline.models.export.formats import DESCRIPTION, open_onnx
 from .pipeline.models.model_dir import ModelDir
+from .pipeline.prediction.exported import READERS
+from .pipeline.prediction.people import PixelSource, make_person, sample_set
+from .pipeline.prediction.pose_model import PoseModel, open_model, trained_model
 from .pipeline.runtime.device import choose_device, divide_cores
-from .pipeline.teachers.onnx_file import read_checked
 from .pipeline.workdir import WorkDir
 from .stages import evaluate as evaluate_stage
 from .stages import heatmaps as heatmaps_stage
 from .stages import student as student_stage
 from .stages import teacher as teacher_stage
-from .stages.predict import make_person, sample_set
 
 Overrides = Mapping[str, Any]
 """Settings by dotted key, as `--set` takes them: {"student.alpha": 0.9}."""
@@ -105,7 +99,7 @@ class Model:
     name: str
     skeleton: Skeleton
     geometry: Geometry
-    _run: Callable[[Recipe, SampleSet], PredictedJoints]
+    _model: PoseModel
 
     def predict(
         self,
@@ -122,13 +116,12 @@ class Model:
         Raises:
             ValueError: the image cannot be read, or a box is empty or outside of it.
         """
-        photos = _Pixels(image) if isinstance(image, np.ndarray) else Photos([Path(image)])
+        photos = _pixels(image) if isinstance(image, np.ndarray) else Photos([Path(image)])
         size = photos.size(0)
         found = [None] if boxes is None else [_box(box) for box in boxes]
         people = [make_person(photos, 0, box, size) for box in found]
         samples = sample_set(photos, people, self.skeleton)
-        recipe = Recipe(loader=Loader(workers=0)).with_geometry(self.geometry)
-        predicted = self._run(recipe, samples)
+        predicted = self._model.predict(Recipe(loader=Loader(workers=0)), samples)
         pixels, _ = photos.read(0, 1.0)
         return Prediction(
             image=pixels,
@@ -143,7 +136,8 @@ def load(source: str | Path, name: str | None = None, device: str = "auto") -> M
     """Load a model to predict with.
 
     Args:
-        source: a work directory, a model's folder, or an .onnx file that `fpd export` wrote.
+        source: a work directory, a model's folder, or a file that `fpd export` wrote
+            (.onnx, .pt2).
         name: of the model in a work directory; None: the student with the best validation PCK, or
             the teacher if there is no student.
         device: "auto", "cpu", "cuda" or "cuda:1"; exported files run on the CPU.
@@ -151,21 +145,13 @@ def load(source: str | Path, name: str | None = None, device: str = "auto") -> M
     Raises:
         ValueError: there is no such model, or its files are damaged.
     """
-    path = Path(source)
-    if path.suffix == ".onnx":
-        return _load_onnx(path)
-    if name is None and ModelDir(path).finished:
-        folder = ModelDir(path)
+    path, torch_device = Path(source), choose_device(device)
+    is_model = path.suffix in READERS or ModelDir(path).finished
+    if name is None and is_model:
+        model = open_model(path, torch_device)
     else:
-        folder = WorkDir(path).model(name or _best(WorkDir(path)))
-    torch_device = choose_device(device)
-    trained = load_model(folder, torch_device)
-    return Model(
-        name=trained.name,
-        skeleton=trained.skeleton,
-        geometry=trained.geometry,
-        _run=partial(_predict, trained.network, torch_device),
-    )
+        model = trained_model(WorkDir(path).model(name or _best(WorkDir(path))), torch_device)
+    return Model(model.name, model.skeleton, model.geometry, model)
 
 
 def train_teacher(
@@ -286,12 +272,6 @@ def _best(work: WorkDir) -> str:
     return max(scores, key=scores.__getitem__) if scores else "teacher"
 
 
-def _predict(
-    network: torch.nn.Module, device: torch.device, recipe: Recipe, samples: SampleSet
-) -> PredictedJoints:
-    return predict(network, recipe, samples, device)
-
-
 def _box(values: Sequence[float]) -> Box:
     if len(values) != 4 or not np.isfinite(np.asarray(values, np.float64)).all():
         raise ValueError(f"expected boxes of four finite numbers, x, y, w, h, found {values!r}")
@@ -299,70 +279,10 @@ def _box(values: Sequence[float]) -> Box:
     return Box("image", (x, y, w, h))
 
 
-def _load_onnx(path: Path) -> Model:
-    """A model that `fpd export` wrote: checked as a teacher's file is, then run by onnxruntime."""
-    file = read_checked(path)
-    try:
-        text = json.loads(file.metadata[DESCRIPTION])
-        description = TypeAdapter(_Description).validate_python(text)
-        geometry = Geometry(crop_px=description.crop_px)
-    except (KeyError, ValueError, RecursionError):
-        raise ValueError(
-            f"{path}: expected a file that `fpd export` wrote, found one without its description"
-        ) from None
-    skeleton = Skeleton(
-        name=description.skeleton,
-        joints=description.joints,
-        flip_indices=description.mirror,
-        limbs=description.limbs,
-        groups=(),
-        normalizer=None,
-        threshold=0.0,
-    )
-    run = partial(predict_exported, open_onnx(file.model.SerializeToString()))
-    return Model(name=description.name, skeleton=skeleton, geometry=geometry, _run=run)
-
-
-@dataclass(frozen=True)
-class _Description:
-    """What is read of an exported file's description (`export.formats.describe`)."""
-
-    name: str
-    crop_px: int
-    skeleton: str
-    joints: tuple[str, ...]
-    limbs: tuple[tuple[int, int], ...]
-    mirror: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        indices = [*self.mirror, *(joint for limb in self.limbs for joint in limb)]
-        if len(self.mirror) != len(self.joints) or not set(indices) <= set(range(len(self.joints))):
-            raise ValueError("a joint's index is out of range")
-
-
-class _Pixels(ImageSource):
+def _pixels(image_HW3: NDArray[np.uint8]) -> PixelSource:
     """An image in memory."""
-
-    def __init__(self, image_HW3: NDArray[np.uint8]) -> None:
-        if image_HW3.dtype != np.uint8 or image_HW3.ndim != 3 or image_HW3.shape[2] != 3:
-            raise ValueError(
-                f"expected an image as uint8 (H, W, 3) RGB, found {image_HW3.dtype} "
-                f"{image_HW3.shape}"
-            )
-        self.image = image_HW3
-        self.names = ("image",)
-
-    def read(self, index: int, zoom: float) -> tuple[NDArray[np.uint8], int]:
-        return self.image, 1
-
-    def size(self, index: int) -> tuple[int, int]:
-        return self.image.shape[1], self.image.shape[0]
-
-    def identity(self, index: int) -> str:
-        return ""
-
-    def locate(self, index: int) -> str:
-        return self.names[index]
-
-    def note(self, index: int) -> str | None:
-        return None
+    if image_HW3.dtype != np.uint8 or image_HW3.ndim != 3 or image_HW3.shape[2] != 3:
+        raise ValueError(
+            f"expected an image as uint8 (H, W, 3) RGB, found {image_HW3.dtype} {image_HW3.shape}"
+        )
+    return PixelSource([image_HW3], ["image"])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
+from click.core import ParameterSource
 
 from ..pipeline.runtime.text import printable
 from .options import json_option, passes_options, passes_overrides, run_options, stage
@@ -15,13 +16,27 @@ from .terminal import echo
 
 @click.command()
 @run_options
-@click.argument("images", metavar="IMAGE|FOLDER...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument(
+    "inputs", metavar="IMAGE|VIDEO|FOLDER...", nargs=-1, type=click.Path(path_type=Path)
+)
 @click.option("--name", default="student", show_default=True, help="The model's folder.")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    metavar="FILE|FOLDER",
+    help="Use this model, and no work directory: a file that `fpd export` wrote, such as "
+    "student.onnx, or the folder of a finished model.",
+)
+@click.option(
+    "--source",
+    metavar="NUMBER|URL",
+    help="Predict a camera, 0 being the first one, or a stream, such as rtsp://..., until Ctrl-C.",
+)
 @click.option(
     "--box",
     metavar="X,Y,W,H",
-    help="The person's box on the only image, such as 40,20,120,260: left edge, top edge, width, "
-    "height, pixels.  [default: the whole image]",
+    help="The person's box on the only image or video, such as 40,20,120,260: left edge, top edge, "
+    "width, height, pixels.  [default: the whole picture]",
 )
 @click.option(
     "--boxes",
@@ -30,6 +45,12 @@ from .terminal import echo
     help="File of boxes: COCO's annotations or detections, a list of "
     '{"image": name, "bbox": [x, y, w, h]}, or CSV with the columns image,x,y,w,h. Crowd regions '
     "are left out.",
+)
+@click.option(
+    "--detector",
+    metavar="SOURCE",
+    help="Without --boxes: find people with a YOLO export (.onnx) or a detector of Hugging Face's "
+    "(a folder or hf:ORG/NAME), on images and videos.",
 )
 @click.option(
     "--category",
@@ -41,7 +62,7 @@ from .terminal import echo
     type=click.FloatRange(min=0),
     default=0.3,
     show_default=True,
-    help="Leave out boxes of --boxes with a lower score.",
+    help="Leave out boxes of --boxes or --detector with a lower score.",
 )
 @passes_options
 @click.option(
@@ -50,53 +71,88 @@ from .terminal import echo
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
     help="Folder for predictions.json and the drawings.  [default: predictions/NAME in the work "
-    "directory]",
+    "directory; with --model and no -w, in this folder]",
 )
 @click.option(
-    "--draw/--no-draw", default=True, show_default=True, help="Draw the joints over each image."
+    "--draw/--no-draw",
+    default=True,
+    show_default=True,
+    help="Draw the joints over each image and each frame.",
+)
+@click.option(
+    "--every",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Predict every N-th frame of a video.",
+)
+@click.option(
+    "--max-frames",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Predict up to N frames of a video, a camera or a stream.  [default: all]",
 )
 @click.option(
     "--as-stored",
     is_flag=True,
-    help="Ignore orientation tags. Otherwise photos are turned as viewers show them, and boxes and "
-    "joints refer to the turned photo.",
+    help="Ignore orientation tags. Otherwise photos and videos are turned as viewers show them, "
+    "and boxes and joints refer to the turned picture.",
 )
 def predict(
-    images: tuple[Path, ...],
+    inputs: tuple[Path, ...],
     name: str,
+    model: Path | None,
+    source: str | None,
     box: str | None,
     boxes: Path | None,
+    detector: str | None,
     category: str | None,
     min_score: float,
     flip: bool | None,
     scales: str | None,
     out: Path | None,
     draw: bool,
+    every: int,
+    max_frames: int | None,
     as_stored: bool,
     **options: Any,
 ) -> None:
-    """Predict people's joints on photographs, given their boxes.
+    """Predict people's joints on photographs and videos.
+
+    People are found by a detector, or given as boxes; without both, a picture is one person.
 
     \b
     fpd predict photo.jpg -w work/lsp --box 40,20,120,260
     fpd predict photos/ -w work/lsp --boxes boxes.json -o predictions
+    fpd predict clip.mp4 "photos/*.jpg" --model student.onnx --detector yolo11n.onnx
+    fpd predict --source 0 --model student.onnx --detector yolo11n.onnx --max-frames 300
     """
     options["overrides"] += passes_overrides(flip, scales)
+    if model is not None:
+        given = click.get_current_context().get_parameter_source("name")
+        if given is ParameterSource.COMMANDLINE:
+            raise click.ClickException("expected --name or --model, found both")
+        name = model.stem
+        options["work"] = options["work"] or Path()
     with stage(options, writes=False, needs_recipe=False) as (work, recipe, device):
         from ..stages.predict import PredictRequest, run
         from .summaries.predict import describe
 
-        if box is not None and boxes is not None:
-            raise ValueError("expected --box for one image or --boxes for several, found both")
         request = PredictRequest(
-            images=images,
+            inputs=inputs,
             out=out or work.root / "predictions" / name,
+            source=source,
+            model=model,
             box=_parse_box(box),
             boxes=boxes,
+            detector=detector,
             category=category,
             min_score=min_score,
             draw=draw,
             as_stored=as_stored,
+            every=every,
+            max_frames=max_frames,
         )
         result = run(work, recipe, device, name, request)
         echo(describe(result, request))
@@ -105,7 +161,7 @@ def predict(
         if result.problems:
             count = len(result.problems)
             raise ValueError(
-                f"{count} {'image or box' if count == 1 else 'images or boxes'}, named above, "
+                f"{count} {'input or box' if count == 1 else 'inputs or boxes'}, named above, "
                 f"could not be used; {request.out} has the others"
             )
 

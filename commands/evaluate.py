@@ -64,6 +64,15 @@ def _refuse_nan(_: click.Context, __: click.Parameter, value: float | None) -> f
     help="PCK threshold of the means, in units of the normalizer length, such as 0.1.  [default: "
     "MPII 0.5, LSP 0.2]",
 )
+@click.option(
+    "--model",
+    "exported",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also score this file that `fpd export` wrote, such as student.onnx, as it is shipped. "
+    "Repeatable.",
+)
 @passes_options
 @code_option
 @click.option(
@@ -79,6 +88,7 @@ def evaluate(
     sigmas: str | None,
     category: str | None,
     tau: float | None,
+    exported: tuple[Path, ...],
     flip: bool | None,
     scales: str | None,
     allow_code: bool,
@@ -92,6 +102,7 @@ def evaluate(
 
     \b
     fpd evaluate -w work/lsp
+    fpd evaluate -w work/lsp --model student.onnx
     fpd evaluate -w work/lsp --flip-test --scales 0.9,1,1.1
     fpd evaluate --predictions pred.mat --ground-truth gt_valid.mat --json scores.json
     fpd evaluate --predictions results.json --ground-truth person_keypoints_val2017.json
@@ -103,12 +114,14 @@ def evaluate(
             )
         options["overrides"] += passes_overrides(flip, scales)
         with stage(options, writes=False) as (work, recipe, device):
-            evaluate_models(work, recipe, device, tau, allow_code=allow_code)
+            evaluate_models(work, recipe, device, tau, exported=exported, allow_code=allow_code)
         return
     if predictions is None or ground_truth is None:
         raise click.ClickException("expected both --predictions and --ground-truth, found one")
-    if flip is not None or scales is not None:
-        raise click.ClickException("--flip-test and --scales run models: not with --predictions")
+    if flip is not None or scales is not None or exported:
+        raise click.ClickException(
+            "--model, --flip-test and --scales run models: not with --predictions"
+        )
     _refuse_given(options)
     _score(predictions, ground_truth, tau, zero_based, json_path, sigmas, category)
 
@@ -119,13 +132,14 @@ def evaluate_models(
     device: torch.device,
     tau: float | None = None,
     *,
+    exported: tuple[Path, ...] = (),
     allow_code: bool,
 ) -> dict[str, Any]:
     """Score all models, print the table, and return the report."""
     from ..stages.evaluate import run
     from .summaries.evaluate import describe
 
-    report = run(work, recipe, device, tau, allow_code=allow_code)
+    report = run(work, recipe, device, tau, exported=exported, allow_code=allow_code)
     echo(describe(report))
     echo(f"written to {work.evaluation}")
     return report

@@ -1,23 +1,36 @@
 """Stage 4: score all models of the work directory on the test set, side by side.
 
     fpd evaluate -w work/demo
+    fpd evaluate -w work/demo --model student.onnx
 
-In: the data set, the models' folders. Out: `evaluation/` with report.json, report.html,
-pck_curve.png, and predictions/ with one file per model; docs/report.md describes them.
+In: the data set, the models' folders, exported files. Out: `evaluation/` with report.json,
+report.html, pck_curve.png, and predictions/ with one file per model; docs/report.md describes them.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..data.readers import coco
 from ..data.samples import SampleSet
 from ..pipeline.config.recipe import Recipe
 from ..pipeline.evaluation.agreement import agreement
-from ..pipeline.evaluation.inference import PredictedJoints, in_model_order, predict, predict_with
+from ..pipeline.evaluation.inference import (
+    NO_TTA,
+    PredictedJoints,
+    in_model_order,
+    predict,
+    predict_exported,
+    predict_with,
+)
 from ..pipeline.evaluation.oks import oks_fields
 from ..pipeline.evaluation.pck import pck_or_nan
 from ..pipeline.evaluation.report.charts import draw_curves
@@ -28,6 +41,7 @@ from ..pipeline.evaluation.report.tables import at, is_number
 from ..pipeline.models.checkpoint import load_model
 from ..pipeline.models.complexity import count, count_gmacs, latency_ms
 from ..pipeline.models.model_dir import ModelDir
+from ..pipeline.prediction.exported import ExportedModel, read_exported
 from ..pipeline.runtime.files import as_json, atomic_group, make_writable, versions
 from ..pipeline.runtime.lock import writer_lock
 from ..pipeline.runtime.timing import median_ms
@@ -47,11 +61,13 @@ def run(
     device: torch.device,
     tau: float | None = None,
     *,
+    exported: Sequence[Path] = (),
     allow_code: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate all finished models.
+    """Evaluate all finished models, and exported files beside them.
 
     Args:
+        exported: files that `fpd export` wrote; their rows have the files' names.
         tau: the threshold of the means, as in `evaluation.pck.pck`.
         allow_code: run teachers that the recipe names as Python code (`package.module:factory`).
 
@@ -60,19 +76,26 @@ def run(
         augmentation), "store" (None if there is none), "device" and "versions".
 
     Raises:
-        ValueError: there is no finished model, the test set cannot be used, or the results cannot
-            be written, for example because another process is writing them.
+        ValueError: there is no finished model, the test set or a file cannot be used, or the
+            results cannot be written, for example because another process is writing them.
     """
     models = work.models()
-    if not models:
+    files = {path.name: read_exported(path) for path in exported}
+    if len(files) < len(exported) or files.keys() & models.keys():
+        raise ValueError(
+            f"expected exported files with different names, which are those of their rows, found "
+            f"{', '.join(map(str, exported))}: rename one"
+        )
+    if not models and not files:
         raise ValueError(f"{work.root} has no finished model: run `fpd run all -w {work.root}`")
     with writer_lock(work.evaluation):
-        return _evaluate(work, models, recipe, device, tau, allow_code=allow_code)
+        return _evaluate(work, models, files, recipe, device, tau, allow_code=allow_code)
 
 
 def _evaluate(
     work: WorkDir,
     models: dict[str, ModelDir],
+    files: dict[str, ExportedModel],
     recipe: Recipe,
     device: torch.device,
     tau: float | None,
@@ -91,6 +114,8 @@ def _evaluate(
         if evaluated is not None:
             name = TEACHER if TEACHER not in models else STORE_TEACHER
             rows[name], predicted[name] = evaluated
+    for name, exported in files.items():
+        rows[name], predicted[name] = _evaluate_exported(exported, recipe, samples, tau, rows)
     _add_agreement(rows, samples, predicted)
     report = {
         "dataset": samples.fingerprint(),
@@ -138,6 +163,49 @@ def _evaluate_model(
         "record": model_dir.record(),
     }
     return row, predicted
+
+
+def _evaluate_exported(
+    exported: ExportedModel,
+    recipe: Recipe,
+    samples: SampleSet,
+    tau: float | None,
+    rows: dict[str, Any],
+) -> tuple[dict[str, Any], PredictedJoints]:
+    """An exported file's row of the report, and its predictions for all test samples.
+
+    It runs one pass per sample, and decodes it itself. Its cost is that of the model that it was
+    exported from, if that is among the rows.
+    """
+    ordered, order = in_model_order(exported, samples)
+    coco.check_sigmas(recipe.data.coco, order)
+    if recipe.evaluation != NO_TTA:
+        log.warning("%s is scored with one pass: no flip test, no scales", exported.path.name)
+    recipe = recipe.with_geometry(exported.geometry)
+    predicted = predict_exported(exported.run, recipe, ordered).reordered(order)
+    weights_sha256 = exported.description.weights_sha256
+    same = [row for row in rows.values() if _weights_sha256(row) == weights_sha256]
+    cost = same[0] if same else dict.fromkeys(("parameters", "gmacs"))
+    crop_px = exported.geometry.crop_px
+    one_crop = partial(exported.run, np.zeros((1, crop_px, crop_px, 3), np.uint8))
+    row = {
+        **_scores(recipe, samples, predicted, tau),
+        "parameters": cost["parameters"],
+        "gmacs": cost["gmacs"],
+        "ms_per_image": median_ms(one_crop, torch.device("cpu")),
+        "exported": {
+            "file": exported.path.name,
+            "file_sha256": exported.sha256,
+            **asdict(exported.description),
+        },
+    }
+    return row, predicted
+
+
+def _weights_sha256(row: dict[str, Any]) -> str | None:
+    """Of the weights of a trained model's row; None: the row is another's."""
+    digest: str | None = row.get("record", {}).get("result", {}).get("weights_sha256")
+    return digest
 
 
 def _evaluate_teachers(

@@ -20,7 +20,7 @@ from ..data.io.photos import UprightFolder
 from ..data.readers.folder import image_names
 from ..pipeline.config.overrides import merge
 from ..pipeline.config.recipe import Recipe
-from ..pipeline.detectors import check_detector, detect, load_detector
+from ..pipeline.detectors import check_detector, detect, load_detector, whole_pictures
 from ..pipeline.runtime.interrupt import stop_requested
 from ..pipeline.runtime.lock import writer_lock
 from ..pipeline.runtime.text import pluralize
@@ -106,11 +106,7 @@ def _find_boxes(
 ) -> Path | None:
     """The file of detected boxes; None, with a warning, if there is no detector."""
     if recipe.data.photos.detector is None:
-        log.warning(
-            "warning: each of the %s is taken as one person that fills it: for others, give "
-            "people's boxes with --boxes, or a detector with --detector",
-            pluralize(len(photos.names), "photograph"),
-        )
+        log.warning("%s", whole_pictures(len(photos.names)))
         return None
     path = work.detected_boxes
     if path.is_file():

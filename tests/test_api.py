@@ -79,12 +79,13 @@ def test_pixels_and_the_file_they_are_from_give_the_same(toy_work: Path, photo: 
     assert model.predict(photo, boxes=[]).joints.shape == (0, 14, 2)
 
 
+@pytest.mark.parametrize(("kind", "suffix"), [("onnx", ".onnx"), ("torch-export", ".pt2")])
 def test_an_exported_file_predicts_as_its_model(
-    toy_work: Path, photo: Path, tmp_path: Path
+    kind: export.Format, suffix: str, toy_work: Path, photo: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "teacher.onnx"
+    out = tmp_path / f"teacher{suffix}"
     work = WorkDir(toy_work)
-    export.run(work, work.recipe(None, ()), "teacher", out=out)
+    export.run(work, work.recipe(None, ()), "teacher", kind=kind, out=out)
     exported, trained = fpd.load(out), fpd.load(toy_work, device="cpu")
     assert (exported.name, exported.geometry) == (trained.name, trained.geometry)
     assert exported.skeleton.limbs == trained.skeleton.limbs
@@ -92,9 +93,9 @@ def test_an_exported_file_predicts_as_its_model(
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
     # Where a toy network's map has two peaks alike, runtimes may choose another.
     assert np.median(np.abs(found.joints - expected.joints)) < 0.1
-    other = tmp_path / "other.onnx"
+    other = tmp_path / f"other{suffix}"
     other.write_bytes(b"no model")
-    with pytest.raises(ValueError, match=r"other\.onnx"):
+    with pytest.raises(ValueError, match=rf"other\{suffix}"):
         fpd.load(other)
 
 

@@ -129,6 +129,20 @@ TARGETS = (
         2,
     ),
     Target(
+        "videos",
+        "predict",
+        ("clip.*",),
+        ("predict", "{file}", "--name", "teacher", "-w", "{}/work", "-o", "{}/out"),
+        2,
+    ),
+    Target(
+        "exported",
+        "predict",
+        ("student.*",),
+        ("predict", "{}/photo.png", "--model", "{file}", "-w", "{}/work", "-o", "{}/out"),
+        2,
+    ),
+    Target(
         "recipes", "work", ("recipe.toml",), ("inspect-cache", "-r", "{}/recipe.toml", "-w", "{}")
     ),
     Target(
@@ -632,6 +646,16 @@ def _write_image(path: Path, rng: Any, side: tuple[int, int] = (100, 120)) -> No
     cv2.imwrite(str(path), cv2.resize(small, side[::-1]))
 
 
+def _write_video(path: Path, code: str) -> None:
+    import cv2
+    import numpy as np
+
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), 10, (96, 64))
+    for number in range(4):
+        writer.write(np.full((64, 96, 3), 50 * number, np.uint8))
+    writer.release()
+
+
 def _write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), "utf-8")
@@ -806,8 +830,16 @@ def make_works(root: Path, toy_work: Path) -> None:
     _write_json(predict / "boxes.json", boxes)
     (predict / "boxes.csv").write_text("image,x,y,w,h\nphoto.jpg,1,2,50,60\nphoto.png,0,0,9,9\n")
 
+    for name, code in (("clip.avi", "MJPG"), ("clip.mp4", "mp4v")):
+        _write_video(predict / name, code)
+
     teachers = root / "teachers"
     shutil.copytree(predict / "work", teachers / "work")
+    for name, kind in (("student.onnx", "onnx"), ("student.pt2", "torch-export")):
+        export = ("export", "--name", "teacher", "--format", kind, "-o", root / name)
+        fpd(*export, "-w", teachers / "work")
+        (root / name).rename(predict / name)
+        (root / f"{name}.json").unlink()
     write_teachers(teachers)
 
 

@@ -12,6 +12,7 @@ LAYERS = [
     {"cli", "api"},
     {"commands"},
     {"stages"},
+    {"prediction"},
     {"training", "caching", "detectors"},
     {"teachers", "store", "evaluation"},
     {"workdir"},

@@ -16,51 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from .images import AS_STORED, IMAGE_SUFFIXES, TRANSPOSED, ImageFolder, read_orientation
-
-MAX_PHOTOS = 1_000_000
-
-
-def find_photos(paths: Sequence[Path]) -> tuple[Path, ...]:
-    """The given files, and the images directly inside the given folders; each once.
-
-    Raises:
-        ValueError: a path does not exist, a folder has no images, or two images share a name.
-    """
-    photos: dict[Path, None] = {}  # an ordered set
-    for path in paths:
-        photos |= dict.fromkeys(_images_in(path) if path.is_dir() else [_existing(path)])
-    if not 1 <= len(photos) <= MAX_PHOTOS:
-        raise ValueError(
-            f"expected 1 to {MAX_PHOTOS} images, found {len(photos)}: name files or folders"
-        )
-    by_name: dict[str, Path] = {}
-    for path in photos:
-        other = by_name.setdefault(path.name, path)
-        if other != path:
-            raise ValueError(
-                f"{other} and {path} have the same name, by which results and boxes are assigned "
-                "to images: predict them in two calls, each with its own -o"
-            )
-    return tuple(photos)
-
-
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise ValueError(f"{path}: expected an image or a folder of images, found nothing")
-    return path
-
-
-def _images_in(folder: Path) -> list[Path]:
-    try:
-        files = [f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file()]
-    except OSError as error:
-        raise ValueError(f"{folder} cannot be read ({error.strerror})") from None
-    if not files:
-        raise ValueError(
-            f"{folder}: expected images ({' '.join(sorted(IMAGE_SUFFIXES))}), found none"
-        )
-    return sorted(files)
+from .images import AS_STORED, TRANSPOSED, ImageFolder, read_orientation
 
 
 class UprightFolder(ImageFolder):

@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from ...data.io.boxes import MAX_BOXES
 from ...data.io.images import ImageFolder
+from ...data.samples import ImageSource
 from ..runtime.files import atomic
 from ..runtime.interrupt import Interrupted, Stop
-from .detector import Detector
+from .detector import Detector, People
 
 COLUMNS = ("image", "x", "y", "width", "height", "score")
 
@@ -76,16 +77,32 @@ def _rows(
     detector: Detector, photos: ImageFolder, index: int, min_score: float
 ) -> list[tuple[str, ...]]:
     """The lines of one photograph, best person first, as text that reads back to 0.1 pixels."""
-    size = photos.size(index)
-    image_HW3, reduction = photos.read(index, min(1.0, detector.side_px / max(size)))
+    people = find_people(detector, photos, index, min_score)
+    return [
+        (photos.names[index], *(f"{value:.1f}" for value in xywh_4), f"{score:.3f}")
+        for xywh_4, score in zip(people.xywh_N4, people.score_N, strict=True)
+    ]
+
+
+def find_people(detector: Detector, pictures: ImageSource, index: int, min_score: float) -> People:
+    """The people on one picture, best first, without tiny ones.
+
+    Args:
+        min_score: the least score of a box.
+
+    Returns:
+        Boxes inside the picture, in its pixels.
+
+    Raises:
+        ValueError: the picture cannot be read.
+    """
+    size = pictures.size(index)
+    image_HW3, reduction = pictures.read(index, min(1.0, detector.side_px / max(size)))
     people = detector(image_HW3, min_score)
     xywh_N4 = clip(people.xywh_N4 * reduction, size)
     order = np.argsort(-people.score_N, kind="stable")
-    return [
-        (photos.names[index], *(f"{value:.1f}" for value in xywh_N4[n]), f"{people.score_N[n]:.3f}")
-        for n in order
-        if (xywh_N4[n, 2:] >= MIN_SIDE_PX).all()
-    ]
+    order = order[(xywh_N4[order, 2:] >= MIN_SIDE_PX).all(-1)]
+    return People(xywh_N4[order], people.score_N[order])
 
 
 def clip(xywh_N4: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..runtime.text import pluralize
 from ..teachers import hub
 from . import hugging_face, yolo
 from .detector import Detector
@@ -37,3 +38,20 @@ def load_detector(name: str) -> Detector:
     if path.is_dir():
         return hugging_face.load(path)
     return yolo.load(path, root=None if ref is None else hub.root_of(ref, path))
+
+
+def whole_pictures(photographs: int, videos: int = 0) -> str:
+    """The warning for pictures without boxes, where there is no detector either."""
+    subjects, remedies = [], ["a detector with --detector"]
+    if photographs:
+        counted = pluralize(photographs, "photograph")
+        subjects.append("the photograph" if photographs == 1 else f"each of the {counted}")
+        remedies.insert(0, "people's boxes with --boxes")
+    if videos:
+        subjects.append(
+            f"each frame of the {pluralize(videos, 'video') if videos > 1 else 'video'}"
+        )
+    return (
+        f"warning: {' and '.join(subjects)} is taken as one person that fills it: for others, give "
+        + ", or ".join(remedies)
+    )

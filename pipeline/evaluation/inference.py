@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,11 +23,10 @@ from ...data.heatmap_codec import decode
 from ...data.joint_names import joint_order
 from ...data.samples import SampleSet
 from ...data.sections import Augmentation
-from ...data.skeletons import check_pairs
+from ...data.skeletons import Skeleton, check_pairs
 from ...data.views import CENTER_CROP, TeacherCrop, View, Views
 from ..config.recipe import Recipe
 from ..config.sections import UNIT_SCALE, TestTimeAugmentation
-from ..models.checkpoint import TrainedModel
 from ..models.export.deployable import ModelRunner
 from ..models.predictor import HeatmapPredictor, input_crop, make_predictor, teacher_input
 from ..runtime.distributed import SINGLE_PROCESS, ProcessGroup
@@ -40,6 +40,8 @@ BATCH_SIZE = 32
 
 NO_TTA = TestTimeAugmentation()
 """One pass per sample."""
+
+SCORING_STOPPED = "scoring stopped"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,17 @@ class PredictedJoints:
         return labels_NK2
 
 
-def in_model_order(model: TrainedModel, samples: SampleSet) -> tuple[SampleSet, tuple[int, ...]]:
+class NamedModel(Protocol):
+    """A model, trained or exported, as far as its joints are concerned."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def skeleton(self) -> Skeleton: ...
+
+
+def in_model_order(model: NamedModel, samples: SampleSet) -> tuple[SampleSet, tuple[int, ...]]:
     """Samples with their joints in a model's order, for `predict`.
 
     Returns:
@@ -159,7 +171,7 @@ def predict_with(
                 break
     signal_number = int(group.max([0 if stop is None else stop.signal])[0])
     if signal_number:
-        raise Interrupted("scoring stopped", signal_number)
+        raise Interrupted(SCORING_STOPPED, signal_number)
     gathered_NK3 = np.asarray(group.sum(keypoints_NK3).numpy())
     return PredictedJoints(gathered_NK3[..., :2], gathered_NK3[..., 2])
 
@@ -183,20 +195,26 @@ def score_exported(runner: ModelRunner, recipe: Recipe, samples: SampleSet) -> P
     return pck(joints_NK2, samples.joints_NK2, samples.normalizer_N, samples.skeleton)
 
 
-def predict_exported(runner: ModelRunner, recipe: Recipe, samples: SampleSet) -> PredictedJoints:
+def predict_exported(
+    runner: ModelRunner, recipe: Recipe, samples: SampleSet, stop: Stop | None = None
+) -> PredictedJoints:
     """Predict the joints of all samples with an exported model, with one pass per sample.
 
     Args:
         runner: from crops, uint8 (B, S, S, 3), to joints in pixels of the crop.
         recipe: its geometry is the model's.
+        stop: checked after every batch.
+
+    Raises:
+        Interrupted: if `stop` is set.
     """
     views = Views(samples, recipe.geometry, Augmentation(), 0)
     keys = [
         [(index, CENTER_CROP) for index in indices]
         for indices in in_batches(range(len(samples)), BATCH_SIZE)
     ]
-    joints: list[NDArray[np.float64]] = []
-    peaks: list[NDArray[np.float64]] = []
+    joints = [np.zeros((0, samples.skeleton.num_joints, 2))]
+    peaks = [np.zeros((0, samples.skeleton.num_joints))]
     for batch in make_loader(
         views,
         keys,
@@ -208,6 +226,8 @@ def predict_exported(runner: ModelRunner, recipe: Recipe, samples: SampleSet) ->
         in_crop = output.joints.astype(np.float64)
         joints.append(transform(invert(batch["affine"].numpy()), in_crop))
         peaks.append(output.peaks.astype(np.float64))
+        if stop is not None and stop.is_set():
+            raise Interrupted(SCORING_STOPPED, stop.signal)
     return PredictedJoints(np.concatenate(joints), np.concatenate(peaks))
 
 

@@ -40,23 +40,6 @@ def overlay_name(file_name: str) -> str:
     return file_name if suffix in WRITABLE_SUFFIXES else f"{file_name}.png"
 
 
-def write_overlay(
-    image_HW3: NDArray[np.uint8],
-    keypoints_NK3: NDArray[np.float64],
-    sides_N: Sequence[float],
-    skeleton: Skeleton,
-    path: Path,
-    *,
-    boxes_N4: NDArray[np.float64] | None = None,
-    scores_N: Sequence[float] | None = None,
-) -> None:
-    """Draw people over a copy of an image (`draw_overlay`), and write it (`write_image`)."""
-    overlay_HW3 = draw_overlay(
-        image_HW3, keypoints_NK3, sides_N, skeleton, boxes_N4=boxes_N4, scores_N=scores_N
-    )
-    write_image(overlay_HW3, path)
-
-
 def draw_overlay(
     image_HW3: NDArray[np.uint8],
     keypoints_NK3: NDArray[np.float64],

@@ -19,12 +19,13 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ...data.io.files import read_bytes
+from ..models.export.formats import DESCRIPTION
 from ..runtime.zip_files import read_members, repack
 from .spec import TeacherSpec, read_spec
 
@@ -32,6 +33,7 @@ MAX_FILE_BYTES = 16 << 30
 MAX_GRAPH_BYTES = 64 << 20
 """Size limit of models/model.json; that of an 8 x 256 hourglass has 4 MB."""
 
+DESCRIPTION_FILE = f"extra/{DESCRIPTION}"
 EXAMPLE_INPUTS = "data/sample_inputs/model.pt"
 
 PLAIN_FILES = re.compile(
@@ -39,6 +41,7 @@ PLAIN_FILES = re.compile(
     r"|models/model\.json|data/sample_inputs/model\.pt"
     r"|data/weights/(weight_\d+|model_weights_config\.json)"
     r"|data/constants/(tensor_\d+|model_constants_config\.json)"
+    rf"|{re.escape(DESCRIPTION_FILE)}"
 )
 OPERATORS = re.compile(
     r"torch\.ops\.aten\.(?!from_file\b|save\b|load\b)\w+\.\w+"  # these access files
@@ -79,10 +82,34 @@ def load(path: Path) -> ExportedTeacher:
         ValueError: it has no spec, is damaged, or holds more than plain tensors and operators.
     """
     spec = read_spec(path.with_name(path.name + ".json"))
+    program = read_program(path)
+    return ExportedTeacher(program.network, spec, program.sha256)
+
+
+class Program(NamedTuple):
+    """A program that was read once and checked.
+
+    Attributes:
+        network: it runs the program.
+        sha256: of the file, in hexadecimal.
+        description: what `fpd export` writes into its files; "": there is none.
+    """
+
+    network: nn.Module
+    sha256: str
+    description: str
+
+
+def read_program(path: Path) -> Program:
+    """Read an exported program of unknown origin.
+
+    Raises:
+        ValueError: it is damaged, or holds more than plain tensors and operators.
+    """
     content = read_bytes(path, MAX_FILE_BYTES, "an exported program")
     digest = hashlib.sha256(content).hexdigest()
     try:
-        archive = _vetted_archive(path, content)
+        archive, description = _vetted_archive(path, content)
     except (KeyError, TypeError, AttributeError, RecursionError, UnicodeDecodeError) as e:
         raise ValueError(f"{path} cannot be read as an exported program: {e!r}") from None
     del content  # may be large
@@ -95,11 +122,11 @@ def load(path: Path) -> ExportedTeacher:
             f"{path} cannot be read as an exported program ({type(error).__name__}); it may be "
             f"from another version of PyTorch than {torch.__version__}: export it again"
         ) from None
-    return ExportedTeacher(network.requires_grad_(False), spec, digest)
+    return Program(network.requires_grad_(False), digest, description)
 
 
-def _vetted_archive(path: Path, content: bytes) -> io.BytesIO:
-    """A new archive of the file's members, after refusing any that could run code.
+def _vetted_archive(path: Path, content: bytes) -> tuple[io.BytesIO, str]:
+    """A new archive of the file's members, after refusing any that could run code; its description.
 
     PyTorch is given this archive, never the file: another zip reader may find other members in a
     file than `zipfile` does.
@@ -126,7 +153,8 @@ def _vetted_archive(path: Path, content: bytes) -> io.BytesIO:
     _check_graph(path, graph)
     files["models/model.json"] = json.dumps(graph).encode()
     files[EXAMPLE_INPUTS] = _resaved_inputs(path, files[EXAMPLE_INPUTS])
-    return repack({f"archive/{name}": member for name, member in files.items()})
+    description = files.pop(DESCRIPTION_FILE, b"").decode("utf-8")
+    return repack({f"archive/{name}": member for name, member in files.items()}), description
 
 
 def _without_root(name: str) -> str:

@@ -116,7 +116,7 @@ def packages() -> tuple[Any, Any]:
         import onnxruntime
     except ImportError as error:
         raise ValueError(
-            f"a teacher in an ONNX file needs {error.name}, which is not installed: "
+            f"an ONNX file needs {error.name}, which is not installed: "
             "pip install 'fast-pose-distillation[onnx]'"
         ) from None
     return onnx, onnxruntime

@@ -140,7 +140,7 @@ STAGES = {
     "run student": ("fpd.pipeline.training.distill.load_training_samples", ["--name", "new"]),
     "evaluate": ("fpd.stages.evaluate.predict", []),
     "export": ("fpd.stages.export.load_model", ["--format", "torch-export"]),
-    "predict": ("fpd.stages.predict.load_model", []),
+    "predict": ("fpd.stages.predict.trained_model", []),
     "profile": ("fpd.stages.profile.load_model", []),
     "sweep": ("fpd.stages.sweep.load_training_samples", ["x", "--grid", "student.alpha=0"]),
     "verify-cache": ("fpd.stages.verify.load_samples", []),

@@ -68,8 +68,8 @@ def test_the_numbers_of_the_text_are_those_of_the_code() -> None:
     from fpd.data.limits import MIN_SCORE
     from fpd.pipeline.evaluation.overlay import MIN_PEAK
     from fpd.pipeline.models.export.parity import BATCHES, HEATMAP_TOLERANCE, JOINT_TOLERANCE_PX
+    from fpd.pipeline.prediction.people import BOX_MARGIN
     from fpd.stages.export import CALIBRATION_CROPS, COMPARED_VIEWS
-    from fpd.stages.predict import BOX_MARGIN
 
     text = " ".join(DOCS.read_text("utf-8").split())
     assert f"A square {BOX_MARGIN:g} times" in text and f"1 / {BOX_MARGIN}" not in text

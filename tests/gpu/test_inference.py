@@ -21,9 +21,10 @@ from fpd.pipeline.config.recipe import Recipe
 from fpd.pipeline.evaluation.inference import predict as predict_samples
 from fpd.pipeline.models.checkpoint import load_model
 from fpd.pipeline.models.export.deployable import Deployable
+from fpd.pipeline.prediction.people import BOX_MARGIN
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import evaluate, predict, profile
-from fpd.stages.predict import BOX_MARGIN, PredictRequest
+from fpd.stages.predict import PredictRequest
 
 from .comparing import CPU, changed, share_of_equal_joints
 

@@ -28,9 +28,9 @@ from fpd.pipeline.config.sections import TestTimeAugmentation
 from fpd.pipeline.evaluation.inference import PredictedJoints
 from fpd.pipeline.evaluation.inference import predict as predict_set
 from fpd.pipeline.models.checkpoint import load_model
+from fpd.pipeline.prediction import photos as photos_module
+from fpd.pipeline.prediction.people import BOX_MARGIN
 from fpd.pipeline.workdir import WorkDir
-from fpd.stages import predict as predict_stage
-from fpd.stages.predict import BOX_MARGIN
 
 CPU = torch.device("cpu")
 COCO = Path(__file__).parents[3] / "shared" / "data" / "coco"
@@ -273,7 +273,7 @@ def test_broken_images_are_named_at_the_end(model: Path, photos: Path, tmp_path:
     result = fpd(folder, "-w", model, "-o", tmp_path / "o")
     assert_refused(result, "001.png cannot be read as an image", "006b.jpg is a JPEG cut short")
     assert "predicted 6 people on 6 images" in result.output
-    assert "3 images or boxes, named above" in result.output
+    assert "3 inputs or boxes, named above" in result.output
     assert result.output.count("006b.jpg") == 1
     assert len(results(tmp_path / "o")) == 6
 
@@ -302,7 +302,7 @@ def test_a_bad_box_among_good_ones(model: Path, photos: Path, tmp_path: Path) ->
     out = tmp_path / "o"
     result = fpd(photos, "-w", model, "--boxes", tmp_path / "boxes.csv", "-o", out)
     assert_refused(
-        result, "000.png: box 5,5,0,60", "002.png: box 9999,5,40,60", "2 images or boxes"
+        result, "000.png: box 5,5,0,60", "002.png: box 9999,5,40,60", "2 inputs or boxes"
     )
     assert [row["bbox"] for row in results(out)] == [[5, 5, 40, 60]]
 
@@ -318,7 +318,7 @@ def test_wrong_arguments_are_named(model: Path, photos: Path, tmp_path: Path) ->
         fpd(photos, "-w", model, "--box", "1,2,30,40"), "--box is for one image, found 8"
     )
     both = ("--box", "1,2,30,40", "--boxes", photos / "boxes.json")
-    assert_refused(fpd(image, "-w", model, *both), "found both")
+    assert_refused(fpd(image, "-w", model, *both), "found both --box and --boxes")
     assert_refused(fpd(image, "-w", model, "-o", photos), "the folder of the images", "-o")
     (tmp_path / "file").touch()
     refused = fpd(image, "-w", model, "-o", tmp_path / "file" / "o")
@@ -349,8 +349,8 @@ def test_a_signal_keeps_what_was_predicted(
     def interrupted(*_: object, **__: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(predict_stage, "IMAGES_PER_BATCH", 1)
-    monkeypatch.setattr(predict_stage, "write_overlay", interrupted)
+    monkeypatch.setattr(photos_module, "IMAGES_PER_BATCH", 1)
+    monkeypatch.setattr(photos_module, "write_image", interrupted)
     result = fpd(photos, "-w", model, "-o", tmp_path)
     assert result.exit_code == 130, result.output
     assert f"{tmp_path} has the joints of 1 person" in result.output

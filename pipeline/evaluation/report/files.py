@@ -38,10 +38,11 @@ def write_predictions(
         predicted: by model.
     """
     for name, model_predictions in predicted.items():
-        result = report["models"][name].get("record", {}).get("result", {})
+        row = report["models"][name]
+        source = row.get("exported") or row.get("record", {}).get("result", {})
         content = {
             "model": name,
-            "weights_sha256": result.get("weights_sha256"),
+            "weights_sha256": source.get("weights_sha256"),
             "dataset": report["dataset"],
             "evaluation": report["evaluation"],
             "joint_names": list(samples.skeleton.joints),

@@ -119,7 +119,8 @@ def _environment() -> Environment:
 
 
 def _record(row: Mapping[str, Any]) -> str:
-    return json.dumps(row.get("teacher", row.get("record")), indent=2)
+    entry = next((row[key] for key in ("teacher", "exported", "record") if key in row), None)
+    return json.dumps(entry, indent=2)
 
 
 def _template(name: str) -> str:

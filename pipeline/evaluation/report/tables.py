@@ -179,12 +179,25 @@ def _training_table(histories: Histories, names: Sequence[str], metric: str, cap
 
 def model_facts(rows: Rows) -> dict[str, Facts]:
     """For each model, its settings, training data and digests."""
-    return {
-        name: _external_teacher_facts(row["teacher"])
-        if "teacher" in row
-        else _trained_model_facts(name, row.get("record", {}))
-        for name, row in rows.items()
-    }
+    return {name: _facts(name, row) for name, row in rows.items()}
+
+
+def _facts(name: str, row: Mapping[str, Any]) -> Facts:
+    if "teacher" in row:
+        return _external_teacher_facts(row["teacher"])
+    if "exported" in row:
+        return _exported_file_facts(row["exported"])
+    return _trained_model_facts(name, row.get("record", {}))
+
+
+def _exported_file_facts(entry: Mapping[str, Any]) -> Facts:
+    return [
+        ("file", f"{entry['file']}, run as it is shipped"),
+        ("exported from", entry["name"]),
+        ("crop", f"{entry['crop_px']} pixels"),
+        ("SHA-256 of the file", entry["file_sha256"]),
+        ("SHA-256 of the weights", entry["weights_sha256"]),
+    ]
 
 
 def _external_teacher_facts(entry: Mapping[str, Any]) -> Facts:

@@ -1,4 +1,4 @@
-"""Photographs: found by file and folder, oriented as image viewers do."""
+"""Photographs: oriented as image viewers do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from fpd.data.io.photos import Photos, find_photos
+from fpd.data.io.photos import Photos
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -87,33 +87,3 @@ def test_damaged_metadata_is_ignored(tmp_path: Path) -> None:
     path.write_bytes(content[:header] + b"\xff" * 8 + content[header + 8 :])
     assert Photos([path]).size(0) == (16, 10)
     assert Photos([path]).read(0, 1.0)[0].shape == (10, 16, 3)
-
-
-def test_folders_give_their_images_in_order(tmp_path: Path) -> None:
-    (tmp_path / "more" / "below").mkdir(parents=True)
-    for name in ("b.JPG", "a.png", "notes.txt", "more/c.jpeg", "more/below/d.jpg"):
-        (tmp_path / name).write_bytes(b"")
-    photos = find_photos([tmp_path, tmp_path / "more" / "c.jpeg", tmp_path / "a.png"])
-    assert [path.name for path in photos] == ["a.png", "b.JPG", "c.jpeg"]
-
-
-def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
-    for folder in ("x", "y"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"x/a\.jpg and .*y/a\.jpg have the same name"):
-        find_photos([tmp_path / "x", tmp_path / "y"])
-
-
-def test_missing_images_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a\.jpg: expected an image or a folder"):
-        find_photos([tmp_path / "a.jpg"])
-    with pytest.raises(ValueError, match=r"expected images .* found none"):
-        find_photos([tmp_path])
-
-
-def test_the_number_of_images_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fpd.data.io.photos.MAX_PHOTOS", 1)
-    paths = [save(tmp_path / name, noise(4, 4)) for name in ("a.png", "b.png")]
-    with pytest.raises(ValueError, match="expected 1 to 1 images, found 2"):
-        find_photos(paths)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fpd.data.skeletons import LSP, MPII
-from fpd.pipeline.evaluation.overlay import draw_overlay, overlay_name, write_overlay
+from fpd.pipeline.evaluation.overlay import draw_overlay, overlay_name, write_image
 from fpd.pipeline.runtime.drawing import joint_color, limb_color
 from fpd.pipeline.runtime.palette import BOX, LEFT, MIDDLE, RIGHT
 
@@ -23,7 +23,7 @@ def spread_keypoints() -> np.ndarray:
 @pytest.mark.parametrize("gray", [0, 255])
 def test_strokes_are_visible_on_light_and_dark_images(tmp_path: Path, gray: int) -> None:
     image = np.full((200, 160, 3), gray, np.uint8)
-    write_overlay(image, spread_keypoints()[None], [400.0], LSP, tmp_path / "a.png")
+    write_image(draw_overlay(image, spread_keypoints()[None], [400.0], LSP), tmp_path / "a.png")
     overlay = cv2.cvtColor(cv2.imread(str(tmp_path / "a.png")), cv2.COLOR_BGR2RGB)
     assert (image == gray).all()
     for joint, (x, y, _) in enumerate(spread_keypoints()):
@@ -71,7 +71,7 @@ def test_joints_with_a_low_peak_are_not_drawn(tmp_path: Path) -> None:
     image = np.full((200, 160, 3), 120, np.uint8)
     keypoints = spread_keypoints()
     keypoints[:, 2] = 0.05
-    write_overlay(image, keypoints[None], [400.0], LSP, tmp_path / "a.png")
+    write_image(draw_overlay(image, keypoints[None], [400.0], LSP), tmp_path / "a.png")
     assert (cv2.imread(str(tmp_path / "a.png")) == 120).all()
 
 
@@ -79,7 +79,7 @@ def test_joints_far_outside_the_image_are_accepted(tmp_path: Path) -> None:
     image = np.full((200, 160, 3), 120, np.uint8)
     keypoints = spread_keypoints()
     keypoints[0, :2] = 1e12, -1e12
-    write_overlay(image, keypoints[None], [400.0], LSP, tmp_path / "a.jpg")
+    write_image(draw_overlay(image, keypoints[None], [400.0], LSP), tmp_path / "a.jpg")
     assert cv2.imread(str(tmp_path / "a.jpg")).shape == (200, 160, 3)
 
 

@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner
 
 from fpd.cli import main
+from fpd.data.io.media import Media
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.config.sections import Sweep
 from fpd.pipeline.models.checkpoint import load_model
@@ -116,7 +117,8 @@ def test_each_command_that_writes_is_refused_while_another_writes(
 
 
 def test_so_is_predict(work: WorkDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fpd.stages.predict.find_photos", lambda _: [tmp_path / "photo.png"])
+    photo = tmp_path / "photo.png"
+    monkeypatch.setattr("fpd.stages.predict.find_media", lambda _: Media((photo,), ()))
     out = tmp_path / "out"
     out.mkdir()
     with writer_lock(out, inside=True):

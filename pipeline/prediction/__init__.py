@@ -1,0 +1,1 @@
+"""Finished models, trained or exported, on users' photographs and videos."""
