@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from click.core import ParameterSource
@@ -12,6 +12,9 @@ from click.core import ParameterSource
 from ..pipeline.runtime.text import printable
 from .options import json_option, passes_options, passes_overrides, run_options, stage
 from .terminal import echo
+
+if TYPE_CHECKING:
+    from ..pipeline.models.export.registry import Kind
 
 
 @click.command()
@@ -172,29 +175,48 @@ def predict(
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["onnx", "torch-export"]),
+    type=click.Choice(["onnx", "torch-export", "openvino", "tflite"]),
     default="onnx",
     show_default=True,
-    help="ONNX, for ONNX Runtime and others, or PyTorch's exported program.",
+    help="ONNX, for ONNX Runtime and others; PyTorch's exported program; OpenVINO's, for Intel's "
+    "processors; TFLite, for LiteRT on phones.",
 )
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The model's file, such as student.onnx; FILE.json, which describes it, is written beside "
-    "it.  [default: NAME.onnx or NAME.pt2 in the model's folder]",
+    help="The model's file, such as student.onnx; FILE.json, which describes it, and FILE.md, its "
+    "model card, are written beside it.  [default: in the model's folder, such as NAME.onnx]",
 )
 @click.option(
     "--quantize",
     type=click.Choice(["dynamic", "static"]),
     help="Quantize to 8-bit integers with ONNX Runtime; prints PCK, size and time of both models.",
 )
+@click.option(
+    "--license",
+    "license_name",
+    metavar="NAME",
+    help="The model's license for its card, such as apache-2.0 or cc-by-nc-4.0.  [default: the "
+    "card says that none is stated]",
+)
+@click.option(
+    "--push-to-hub",
+    "repository",
+    metavar="ORG/NAME",
+    help="Also upload the file, its JSON and its card to this model on the Hugging Face hub, which "
+    "is created if there is none.",
+)
+@click.option("--private", is_flag=True, help="Create the model of --push-to-hub as a private one.")
 def export(
     name: str,
-    kind: Literal["onnx", "torch-export"],
+    kind: Kind,
     out: Path | None,
     quantize: Literal["dynamic", "static"] | None,
+    license_name: str | None,
+    repository: str | None,
+    private: bool,
     **options: Any,
 ) -> None:
     """Export a finished model as one file.
@@ -204,12 +226,25 @@ def export(
     \b
     fpd export -w work/lsp -o student.onnx
     fpd export -w work/lsp --quantize static
+    fpd export -w work/lsp --license apache-2.0 --push-to-hub my-team/lsp-student
     """
     with stage(options, writes=False, needs_recipe=quantize is not None) as (work, recipe, _):
+        from ..pipeline.models.export.upload import HubTarget
         from ..stages.export import run
         from .summaries.export import describe
 
-        report = run(work, recipe, name, kind=kind, out=out, method=quantize)
+        if private and repository is None:
+            raise ValueError("--private is about the upload: expected --push-to-hub ORG/NAME too")
+        report = run(
+            work,
+            recipe,
+            name,
+            kind=kind,
+            out=out,
+            method=quantize,
+            license_name=license_name,
+            hub=None if repository is None else HubTarget(repository, private=private),
+        )
         echo(describe(report))
 
 

@@ -62,11 +62,15 @@ def decode(heatmaps_BKHW: Tensor) -> tuple[Tensor, Tensor]:
     """
     heatmaps = heatmaps_BKHW.float()
     height, width = heatmaps.shape[-2:]
-    peaks_BK, position = heatmaps.flatten(2).max(dim=-1)
+    flat_BKP = heatmaps.flatten(2)
+    peaks_BK, position = flat_BKP.max(dim=-1)
     y, x = position // width, position % width
-    # `take_along_dim` would fix the batch size when the function is exported.
-    row_BKW = heatmaps.gather(2, y[..., None, None].expand(-1, -1, 1, width)).squeeze(2)
-    column_BKH = heatmaps.gather(3, x[..., None, None].expand(-1, -1, height, 1)).squeeze(3)
+    # `take_along_dim` would fix the batch size when the function is exported, and litert-torch
+    # cannot convert a `gather` of four dimensions.
+    columns = torch.arange(width, device=heatmaps.device)
+    rows = torch.arange(height, device=heatmaps.device)
+    row_BKW = flat_BKP.gather(2, (position - x)[..., None] + columns)
+    column_BKH = flat_BKP.gather(2, x[..., None] + width * rows)
     return torch.stack([_vertex(row_BKW, x), _vertex(column_BKH, y)], dim=-1), peaks_BK
 
 

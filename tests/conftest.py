@@ -125,12 +125,13 @@ def toy_onnx(
     toy_program: ExportedProgram,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """The toy teacher as an ONNX file, with its JSON beside it."""
+    """The toy teacher as an ONNX file, with its JSON and its model card beside it."""
+    from fpd.pipeline.models.export import registry
     from fpd.stages import export
 
     out = tmp_path_factory.mktemp("exported") / "student.onnx"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(export, "export_program", lambda _: toy_program)
+        patched.setattr(registry, "export_program", lambda _: toy_program)
         export.run(WorkDir(toy_work), toy_recipe, "teacher", out=out)
     return out
 

@@ -21,8 +21,23 @@ def describe(report: dict[str, Any]) -> str:
     ]
     if "quantized" in report:
         lines += _describe_costs(report["quantized"])
-    lines.append(f"written to {report['path']} ({report['bytes'] / 1e6:.2f} MB)")
+    else:
+        lines.append(_describe_times(report["times"]))
+    lines.append(
+        f"written to {report['path']} ({report['bytes'] / 1e6:.2f} MB), with its model card "
+        f"{report['card']}"
+    )
+    if "url" in report:
+        lines.append(f"uploaded to {report['url']}")
     return "\n".join(lines)
+
+
+def _describe_times(times: dict[str, Any]) -> str:
+    exported, pytorch = (times[key]["median_ms"] for key in ("exported", "pytorch"))
+    return (
+        f"milliseconds a crop at batch {times['batch']}, with "
+        f"{pluralize(times['threads'], 'thread')}: {exported:.2f}, in PyTorch {pytorch:.2f}"
+    )
 
 
 def _describe_joints(difference: dict[str, Any], key: str, statistic: str) -> str:

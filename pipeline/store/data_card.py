@@ -13,21 +13,27 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..runtime.text import format_bytes, printable
+from ..runtime.cards import (
+    MAX_TEXT,
+    UNKNOWN_LICENSE,
+    describe_settings,
+    describe_teacher,
+    escape,
+    license_fields,
+    quote,
+    table,
+)
+from ..runtime.text import format_bytes
 from .manifest import AUDIT, CROPS, STORED_SPLITS, Manifest, is_portable, read_manifest
 from .schema import DATA_CARD
 from .storage import Storage
 
 MAX_CARD_BYTES = 1 << 20
 
-MAX_TEXT = 200
-"""Characters of a text in the manifest that are shown."""
-
 MAX_JOINTS = 100
 """Joints that are named."""
 
 FILL_IN = "**to be filled in by the publisher**"
-UNKNOWN_LICENSE = "other"
 
 SIZE_CATEGORIES = {
     10**3: "n<1K",
@@ -43,8 +49,6 @@ SIZE_CATEGORIES = {
 _DIGEST_LINE = re.compile(rb"<!-- fpd: ([0-9a-f]{32}) -->\n\Z")
 _LICENSE_LINE = re.compile(rb"^license: ([a-z0-9.+-]+)$", re.MULTILINE)
 _LICENSE_NAME_LINE = re.compile(rb"^license_name: (\".*\")$", re.MULTILINE)
-_LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]{1,63}")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#|~$&!])")
 
 READING = """\
 import cv2, numpy as np, zarr
@@ -98,7 +102,7 @@ def render(manifest: Manifest, license_name: str | None = None) -> bytes:
     """
     sections = [
         _front_matter(manifest, license_name),
-        f"# Heatmaps and crops of {_escape(_name(manifest))}",
+        f"# Heatmaps and crops of {escape(_name(manifest))}",
         _contents(manifest),
         "## How it was made\n\n" + _how_made(manifest),
         "## Whose it is\n\n" + _source(license_name),
@@ -136,13 +140,8 @@ def _license_of(card: bytes) -> str | None:
 
 def _front_matter(manifest: Manifest, license_name: str | None) -> str:
     """Hugging Face's metadata, in YAML: JSON's strings are YAML's, too."""
-    lines = {"pretty_name": _quote(f"Heatmaps and crops of {_name(manifest)}")}
-    license_id = (license_name or UNKNOWN_LICENSE).lower()
-    if _LICENSE_ID.fullmatch(license_id):
-        lines["license"] = license_id
-    else:
-        lines["license"] = UNKNOWN_LICENSE
-        lines["license_name"] = _quote(str(license_name))
+    lines = {"pretty_name": quote(f"Heatmaps and crops of {_name(manifest)}")}
+    lines |= license_fields(license_name)
     size = next(
         (text for bound, text in SIZE_CATEGORIES.items() if _samples(manifest) < bound), "n>1B"
     )
@@ -162,7 +161,7 @@ def _contents(manifest: Manifest) -> str:
     audit, geometry = manifest[AUDIT], manifest["geometry"]
     joints = manifest["joints"][:MAX_JOINTS]
     more = len(manifest["joints"]) - len(joints)
-    names = ", ".join(map(_escape, joints)) + (f" and {more} more" if more else "")
+    names = ", ".join(map(escape, joints)) + (f" and {more} more" if more else "")
     rows = [
         ["train", str(_samples(manifest)), f"{audit['views']} augmented, with heatmaps"],
         *(
@@ -179,7 +178,7 @@ def _contents(manifest: Manifest) -> str:
         "heatmaps that a larger network, the teacher, predicts for them, and their labels. A "
         "portable store of [fpd](https://pypi.org/project/fast-pose-distillation/), as a Zarr v3 "
         "group.\n\n"
-        + _table([["split", "people", "crops of each"], *rows])
+        + table([["split", "people", "crops of each"], *(list(map(escape, row)) for row in rows)])
         + f"\n\nHeatmaps, crops and labels of the training views take "
         f"{format_bytes(audit['bytes'])}. Crops have {geometry['crop_px']} x "
         f"{geometry['crop_px']} pixels, heatmaps {geometry['heatmap_px']} x "
@@ -189,7 +188,7 @@ def _contents(manifest: Manifest) -> str:
 
 def _how_made(manifest: Manifest) -> str:
     crops = manifest[CROPS]
-    augmentation = _settings(manifest["augmentation"])
+    augmentation = describe_settings(manifest["augmentation"])
     flipped = (
         "; the teacher's output is averaged with that on the flipped crop, and students flip "
         "the views themselves"
@@ -197,32 +196,14 @@ def _how_made(manifest: Manifest) -> str:
         else ""
     )
     lines = [
-        f"Teacher: {_teacher(manifest['teacher'])}. {_teacher_crops(manifest['teacher'])}",
-        f"Views: drawn with seed {_escape(manifest['seed'])} from {augmentation}{flipped}.",
-        f"Crops: JPEG of quality {_escape(crops.get('quality'))}.",
+        f"Teacher: {describe_teacher(manifest['teacher'])}. {_teacher_crops(manifest['teacher'])}",
+        f"Views: drawn with seed {escape(manifest['seed'])} from {augmentation}{flipped}.",
+        f"Crops: JPEG of quality {escape(crops.get('quality'))}.",
         "Heatmaps: 8 x 8 cosine transform, quantized. They differ from the teacher's output by at "
         f"most {_percent(manifest['max_error'])} of a map's peak; measured while writing: "
         f"{_errors(manifest.get('encoding_error'))}.",
     ]
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _teacher(entry: Any) -> str:
-    if not isinstance(entry, Mapping):
-        return "unknown"
-    parts = entry.get("teachers")
-    if isinstance(parts, list):
-        kinds = [part for part in parts if isinstance(part, Mapping)]
-        return "; ".join(
-            f"{_escape(part.get('kind'))} (SHA-256 {_escape(part.get('sha256'))})" for part in kinds
-        )
-    model = entry.get("model")
-    settings = dict(model) if isinstance(model, Mapping) else {}
-    return (
-        f"{_escape(settings.pop('name', 'network'))} ({_settings(settings)}), trained with fpd "
-        "(SHA-256 of its weights: "
-        f"{_escape(entry.get('sha256'))})"
-    )
 
 
 def _errors(errors: Any) -> str:
@@ -237,7 +218,7 @@ def _errors(errors: Any) -> str:
 
 
 def _source(license_name: str | None) -> str:
-    shown = _escape(license_name.lower()) if license_name else FILL_IN
+    shown = escape(license_name.lower()) if license_name else FILL_IN
     return (
         f"- Source data set: {FILL_IN} (name, address, version)\n"
         f"- Citation: {FILL_IN}\n"
@@ -301,34 +282,11 @@ def _teacher_crops(entry: Any) -> str:
         turned = ", turned upright" if "alignment" in entry else ""
         wider = "wider " if entry.get("crop_box", 1) != 1 else ""
         return (
-            f"It was run on {wider}crops of the same views in {_escape(entry['crop_px'])} x "
-            f"{_escape(entry['crop_px'])} pixels, cut from the photographs{turned}."
+            f"It was run on {wider}crops of the same views in {escape(entry['crop_px'])} x "
+            f"{escape(entry['crop_px'])} pixels, cut from the photographs{turned}."
         )
     return "It was run on the decoded crops, so it saw the pixels that are here."
 
 
-def _settings(values: Any) -> str:
-    """Settings as `name value`, in order of their names."""
-    if not isinstance(values, Mapping):
-        return "unknown settings"
-    shown = {k: v for k, v in sorted(values.items()) if not isinstance(v, Mapping)}
-    return ", ".join(f"{_escape(key)} {_escape(value)}" for key, value in shown.items())
-
-
 def _percent(share: Any) -> str:
     return f"{100 * share:.3g} %" if isinstance(share, int | float) else "an unknown share"
-
-
-def _quote(text: str) -> str:
-    """A text of unknown origin as a string of JSON, which YAML reads as well."""
-    return json.dumps(printable(text[:MAX_TEXT]), ensure_ascii=False)
-
-
-def _escape(value: Any) -> str:
-    """A text of unknown origin as Markdown that shows it, on one line."""
-    return _MARKDOWN.sub(r"\\\1", printable(str(value)[:MAX_TEXT]))
-
-
-def _table(rows: list[list[str]]) -> str:
-    header, *others = ["| " + " | ".join(map(_escape, row)) + " |" for row in rows]
-    return "\n".join([header, "|" + "---|" * len(rows[0]), *others])

@@ -37,6 +37,7 @@ NOT_SETTINGS = {
     "teacher.digest",
     "teacher.covered_joints",
     "student.onnx.json",
+    "student.onnx.md",
 }
 """Dotted names in the pages that look like settings: attributes, a manifest entry, a file."""
 

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,10 @@ from fpd.data.views import CENTER_CROP, Views
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.evaluation.inference import score
 from fpd.pipeline.models.checkpoint import load_model
+from fpd.pipeline.models.export import registry
 from fpd.pipeline.models.export.deployable import ModelOutput, ModelRunner
+from fpd.pipeline.models.export.registry import FORMATS
+from fpd.pipeline.models.export.upload import HubTarget
 from fpd.pipeline.models.preprocessing import normalize
 from fpd.pipeline.runtime import files
 from fpd.pipeline.runtime.files import read_json
@@ -69,8 +74,8 @@ def expected(toy_work: Path, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
 @pytest.fixture
 def quick(toy_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exporting takes seconds: use the file that was exported before."""
-    monkeypatch.setattr(exporting, "export_program", lambda _: None)
-    monkeypatch.setattr(exporting, "onnx_bytes", lambda *_: toy_onnx.read_bytes())
+    written = replace(FORMATS["onnx"], write=lambda *_: (toy_onnx.read_bytes(),))
+    monkeypatch.setitem(FORMATS, "onnx", written)
 
 
 def assert_output(output: ModelOutput, heatmaps: NDArray[np.float32], recipe: Recipe) -> None:
@@ -108,8 +113,10 @@ def test_a_file_describes_itself(toy_onnx: Path, toy_work: Path) -> None:
         assert description["weights_sha256"] == record["result"]["weights_sha256"]
         assert description["fpd"] == __version__ and description["crop_px"] == 64
         assert description["joints"][13] == "head top" and len(description["joints"]) == 14
-    assert report["file_sha256"] == hashlib.sha256(toy_onnx.read_bytes()).hexdigest()
-    assert report["bytes"] == toy_onnx.stat().st_size
+    size, digest = toy_onnx.stat().st_size, hashlib.sha256(toy_onnx.read_bytes()).hexdigest()
+    assert report["files"] == {"student.onnx": {"bytes": size, "sha256": digest}}
+    assert report["bytes"] == size and report["parameters"] > 1000 and report["gmacs"] > 0
+    assert report["times"]["exported"]["median_ms"] > 0 < report["times"]["pytorch"]["median_ms"]
     compared = report["compared"]
     assert (compared["crops"], compared["joints"]) == (32, 32 * 14)
     assert 0 < compared["joints_compared"] <= 32 * 14
@@ -126,7 +133,7 @@ def test_a_torch_export_file_computes_what_evaluation_computes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(exporting, "export_program", lambda _: toy_program)
+    monkeypatch.setattr(registry, "export_program", lambda _: toy_program)
     out = tmp_path / "student.pt2"
     result = fpd("-w", toy_work, "--name", "teacher", "--format", "torch-export", "-o", out)
     assert result.exit_code == 0, result.output
@@ -143,6 +150,29 @@ def test_a_torch_export_file_computes_what_evaluation_computes(
     assert read_json(tmp_path / "student.pt2.json")["format"] == "torch-export"
 
 
+def test_what_is_uploaded_is_what_was_written(
+    toy_work: Path, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed: dict[str, bytes] = {}
+
+    def upload(target: HubTarget, files: Mapping[str, Path]) -> str:
+        assert target == HubTarget("team/student", private=True)
+        pushed.update({name: path.read_bytes() for name, path in files.items()})
+        return "https://huggingface.co/team/student"
+
+    monkeypatch.setattr(exporting, "check_target", lambda _: None)
+    monkeypatch.setattr(exporting, "upload", upload)
+    out = tmp_path / "student.onnx"
+    options = ("-o", out, "--push-to-hub", "team/student", "--private", "--license", "MIT")
+    result = fpd("-w", toy_work, "--name", "teacher", *options)
+    assert result.exit_code == 0, result.output
+    assert "uploaded to https://huggingface.co/team/student" in result.output
+    assert list(pushed) == ["student.onnx", "student.onnx.json", "README.md"]
+    assert pushed["README.md"] == (tmp_path / "student.onnx.md").read_bytes()
+    assert pushed["README.md"].startswith(b"---\nlicense: mit\n")
+    assert pushed["student.onnx"] == out.read_bytes()
+
+
 @pytest.mark.parametrize(("part", "error"), [("joints", 0.2), ("heatmaps", 0.01)])
 def test_a_file_whose_output_differs_is_refused(
     toy_work: Path,
@@ -152,10 +182,10 @@ def test_a_file_whose_output_differs_is_refused(
     part: str,
     error: float,
 ) -> None:
-    open_onnx = exporting.open_onnx
+    exact = FORMATS["onnx"]
 
     def open_wrong(content: bytes) -> ModelRunner:
-        runner = open_onnx(content)
+        runner = exact.open(content)
 
         def run(crops: NDArray[np.uint8]) -> ModelOutput:
             output = runner(crops)
@@ -163,8 +193,13 @@ def test_a_file_whose_output_differs_is_refused(
 
         return run
 
-    monkeypatch.setattr(exporting, "open_onnx", open_wrong)
-    result = fpd("-w", toy_work, "--name", "teacher", "-o", tmp_path / "student.onnx")
+    monkeypatch.setitem(FORMATS, "onnx", replace(exact, open=open_wrong))
+    pushed: list[object] = []
+    monkeypatch.setattr(exporting, "check_target", lambda _: None)
+    monkeypatch.setattr(exporting, "upload", lambda *arguments: pushed.append(arguments))
+    out = ("-o", tmp_path / "student.onnx", "--push-to-hub", "team/student")
+    result = fpd("-w", toy_work, "--name", "teacher", *out)
+    assert not pushed
     assert_refused(result, "differs from PyTorch's", "--format")
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
 
@@ -213,7 +248,7 @@ def test_the_data_set_is_not_required(
     with pytest.raises(ValueError, match=r"joints\.mat is missing"):
         exporting.run(work, recipe, "teacher", out=tmp_path / "b.onnx", method="static")
     names = sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".lock")
-    assert names == ["a.onnx", "a.onnx.json"]
+    assert names == ["a.onnx", "a.onnx.json", "a.onnx.md"]
 
 
 def test_wrong_options_are_refused(
@@ -227,6 +262,11 @@ def test_wrong_options_are_refused(
         assert_refused(fpd(*teacher, "-o", tmp_path / name), "expected a name that ends in .onnx")
     if Path("/proc/version").exists():  # a folder that not even root can write to
         assert_refused(fpd(*teacher, "-o", "/proc/a.onnx"), "/proc cannot be written to", "with -o")
+    (tmp_path / "a.bin").write_bytes(b"of something else")
+    monkeypatch.setitem(FORMATS, "openvino", replace(FORMATS["openvino"], check=lambda: None))
+    xml = ("--format", "openvino", "-o", tmp_path / "a.xml")
+    assert_refused(fpd(*teacher, *xml), "a.bin would be written beside it")
+    assert_refused(fpd(*teacher, "--private"), "expected --push-to-hub")
     wrong = ("--format", "torch-export", "--quantize", "static")
     assert_refused(fpd(*teacher, *wrong), "expected --format onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -215,7 +215,7 @@ def _external_teacher_facts(entry: Mapping[str, Any]) -> Facts:
 def _trained_model_facts(name: str, record: Mapping[str, Any]) -> Facts:
     inputs, settings = "identity.inputs", "identity.settings"
     facts = [
-        ("supervision", _supervision(name, record)),
+        ("supervision", supervision(name, record)),
         ("network", _settings(at(record, "model"))),
         ("geometry", _settings(at(record, "geometry"))),
         *_dataset_facts("training data", at(record, f"{inputs}.dataset")),
@@ -253,7 +253,8 @@ def _dataset_facts(name: str, fingerprint: Any) -> Facts:
     ]
 
 
-def _supervision(name: str, record: Mapping[str, Any]) -> str:
+def supervision(name: str, record: Mapping[str, Any]) -> str:
+    """What a model was trained on."""
     alpha = at(record, "identity.settings.training.alpha")
     if name == TEACHER or not is_number(alpha):
         return "labels"

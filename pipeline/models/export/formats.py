@@ -1,16 +1,17 @@
-"""File formats of exported models: ONNX, for onnxruntime, and PyTorch's exported programs.
+"""ONNX files, for onnxruntime and others, and PyTorch's exported programs; what any file says.
 
-Both contain the model's description (`describe`) as metadata.
+Both contain the model's description (`describe`) as metadata. `registry` has all formats.
 """
 
 from __future__ import annotations
 
 import copy
+import importlib
 import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from .... import __version__
@@ -30,26 +32,42 @@ DESCRIPTION = "fpd.json"
 """The key of the description in a file's metadata."""
 
 
+def import_or_explain(names: Sequence[str], what: str, extra: str) -> list[ModuleType]:
+    """Import packages of an extra.
+
+    Args:
+        what: what needs them, for the message.
+        extra: the extra of this package that installs them.
+
+    Raises:
+        ValueError: one of them is not installed.
+    """
+    try:
+        return [importlib.import_module(name) for name in names]
+    except ImportError as error:
+        raise ValueError(
+            f"{what} needs {error.name or names[0]}, which is not installed: "
+            f"pip install 'fast-pose-distillation[{extra}]'"
+        ) from None
+
+
 def onnx_packages() -> tuple[ModuleType, ModuleType]:
     """Import onnx and onnxruntime, and check for onnxscript, which PyTorch's exporter needs.
 
     Raises:
         ValueError: one of them is not installed.
     """
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            f"ONNX needs {error.name}, which is not installed: "
-            "pip install 'fast-pose-distillation[onnx]'"
-        ) from None
-    return onnx, onnxruntime
+    onnx, runtime, _ = import_or_explain(("onnx", "onnxruntime", "onnxscript"), "ONNX", "onnx")
+    return onnx, runtime
 
 
-def describe(trained: TrainedModel) -> dict[str, Any]:
-    """What a user of an exported file needs to know, as a JSON-serializable dictionary."""
+def describe(trained: TrainedModel, batch: int | None = None) -> dict[str, Any]:
+    """What a user of an exported file needs to know, as a JSON-serializable dictionary.
+
+    Args:
+        batch: the file's batch size; None: any.
+    """
+    size = batch or "batch"
     side, map_side = trained.geometry.crop_px, trained.geometry.heatmap_px
     joints = len(trained.skeleton.joints)
     return {
@@ -61,19 +79,19 @@ def describe(trained: TrainedModel) -> dict[str, Any]:
         "joints": list(trained.skeleton.joints),
         "limbs": [list(pair) for pair in trained.skeleton.limbs],
         "mirror": list(trained.skeleton.flip_indices),
-        "input": {"name": INPUT, "dtype": "uint8", "shape": ["batch", side, side, 3], "is": "RGB"},
+        "input": {"name": INPUT, "dtype": "uint8", "shape": [size, side, side, 3], "is": "RGB"},
         "outputs": {
             "joints": {
                 "dtype": "float32",
-                "shape": ["batch", joints, 2],
+                "shape": [size, joints, 2],
                 "is": "x, y in crop pixels; the center of the top-left pixel is (0, 0)",
             },
             "peaks": {
                 "dtype": "float32",
-                "shape": ["batch", joints],
+                "shape": [size, joints],
                 "is": "height of each heatmap's highest pixel: the network's confidence",
             },
-            "heatmaps": {"dtype": "float32", "shape": ["batch", joints, map_side, map_side]},
+            "heatmaps": {"dtype": "float32", "shape": [size, joints, map_side, map_side]},
         },
     }
 
@@ -82,16 +100,24 @@ def export_program(trained: TrainedModel) -> ExportedProgram:
     """The deployable network, on the CPU, as an exported program with a dynamic batch size."""
     side = trained.geometry.crop_px
     example = torch.zeros(EXAMPLE_BATCH, side, side, 3, dtype=torch.uint8)
-    # A contiguous copy: PyTorch warns when weights in another memory format are saved.
-    module = copy.deepcopy(Deployable(trained)).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     program = torch.export.export(
-        module,
+        contiguous(trained),
         (example,),
         dynamic_shapes={INPUT: {0: Dim("batch", min=1, max=MAX_BATCH)}},
     )
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # half of a small file, with local paths
     return program
+
+
+def contiguous(trained: TrainedModel) -> nn.Module:
+    """A copy of the deployable network whose weights are in the contiguous memory format.
+
+    PyTorch warns when weights in another memory format are saved, and litert-torch 0.10 converts
+    them to wrong ones.
+    """
+    module: nn.Module = copy.deepcopy(Deployable(trained))
+    return module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
 
 
 def program_bytes(program: ExportedProgram, description: dict[str, Any]) -> bytes:
@@ -103,7 +129,11 @@ def program_bytes(program: ExportedProgram, description: dict[str, Any]) -> byte
 
 def onnx_bytes(program: ExportedProgram, description: dict[str, Any]) -> bytes:
     """The content of an ONNX file, including the weights."""
-    onnx_packages()
+    return with_description(onnx_model(program), description)
+
+
+def onnx_model(program: ExportedProgram) -> Any:
+    """The program as an `onnx.ModelProto`, including the weights."""
     with _quiet():
         exported = torch.onnx.export(
             program, input_names=[INPUT], output_names=OUTPUTS, dynamo=True, verbose=False
@@ -111,7 +141,7 @@ def onnx_bytes(program: ExportedProgram, description: dict[str, Any]) -> bytes:
     assert exported is not None
     model = exported.model_proto
     _strip(model)
-    return with_description(model, description)
+    return model
 
 
 def with_description(model: Any, description: dict[str, Any]) -> bytes:

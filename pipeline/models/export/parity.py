@@ -83,7 +83,7 @@ class Difference:
                 f"{HEATMAP_TOLERANCE:g} and joints within {JOINT_TOLERANCE_PX:g} crop pixels, "
                 f"found {self.heatmap:.3g} and {joint_px:.3g} ({self.joints_compared} of "
                 f"{self.joints} joints compared); no file was written. Try another version of "
-                "PyTorch, or the other --format"
+                "PyTorch, or another --format"
             )
 
 
