@@ -28,8 +28,7 @@ LIBRARIES = {
 
 NO_LICENSE = "not stated; ask the owner before you use this model"
 
-USES = {
-    "onnx": """\
+FPD_USE = """\
 With `fpd`, from a photo and people's boxes (left edge, top edge, width, height, in pixels):
 
 ```python
@@ -38,8 +37,15 @@ model = fpd.load({file})
 joints = model.predict("photo.jpg", boxes=[(40, 20, 120, 160)]).joints  # in pixels of the photo
 ```
 
-With onnxruntime alone, from crops:
+Alone, from crops:
 
+"""
+"""How a file is used that `fpd.load` reads."""
+
+READ_BY_FPD = ("onnx", "torch-export", "tflite")
+
+USES = {
+    "onnx": """\
 ```python
 import numpy as np, onnxruntime
 session = onnxruntime.InferenceSession({file})
@@ -66,7 +72,7 @@ model = Interpreter({file}).get_signature_runner()
 joints = model(crops=np.zeros((1, {side}, {side}, 3), np.uint8))["joints"]
 ```""",
 }
-"""How a file is used, by format; a test runs these lines."""
+"""How a file is used without `fpd`, by format; a test runs these lines and those above."""
 
 
 class Score(NamedTuple):
@@ -105,7 +111,8 @@ def model_card(
     name = next(iter(report["files"]))
     licenses = license_fields(license_name) if license_name else {}
     license_yaml = "".join(f"{key}: {value}\n" for key, value in licenses.items())
-    use = USES[report["format"]].format(
+    kind = report["format"]
+    use = ((FPD_USE if kind in READ_BY_FPD else "") + USES[kind]).format(
         file=json.dumps(printable(name), ensure_ascii=False), side=report["crop_px"]
     )
     rows = _facts(report, record, evaluation, scores)

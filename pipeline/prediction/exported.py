@@ -2,6 +2,7 @@
 
     .onnx   run by onnxruntime, with the description in the metadata
     .pt2    run by PyTorch, with the description as an extra file
+    .tflite run by LiteRT, with the description in the metadata
 
 A file may be of unknown origin, and is checked as a teacher's is before anything of it runs. A new
 format is an entry of `READERS`.
@@ -22,8 +23,10 @@ from pydantic import StringConstraints, TypeAdapter
 from ...data.geometry import Geometry
 from ...data.limits import MAX_JOINTS, MAX_NAME_CHARS
 from ...data.skeletons import Skeleton
-from ..models.export.deployable import ModelOutput, ModelRunner, in_pytorch
+from ..models.export.deployable import OUTPUTS, ModelOutput, ModelRunner, in_pytorch
 from ..models.export.formats import DESCRIPTION, open_onnx
+from ..models.export.tflite_file import open_tflite
+from ..teachers import tflite_file
 from ..teachers.exported import read_program
 from ..teachers.network_file import first_line
 from ..teachers.onnx_file import digest_of, read_checked
@@ -102,7 +105,7 @@ def read_exported(path: Path) -> ExportedModel:
     read = READERS.get(path.suffix)
     if read is None:
         raise ValueError(
-            f"{path}: expected an exported model, {' or '.join(READERS)}, found another suffix"
+            f"{path}: expected an exported model, {', '.join(READERS)}, found another suffix"
         )
     file = read(path)
     try:
@@ -162,5 +165,20 @@ def _read_program(path: Path) -> File:
     return File(in_pytorch(program.network), program.description, program.sha256)
 
 
-READERS: dict[str, Callable[[Path], File]] = {".onnx": _read_onnx, ".pt2": _read_program}
+def _read_tflite(path: Path) -> File:
+    file = tflite_file.read_checked(path)
+    if missing := [name for name in OUTPUTS if name not in file.outputs]:
+        raise ValueError(f"{path}: expected an output {missing[0]}, found none of this name")
+    try:
+        run = open_tflite(file.content, file.outputs)
+    except Exception as error:  # of many types
+        raise ValueError(f"{path} cannot be run by LiteRT: {first_line(error)}") from None
+    return File(run, file.metadata.get(DESCRIPTION, b"").decode("utf-8", "replace"), file.sha256)
+
+
+READERS: dict[str, Callable[[Path], File]] = {
+    ".onnx": _read_onnx,
+    ".pt2": _read_program,
+    ".tflite": _read_tflite,
+}
 """By suffix."""

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ MAX_FILE_BYTES = 1 << 30
 MAX_TENSORS = 50_000
 MAX_TENSOR_BYTES = 1 << 30
 MAX_RANK = 8
+MAX_METADATA_BYTES = 1 << 20
 
 IDENTIFIER = b"TFL3"
 
@@ -115,7 +116,7 @@ def packages() -> Any:
         import ai_edge_litert.schema_py_generated
     except ImportError as error:
         raise ValueError(
-            f"a teacher in a TFLite file needs ai-edge-litert, which is not installed ({error}): "
+            f"a TFLite file needs ai-edge-litert, which is not installed ({error}): "
             "pip install 'fast-pose-distillation[tflite]'"
         ) from None
     return ai_edge_litert
@@ -131,12 +132,9 @@ def load(path: Path, name: str | None = None) -> FileTeacher:
         ValueError: LiteRT is not installed, the file is damaged, has no spec, or holds more than
             one graph of built-in operators.
     """
-    content = read_bytes(path, MAX_FILE_BYTES, "a TFLite file")
-    digest = hashlib.sha256(content).hexdigest()
-    rebuilt = _rebuilt(path, content)
-    del content  # may be large
+    file = read_checked(path)
     try:
-        network = TFLiteNetwork(rebuilt)
+        network = TFLiteNetwork(file.content)
     except Exception as error:  # of several types
         raise ValueError(f"{path} cannot be run by LiteRT: {first_line(error)}") from None
     details = network.inputs
@@ -146,12 +144,33 @@ def load(path: Path, name: str | None = None) -> FileTeacher:
             f"{path}: expected one input, of float32, found {found}: use the file in floating "
             "point, not a quantized one"
         )
-    spec = find_spec(path, name or str(path.absolute()), digest, network)
-    return FileTeacher(path, network, spec, digest)
+    spec = find_spec(path, name or str(path.absolute()), file.sha256, network)
+    return FileTeacher(path, network, spec, file.sha256)
 
 
-def _rebuilt(path: Path, content: bytes) -> bytes:
-    """A new file with the parts of a file that were checked."""
+class CheckedFile(NamedTuple):
+    """What was checked of a file.
+
+    Attributes:
+        content: a new file with its network alone.
+        sha256: of the file, in hexadecimal.
+        metadata: its texts by name.
+        outputs: the tensors of its signature's outputs, by name; empty without a signature.
+    """
+
+    content: bytes
+    sha256: str
+    metadata: dict[str, bytes]
+    outputs: dict[str, int]
+
+
+def read_checked(path: Path) -> CheckedFile:
+    """Read a file, and check that it holds one graph of built-in operators.
+
+    Raises:
+        ValueError: LiteRT is not installed, or the file is missing, damaged, or holds more.
+    """
+    content = read_bytes(path, MAX_FILE_BYTES, "a TFLite file")
     schema = packages().schema_py_generated
     import flatbuffers  # LiteRT requires it
 
@@ -163,14 +182,37 @@ def _rebuilt(path: Path, content: bytes) -> bytes:
         _check_counts(schema.Model.GetRootAs(content, 0))
         model = schema.ModelT.InitFromPackedBuf(content, 0)
         _check(model, schema)
+        metadata, outputs = _metadata(model), _outputs(model)
         model.metadata = model.metadataBuffer = model.signatureDefs = None
         builder = flatbuffers.Builder(len(content))
         builder.Finish(model.Pack(builder), IDENTIFIER)
-        return bytes(builder.Output())
+        digest = hashlib.sha256(content).hexdigest()
+        return CheckedFile(bytes(builder.Output()), digest, metadata, outputs)
     except _Refused as error:
         raise ValueError(f"{path} {error}") from None
     except Exception as error:  # of many types, for offsets and numbers outside of the file
         raise ValueError(f"{path} cannot be read as a TFLite file: {first_line(error)}") from None
+
+
+def _metadata(model: Any) -> dict[str, bytes]:
+    """Texts by name; none that is larger than `MAX_METADATA_BYTES`."""
+    entries = [(entry.name or b"", entry.buffer) for entry in model.metadata or ()]
+    _check_indices([index for _, index in entries], 0, len(model.buffers))
+    contents = ((name, model.buffers[index].data) for name, index in entries)
+    return {
+        name.decode("utf-8", "replace"): np.asarray(data, np.uint8).tobytes()
+        for name, data in contents
+        if data is not None and len(data) <= MAX_METADATA_BYTES
+    }
+
+
+def _outputs(model: Any) -> dict[str, int]:
+    """Names of tensors that are outputs of the graph; other names are left out."""
+    [graph] = model.subgraphs
+    signatures = model.signatureDefs or ()
+    pairs = [(entry.name or b"", entry.tensorIndex) for s in signatures[:1] for entry in s.outputs]
+    allowed = set(_list(graph.outputs))
+    return {name.decode("utf-8", "replace"): index for name, index in pairs if index in allowed}
 
 
 class _Refused(Exception):

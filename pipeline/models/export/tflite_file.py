@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from types import ModuleType
 from typing import Any
@@ -74,15 +74,28 @@ def _with_description(content: bytes, description: dict[str, Any]) -> bytes:
     return bytes(builder.Output())
 
 
-def open_tflite(content: bytes) -> ModelRunner:
-    """Run the content of a TFLite file in LiteRT on the CPU, crop by crop."""
+def open_tflite(content: bytes, outputs: Mapping[str, int] | None = None) -> ModelRunner:
+    """Run the content of a TFLite file in LiteRT on the CPU, crop by crop.
+
+    Args:
+        outputs: tensors of the outputs by name; None: those of the file's signature.
+    """
     (litert,) = import_or_explain(("ai_edge_litert.interpreter",), "TFLite", "tflite")
     interpreter = litert.Interpreter(model_content=content, num_threads=torch.get_num_threads())
-    signature = interpreter.get_signature_runner()
+    interpreter.allocate_tensors()
+    [crops] = interpreter.get_input_details()
+    if outputs is None:
+        signature = interpreter.get_signature_runner()
+        outputs = {n: d["index"] for n, d in signature.get_output_details().items()}
+
+    def run_one(crop_SS3: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        interpreter.set_tensor(crops["index"], crop_SS3[None])
+        interpreter.invoke()
+        return [interpreter.get_tensor(outputs[name]) for name in OUTPUTS]
 
     def run(crops_BSS3: NDArray[np.uint8]) -> ModelOutput:
-        outputs = [signature(**{INPUT: crop_SS3[None]}) for crop_SS3 in crops_BSS3]
-        return ModelOutput(*(np.concatenate([o[name] for o in outputs]) for name in OUTPUTS))
+        columns = zip(*map(run_one, crops_BSS3), strict=True)
+        return ModelOutput(*map(np.concatenate, columns))
 
     return run
 

@@ -17,10 +17,10 @@ from fpd.pipeline.config.recipe import Recipe
 from fpd.pipeline.evaluation.model_card import model_card
 from fpd.pipeline.models.export import openvino_file, registry
 from fpd.pipeline.models.export.registry import Kind
+from fpd.pipeline.prediction.people import BOX_MARGIN
 from fpd.pipeline.runtime.files import read_json
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import export
-from fpd.stages.predict import BOX_MARGIN
 
 SHA = "5a" * 32
 
@@ -167,7 +167,7 @@ def test_the_lines_of_use_run(
     Image.new("RGB", (200, 200)).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", Path(f"{out}.md").read_text("utf-8"), re.DOTALL)
-    assert len(blocks) == (2 if kind == "onnx" else 1)
+    assert len(blocks) == (1 if kind == "openvino" else 2)
     for block in blocks:
         found: dict[str, Any] = {}
         exec(block, found)

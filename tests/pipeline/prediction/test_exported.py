@@ -25,6 +25,8 @@ from fpd.pipeline.prediction.pose_model import open_model, trained_model
 from fpd.pipeline.runtime.files import sha256
 from fpd.pipeline.workdir import WorkDir
 
+from ..teachers.network_files import write_tflite
+
 CPU = torch.device("cpu")
 
 CROPS_2SS3 = np.zeros((2, 16, 16, 3), np.uint8)
@@ -110,17 +112,24 @@ def test_more_than_one_pass_is_refused(
 
 
 def test_other_files_are_refused(toy_work: Path, tmp_path: Path) -> None:
-    for name in ("student.onnx", "student.pt2"):
+    for name in ("student.onnx", "student.pt2", "student.tflite"):
         (tmp_path / name).write_bytes(b"no model")
         with pytest.raises(ValueError, match=rf"{name}.* cannot be read|{name} "):
             read_exported(tmp_path / name)
         with pytest.raises(ValueError, match="none"):
             read_exported(tmp_path / "none" / name)
-    with pytest.raises(ValueError, match=r"expected an exported model, \.onnx or \.pt2"):
+    with pytest.raises(ValueError, match=r"expected an exported model, \.onnx, \.pt2, \.tflite, "):
         read_exported(tmp_path / "student.bin")
     with pytest.raises(ValueError, match="or the folder of a finished one"):
         open_model(tmp_path, CPU)
     assert open_model(toy_work / "teacher", CPU).name == "teacher"
+
+
+def test_a_tflite_file_of_another_tool_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    path = write_tflite(tmp_path / "other.tflite", 2)
+    with pytest.raises(ValueError, match=r"expected an output joints, found none of this name"):
+        read_exported(path)
 
 
 def test_a_program_without_a_description_is_refused(

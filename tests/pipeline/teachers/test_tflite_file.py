@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from fpd.pipeline.teachers.tflite_file import load
+from fpd.pipeline.teachers.tflite_file import load, read_checked
 
 from .network_files import (
     HEIGHT,
@@ -102,6 +102,24 @@ def builtin(number: int) -> Callable[[Any], None]:
     return edit
 
 
+def described(model: Any, buffer: int | None = None, text: bytes = b"{}") -> None:
+    """Adds metadata, and a signature with the name of an output and that of no output."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    entry, content, signature = schema.MetadataT(), schema.BufferT(), schema.SignatureDefT()
+    content.data = np.frombuffer(text, np.uint8)
+    entry.name, entry.buffer = b"notes", len(model.buffers) if buffer is None else buffer
+    model.buffers.append(content)
+    model.metadata = [entry]
+    names = {b"maps": int(model.subgraphs[0].outputs[0]), b"other": 1 << 20}
+    signature.outputs, signature.inputs = [], []
+    for name, index in names.items():
+        named = schema.TensorMapT()
+        named.name, named.tensorIndex = name, index
+        signature.outputs.append(named)
+    model.signatureDefs = [signature]
+
+
 def integers(*values: int) -> Any:
     return np.array(values, np.int32)
 
@@ -145,6 +163,7 @@ def integers(*values: int) -> Any:
         (setting(*GRAPH, "inputs", value=integers()), "has no input"),
         (setting(*GRAPH, "inputs", value=integers(1)), "weights as its input"),
         (lambda m: m.subgraphs[0].operators.clear(), "an output that no operator writes"),
+        (lambda m: described(m, buffer=99), "that it does not have"),
     ],
 )
 def test_hostile_files_are_refused(
@@ -159,6 +178,17 @@ def test_hostile_files_are_refused(
 def test_an_edited_file_without_a_change_is_accepted(tmp_path: Path) -> None:
     """So the refusals above are due to their changes alone."""
     assert load(edited(tmp_path, lambda model: None)).spec.joints == JOINTS
+
+
+def test_metadata_and_names_of_outputs_are_read(tmp_path: Path) -> None:
+    file = read_checked(edited(tmp_path, described))
+    assert file.metadata == {"notes": b"{}"}
+    assert list(file.outputs) == ["maps"]
+
+
+def test_large_metadata_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fpd.pipeline.teachers.tflite_file.MAX_METADATA_BYTES", 4)
+    assert not read_checked(edited(tmp_path, lambda m: described(m, text=b"12345"))).metadata
 
 
 def test_other_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

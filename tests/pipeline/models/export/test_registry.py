@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from fpd.cli import main
@@ -21,6 +24,7 @@ from fpd.pipeline.models.export.deployable import Deployable, in_pytorch
 from fpd.pipeline.models.export.formats import DESCRIPTION, describe
 from fpd.pipeline.models.export.parity import compare
 from fpd.pipeline.models.export.registry import FORMATS, Kind
+from fpd.pipeline.prediction.exported import read_exported
 from fpd.pipeline.workdir import WorkDir
 
 PACKAGES = {"openvino": "openvino", "tflite": "litert_torch"}
@@ -52,7 +56,11 @@ def need(kind: str) -> None:
     "kind", ["openvino", pytest.param("tflite", marks=pytest.mark.slow)]
 )  # ONNX and .pt2: tests/stages/test_export.py
 def test_a_converted_file_computes_what_pytorch_computes(
-    kind: Kind, toy_work: Path, toy_program: ExportedProgram, monkeypatch: pytest.MonkeyPatch
+    kind: Kind,
+    toy_work: Path,
+    toy_program: ExportedProgram,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     need(kind)
     monkeypatch.setattr(openvino_file, "export_program", lambda _: toy_program)
@@ -67,6 +75,21 @@ def test_a_converted_file_computes_what_pytorch_computes(
     difference = compare(in_pytorch(Deployable(trained)), form.open(*contents), crops)
     difference.check()
     assert difference.joints_compared > 0
+    if kind == "tflite":
+        assert_read_back(contents[0], crops, description, tmp_path / "student.tflite")
+
+
+def assert_read_back(
+    content: bytes, crops: NDArray[np.uint8], description: dict[str, Any], path: Path
+) -> None:
+    """`fpd predict --model FILE` computes the same, from the parts that are checked."""
+    path.write_bytes(content)
+    model, expected = read_exported(path), FORMATS["tflite"].open(content)(crops)
+    assert model.sha256 == hashlib.sha256(content).hexdigest()
+    assert list(model.skeleton.joints) == description["joints"]
+    found = model.run(crops)
+    np.testing.assert_array_equal(found.joints, expected.joints)
+    np.testing.assert_array_equal(found.peaks, expected.peaks)
 
 
 @pytest.mark.parametrize(("kind", "package"), [("openvino", "openvino"), ("tflite", "litert")])
