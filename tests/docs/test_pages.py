@@ -38,6 +38,7 @@ NOT_SETTINGS = {
     "teacher.covered_joints",
     "student.onnx.json",
     "student.onnx.md",
+    "student.tflite.json",
 }
 """Dotted names in the pages that look like settings: attributes, a manifest entry, a file."""
 
