@@ -20,9 +20,9 @@ test: $(VENV)/.ready-dev  ## the fast tests, on all cores
 # Long tables of damaged and hostile files, each handled in one process.
 TABLES := tests/test_fuzz.py tests/stages/test_store_damage.py tests/stages/test_untrusted_store.py
 
-test-slow: $(VENV)/.ready-dev  ## tables on all cores; clusters, browsers, kills one at a time
+test-slow: $(VENV)/.ready-dev  ## tables on all cores; clusters, browsers, kills two at a time
 	$(BIN)/python -m pytest -m slow -n auto $(TABLES)
-	$(BIN)/python -m pytest -m slow $(addprefix --ignore=,$(TABLES))
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile $(addprefix --ignore=,$(TABLES))
 
 test-all: test test-slow
 

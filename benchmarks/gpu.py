@@ -79,7 +79,7 @@ def main() -> None:
         if left <= 0:
             print(f"== {part.name}: no time left", flush=True)
             continue
-        print(f"== {part.name}: up to {min(part.limit_s, left):.0f} s", flush=True)
+        print(f"== {part.name}: {left:.0f} s left", flush=True)
         outcomes[part.name] = run(part, left, arguments)
         print(f"== {part.name}: {outcomes[part.name]}", flush=True)
         write_results(arguments.out / "gpu.json", "gpu", outcomes, card=card)
@@ -120,7 +120,7 @@ def make_parts(arguments: argparse.Namespace) -> list[Part]:
             60,
             ("store_write.py",),
             ("--teachers=8x256", "--views=4096", "--batch=64", "--workers=8", "--rounds=2"),
-            ("--teachers=1x8", "--views=64", "--rounds=1"),
+            ("--teachers=1x8", "--views=32", "--batch=4", "--rounds=1"),
         ),
         Part(
             "feed",
@@ -139,8 +139,8 @@ def make_parts(arguments: argparse.Namespace) -> list[Part]:
 
 
 def run(part: Part, left_s: float, arguments: argparse.Namespace) -> dict[str, float | str]:
-    """Run a part until its limit, or that of all parts."""
-    limit_s = min(part.limit_s, left_s)
+    """Run a part until its limit, which a rehearsal lacks, or that of all parts."""
+    limit_s = left_s if arguments.rehearse else min(part.limit_s, left_s)
     script, *options = part.command
     options += part.toy_options if arguments.rehearse else part.options
     if script.endswith(".py"):
