@@ -137,7 +137,7 @@ def load(source: str | Path, name: str | None = None, device: str = "auto") -> M
 
     Args:
         source: a work directory, a model's folder, or a file that `fpd export` wrote
-            (.onnx, .pt2).
+            (.onnx, .pt2, .tflite).
         name: of the model in a work directory; None: the student with the best validation PCK, or
             the teacher if there is no student.
         device: "auto", "cpu", "cuda" or "cuda:1"; exported files run on the CPU.

@@ -68,6 +68,7 @@ def run(data: Data, workers: int = 0, json_path: Path | None = None) -> dict[str
                 if problem.of_image:
                     image_messages.add(problem.message)
             image_notes += _image_notes(split, samples, threads)
+    image_notes += _shared_note(samples_by_split)
     order_note = None
     try:
         order_note = _compare_skeletons(data, samples_by_split)
@@ -128,6 +129,19 @@ def _compare_skeletons(data: Data, samples_by_split: dict[Split, SampleSet]) -> 
         return None
     coco.check_sigmas(data.coco, order)
     return "the test file lists the joints in other words or order: they are matched by name"
+
+
+def _shared_note(samples_by_split: dict[Split, SampleSet]) -> list[str]:
+    """Samples of the test split that are also trained on: their scores say nothing of others."""
+    trained = [samples_by_split[s].ids for s in ("train", "validation") if s in samples_by_split]
+    test_ids = samples_by_split["test"].ids if "test" in samples_by_split else ()
+    shared = set(test_ids) & {sample_id for ids in trained for sample_id in ids}
+    if not shared:
+        return []
+    return [
+        f"test: {len(shared)} of {len(test_ids)} samples are also trained on, such as "
+        f"{min(shared)}: scores will be better than on other people"
+    ]
 
 
 def _tallies(samples_by_split: dict[Split, SampleSet]) -> list[dict[str, Any]]:

@@ -204,8 +204,8 @@ def _evaluate_exported(
 
 def _weights_sha256(row: dict[str, Any]) -> str | None:
     """Of the weights of a trained model's row; None: the row is another's."""
-    digest: str | None = row.get("record", {}).get("result", {}).get("weights_sha256")
-    return digest
+    digest = at(row, "record.result.weights_sha256")
+    return digest if isinstance(digest, str) else None
 
 
 def _evaluate_teachers(

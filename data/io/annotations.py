@@ -60,7 +60,10 @@ def gc_disabled() -> Iterator[None]:
 
 def found(value: Any) -> str:
     """A value of unknown origin as text for messages: short, on one line, null as "nothing"."""
-    return "nothing" if value is None else f"{value!r:.80}"
+    try:
+        return "nothing" if value is None else f"{value!r:.80}"
+    except ValueError:  # Python writes no whole number of thousands of digits
+        return "a very large number"
 
 
 def as_id(value: Any) -> int | str:

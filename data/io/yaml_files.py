@@ -30,6 +30,12 @@ class PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
         return super().compose_node(parent, index)
 
 
+WRONG_VALUES = (
+    *(ValueError, ArithmeticError, RecursionError, LookupError, AttributeError, TypeError),
+)
+"""What PyYAML raises for values that are not of their tag's type."""
+
+
 def read_yaml(path: Path, what: str) -> Any:
     """The content of a YAML file, None if it is empty.
 
@@ -42,6 +48,6 @@ def read_yaml(path: Path, what: str) -> Any:
     content = read_bytes(path, MAX_YAML_BYTES, what)
     try:
         return yaml.load(content, PlainLoader)  # noqa: S506 (derived from the safe loader)
-    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError, LookupError) as error:
+    except (yaml.YAMLError, *WRONG_VALUES) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} cannot be read as {what}: {reason}") from None

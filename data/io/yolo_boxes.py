@@ -65,7 +65,7 @@ def text_lines(path: Path, what: str) -> list[tuple[int, str]]:
         ValueError: the file cannot be read, or is too large.
     """
     content = read_bytes(path, MAX_TEXT_BYTES, what)
-    lines = content.decode("utf-8", errors="replace").splitlines()
+    lines = content.decode("utf-8-sig", errors="replace").splitlines()
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 

@@ -107,7 +107,7 @@ def coco(root: Path, split: str, settings: Coco) -> SampleSet:
             label_file=path,
             labeled_size_N2=np.array(sizes, np.int64).reshape(-1, 2),
         ),
-        ids=tuple(sample_id(path, people.ids[index]) for index in kept),
+        ids=tuple(sample_id(path, people.ids[index], root / settings.folder) for index in kept),
         image_N=image_N,
         joints_NK2=people.joints_NK2[kept],
         center_N2=box_N4[:, :2] + box_N4[:, 2:] / 2 - 0.5,
@@ -117,14 +117,16 @@ def coco(root: Path, split: str, settings: Coco) -> SampleSet:
     )
 
 
-def sample_id(path: Path, annotation_id: Id) -> str:
+def sample_id(path: Path, annotation_id: Id, folder: Path) -> str:
     """The sample id of an annotation.
 
     Args:
         path: its file. Outside annotations/, files of several folders often have one name.
+        folder: of the data set.
     """
-    folder = "" if path.parent.name == ANNOTATIONS else f"{path.parent.name}/"
-    return f"coco/{folder}{path.stem}/{annotation_id}"
+    is_usual = path.parent == folder / ANNOTATIONS
+    file = path.stem if is_usual else path.relative_to(folder).with_suffix("").as_posix()
+    return f"coco/{file}/{annotation_id}"
 
 
 def _leave_out_other_split(

@@ -24,7 +24,7 @@ Conventions:
   are measured from the corner of the picture: their center is at cx times the width - 0.5.
 * Pictures are turned upright by their orientation tags, as Ultralytics does.
 * Names: `kpt_names`; without, COCO's for 17 joints with COCO's flip_idx, or "joint 0" and so on.
-* Nothing outside the root is read: a leading ../ is left out where it would lead there, as in the
+* No name leads out of the root: a leading ../ is left out where it would lead there, as in the
   files of Roboflow.
 
 Shape letters: N people, K joints.
@@ -114,6 +114,11 @@ def _split_images(description: Description, split: str, settings: Yolo) -> list[
     if settings.test != HELD_OUT:
         return listed_images(description, split if split == "train" else settings.test)
     names = listed_images(description, "train")
+    if len(names) < 2:
+        raise ValueError(
+            f"{description.path}: expected 2 or more images to hold some of them out "
+            f"(data.yolo.test = {HELD_OUT}), found {len(names)}"
+        )
     is_test = held_out_images([f"yolo/{name}" for name in names], TEST_SHARE)
     return [name for name, out in zip(names, is_test, strict=True) if out == (split == "test")]
 

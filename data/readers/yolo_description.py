@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..io.annotations import found
+from ..io.annotations import as_id, found
 from ..io.yaml_files import read_yaml
 from ..joint_names import pair_sides
 from ..limits import MAX_JOINTS, MAX_NAME_CHARS
@@ -95,8 +95,11 @@ def _by_class(path: Path, tree: dict[Any, Any], key: str) -> dict[int, Any]:
         return {}
     pairs = list(enumerate(value)) if isinstance(value, list) else value
     try:
-        by_class = {int(number): name for number, name in dict(pairs).items()}
+        numbered = [(as_id(number), name) for number, name in dict(pairs).items()]
     except (TypeError, ValueError):
+        numbered = [("", None)]
+    by_class = {number: name for number, name in numbered if isinstance(number, int)}
+    if len(by_class) < len(numbered):  # a number that is none, or twice
         by_class = {-1: None}
     names_are_text = key != "names" or all(isinstance(n, str) for n in by_class.values())
     if not names_are_text or any(number < 0 for number in by_class):
@@ -177,7 +180,7 @@ def _joint_names(
 ) -> tuple[str, ...] | None:
     """The joints' names by `kpt_names`, which is by class or one list; None: it has none."""
     value = tree.get("kpt_names")
-    if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
+    if isinstance(value, list) and value and all(isinstance(name, str | int) for name in value):
         lists: list[Any] = [value]
     else:
         by_class = _by_class(path, tree, "kpt_names")

@@ -1,6 +1,6 @@
 """The images of a folder of poses, by the lists in its data.yaml.
 
-Names are relative to `data.root`, and nothing outside it is read: `path` is often a folder of
+Names are relative to `data.root`, and none leads out of it: `path` is often a folder of
 another machine, and the lists' names may begin with a ../ that is not meant.
 """
 
@@ -41,12 +41,16 @@ def listed_images(description: Description, key: str) -> list[str]:
             f"{description.path}: {key}: expected a folder of images or a list of their names "
             f"(.txt), found {found(value)}{hint}"
         )
-    names = list(dict.fromkeys(n for e in entries for n in _entry_names(description, key, e)))
-    if not 1 <= len(names) <= MAX_SAMPLES:
-        raise ValueError(
-            f"{description.path}: {key}: expected 1 to {MAX_SAMPLES} images, found {len(names)}"
-        )
-    return names
+    names: dict[str, None] = {}
+    for entry in dict.fromkeys(entries):
+        names |= dict.fromkeys(_entry_names(description, key, entry))
+        _check_count(description.path, key, len(names))
+    return list(names)
+
+
+def _check_count(path: Path, what: str, count: int) -> None:
+    if not 1 <= count <= MAX_SAMPLES:
+        raise ValueError(f"{path}: {what}: expected 1 to {MAX_SAMPLES} images, found {count}")
 
 
 def _entry_names(description: Description, key: str, entry: str) -> Iterable[str]:
@@ -65,12 +69,16 @@ def _entry_names(description: Description, key: str, entry: str) -> Iterable[str
 def _listed_names(description: Description, relative: str) -> list[str]:
     """The images of a list, whose names are relative to its own folder or to the lists'."""
     content = read_bytes(description.root / relative, MAX_LIST_BYTES, "a list of images")
-    lines = [line.strip() for line in content.decode("utf-8", errors="replace").splitlines()]
+    lines = [line.strip() for line in content.decode("utf-8-sig", errors="replace").splitlines()]
     lines = [line for line in lines if line]
+    _check_count(description.root / relative, "its lines", len(lines))
     folder, other = posixpath.dirname(relative), _base(description)
-    if lines and not (description.root / _below_root(description, folder, lines[0])).exists():
+    if not (description.root / _below_root(description, folder, lines[0])).exists():
         folder = other
-    return [_below_root(description, folder, line) for line in lines]
+    names = [_below_root(description, folder, line) for line in lines]
+    if "." in names:
+        raise ValueError(f"{description.root / relative}: expected names of images, found a folder")
+    return names
 
 
 def _base(description: Description) -> str:
@@ -78,7 +86,7 @@ def _base(description: Description) -> str:
     root = description.root
     folder = posixpath.dirname(description.path.relative_to(root).as_posix())
     if isinstance(description.folder, str):
-        base = _normalized(root, folder, description.folder)
+        base = _normalized(root, folder, description.folder.replace("\\", "/"))
         is_name = not (LEAVES_ROOT.match(base) or "\0" in base or _is_too_long(base))
         if is_name and (root / base).is_dir():
             return base
@@ -87,7 +95,6 @@ def _base(description: Description) -> str:
 
 def _normalized(root: Path, base: str, name: str) -> str:
     """A name relative to the root; one that leads out of it begins with `..`."""
-    name = name.replace("\\", "/")
     if name.startswith("/"):
         return posixpath.relpath(name, root.absolute())
     return posixpath.normpath(posixpath.join(base, name))
@@ -99,6 +106,7 @@ def _below_root(description: Description, base: str, name: str) -> str:
     Raises:
         ValueError: it leads out of the root.
     """
+    name = name.replace("\\", "/")
     relative = _normalized(description.root, base, name)
     if LEAVES_ROOT.match(relative):
         relative = _normalized(description.root, base, LEADING_PARENTS.sub("", name))

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ..config.sections import TestTimeAugmentation
 from ..runtime.cards import describe_teacher, escape, license_fields, quote, table
 from ..runtime.text import format_bytes, pluralize, printable
 from .report.scores import percent
@@ -168,14 +169,18 @@ def _metadata(
 def _scores(
     report: Mapping[str, Any], record: Mapping[str, Any], evaluation: Mapping[str, Any]
 ) -> Iterator[Score]:
-    """The file's PCK: of its quantized weights, else as evaluated, else on validation samples."""
+    """The file's PCK: of its quantized weights, else as evaluated, else on validation samples.
+
+    An evaluation that averaged several passes is left out, because the file makes one.
+    """
     if "quantized" in report:
         costs = report["quantized"]
         yield Score(costs["metric"], costs["int8"]["pck"], costs["dataset"], costs["people"])
         return
     row = _row_of(evaluation, "record.result.weights_sha256", report["weights_sha256"])
     validation = at(record, "result.validation_pck")
-    if is_number(at(row, "mean")):
+    is_one_pass = at(evaluation, "evaluation") == TestTimeAugmentation().model_dump(mode="json")
+    if is_one_pass and is_number(at(row, "mean")):
         dataset, metric = str(at(evaluation, "dataset.name")), str(at(row, "metric"))
         yield Score(metric, at(row, "mean"), dataset, _whole(at(row, "samples")))
     elif is_number(validation):

@@ -93,7 +93,7 @@ def oks_fields(data: Data, samples: SampleSet, predicted: PredictedJoints) -> di
     path, _ = coco.split_paths(data.root, "test", data.coco)
     labels = read_labels(path, data.coco)
     image_ids = {
-        coco.sample_id(path, annotation_id): image_id
+        coco.sample_id(path, annotation_id, data.root / data.coco.folder): image_id
         for annotation_id, image_id in zip(labels.people.ids, labels.people.image_ids, strict=True)
     }
     detections = coco_results(

@@ -137,6 +137,8 @@ def _checked(path: Path, run: ModelRunner, joints: int) -> ModelRunner:
             output = run(crops_BSS3)
         except Exception as error:  # of many types
             raise ValueError(f"{path} cannot be run: {first_line(error)}") from None
+        if not all(isinstance(v, np.ndarray) and v.dtype.kind == "f" for v in output[:2]):
+            raise ValueError(f"{path}: expected joints and peaks that are floating-point numbers")
         count = len(crops_BSS3)
         shapes = output.joints.shape, output.peaks.shape
         if shapes != ((count, joints, 2), (count, joints)):
@@ -173,7 +175,7 @@ def _read_tflite(path: Path) -> File:
         run = open_tflite(file.content, file.outputs)
     except Exception as error:  # of many types
         raise ValueError(f"{path} cannot be run by LiteRT: {first_line(error)}") from None
-    return File(run, file.metadata.get(DESCRIPTION, b"").decode("utf-8", "replace"), file.sha256)
+    return File(run, file.description.decode("utf-8", "replace"), file.sha256)
 
 
 READERS: dict[str, Callable[[Path], File]] = {

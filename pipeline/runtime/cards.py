@@ -15,7 +15,8 @@ MAX_TEXT = 200
 UNKNOWN_LICENSE = "other"
 
 _LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]{1,63}")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#|~$&!])")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#|~$&!]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
+"""What Markdown gives a meaning, and what GitHub and the hub make a link of."""
 
 
 def escape(value: Any) -> str:

@@ -11,6 +11,7 @@ import torch
 from .launch import is_launched, usable_cores
 
 MAX_GPU_WORKERS = 8
+MAX_LOADER_GROWTH = 2
 """Loader processes beside a GPU, by default."""
 
 
@@ -49,12 +50,15 @@ def loader_workers(workers: int | None, device: torch.device) -> int:
 def enough_workers(workers: int, wait_fraction: float) -> int:
     """Number of loader processes that keep up with training, up to the cores of this process.
 
+    Never more than `MAX_LOADER_GROWTH` times as many: each holds batches in shared memory.
+
     Args:
         workers: number of processes that did not.
         wait_fraction: share of the time that training waited for their batches, below 1.
     """
     # They took 1 / (1 - wait_fraction) times as long for a batch as a step takes.
-    return min(usable_cores(), math.ceil(max(1, workers) / (1 - wait_fraction)))
+    most = min(usable_cores(), MAX_LOADER_GROWTH * max(1, workers))
+    return min(most, math.ceil(max(1, workers) / (1 - wait_fraction)))
 
 
 def divide_cores(workers: int | None, device: torch.device) -> None:

@@ -13,6 +13,7 @@ UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # controls, among them the escape that begins a terminal's commands
     "\u2028\u2029"  # line and paragraph separators
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # these reorder the text around them
+    "\ufffe\uffff"  # no characters, which YAML refuses
     "\ud800-\udfff]"  # halves of characters, which JSON's escapes can name; no file can hold them
 )
 """Characters that act on a terminal, a log or a plot instead of being shown."""

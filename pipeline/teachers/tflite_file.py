@@ -28,6 +28,8 @@ MAX_TENSORS = 50_000
 MAX_TENSOR_BYTES = 1 << 30
 MAX_RANK = 8
 MAX_METADATA_BYTES = 1 << 20
+METADATA = "fpd.json"
+"""The metadata that is read (`export.formats.DESCRIPTION`)."""
 
 IDENTIFIER = b"TFL3"
 
@@ -154,13 +156,13 @@ class CheckedFile(NamedTuple):
     Attributes:
         content: a new file with its network alone.
         sha256: of the file, in hexadecimal.
-        metadata: its texts by name.
+        description: what `fpd export` wrote into its metadata; empty in other files.
         outputs: the tensors of its signature's outputs, by name; empty without a signature.
     """
 
     content: bytes
     sha256: str
-    metadata: dict[str, bytes]
+    description: bytes
     outputs: dict[str, int]
 
 
@@ -182,28 +184,27 @@ def read_checked(path: Path) -> CheckedFile:
         _check_counts(schema.Model.GetRootAs(content, 0))
         model = schema.ModelT.InitFromPackedBuf(content, 0)
         _check(model, schema)
-        metadata, outputs = _metadata(model), _outputs(model)
+        description, outputs = _metadata(model, METADATA), _outputs(model)
         model.metadata = model.metadataBuffer = model.signatureDefs = None
         builder = flatbuffers.Builder(len(content))
         builder.Finish(model.Pack(builder), IDENTIFIER)
         digest = hashlib.sha256(content).hexdigest()
-        return CheckedFile(bytes(builder.Output()), digest, metadata, outputs)
+        return CheckedFile(bytes(builder.Output()), digest, description, outputs)
     except _Refused as error:
         raise ValueError(f"{path} {error}") from None
     except Exception as error:  # of many types, for offsets and numbers outside of the file
         raise ValueError(f"{path} cannot be read as a TFLite file: {first_line(error)}") from None
 
 
-def _metadata(model: Any) -> dict[str, bytes]:
-    """Texts by name; none that is larger than `MAX_METADATA_BYTES`."""
-    entries = [(entry.name or b"", entry.buffer) for entry in model.metadata or ()]
-    _check_indices([index for _, index in entries], 0, len(model.buffers))
-    contents = ((name, model.buffers[index].data) for name, index in entries)
-    return {
-        name.decode("utf-8", "replace"): np.asarray(data, np.uint8).tobytes()
-        for name, data in contents
-        if data is not None and len(data) <= MAX_METADATA_BYTES
-    }
+def _metadata(model: Any, name: str) -> bytes:
+    """The first entry of a name; b"" if there is none or it is above `MAX_METADATA_BYTES`."""
+    entries = [e for e in model.metadata or () if (e.name or b"") == name.encode()][:1]
+    _check_indices([entry.buffer for entry in entries], 0, len(model.buffers))
+    for entry in entries:
+        data = model.buffers[entry.buffer].data
+        if data is not None and len(data) <= MAX_METADATA_BYTES:
+            return np.asarray(data, np.uint8).tobytes()
+    return b""
 
 
 def _outputs(model: Any) -> dict[str, int]:

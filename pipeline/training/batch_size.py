@@ -66,6 +66,7 @@ class Trial:
 
     def fits(self, views: int) -> bool:
         """Whether steps on this many views leave `FREE_SHARE` of the GPU's memory."""
+        _release(self.device)  # the peak of an earlier stage in this process is not this trial's
         available = _available_bytes(self.device)
         try:
             self._run(views)

@@ -47,6 +47,7 @@ class Run:
     """One training run.
 
     Attributes:
+        stated_learning_rate: that of the settings; `training` has it for its batch size.
         state: the network and all else that changes; training continues from its progress.
         make_loader: makes a loader of `sampler`'s batches with `workers` processes.
         validation: scored after every epoch; may be empty.
@@ -61,6 +62,7 @@ class Run:
 
     recipe: Recipe
     training: Training
+    stated_learning_rate: float
     objective: Objective
     state: TrainingState
     make_loader: Callable[..., DataLoader[Any]]
@@ -85,7 +87,9 @@ class Run:
                 network, self.device, synchronized=self.training.sync_batch_norm
             )
         self.loader = self.make_loader(workers=self.recipe.loader.workers)
-        self.reporter = ProgressReporter(self.out.name, self.recipe, self.training, self.device)
+        self.reporter = ProgressReporter(
+            self.out.name, self.recipe, self.training, self.device, self.stated_learning_rate
+        )
 
     def train(self) -> None:
         """Train from the progress of `state` to the last epoch, or until patience runs out.
@@ -175,7 +179,7 @@ class Run:
         raise Diverged(
             f"the loss became {loss} in epoch {progress.epoch + 1} by step {progress.step} "
             f"(learning rate {self._learning_rate():.2g}): remove {self.out.path} and train again "
-            f"with a lower learning rate, --set {setting}={self.training.learning_rate / 3:.2g}"
+            f"with a lower learning rate, --set {setting}={self.stated_learning_rate / 3:.2g}"
         )
 
     def _finish_epoch(self, stop: Stop) -> None:

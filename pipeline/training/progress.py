@@ -43,11 +43,22 @@ def loading_is_slow(row: dict[str, Any]) -> bool:
 class ProgressReporter:
     """The messages of one training run, under the name of its model."""
 
-    def __init__(self, name: str, recipe: Recipe, training: Training, device: torch.device) -> None:
+    def __init__(
+        self,
+        name: str,
+        recipe: Recipe,
+        training: Training,
+        device: torch.device,
+        stated_learning_rate: float,
+    ) -> None:
+        """Args:
+        stated_learning_rate: that of the settings; `training` has it for its batch size.
+        """
         self.name = name
         self.recipe = recipe
         self.training = training
         self.device = device
+        self.stated_learning_rate = stated_learning_rate
         self._warned_of_slow_loading = False
         self._epoch_ended_at = time.monotonic()
 
@@ -170,7 +181,7 @@ class ProgressReporter:
             ratio,
             self.recipe.targets.sigma_px * 2,
             self.section,
-            self.training.learning_rate * 3,
+            self.stated_learning_rate * 3,
         )
 
     def log_more_workers(self, row: dict[str, Any], workers: int, more: int) -> None:

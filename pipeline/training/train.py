@@ -100,13 +100,16 @@ def train_model(
     check_labels(data.samples, training, recipe, out)
     check_validation(data.validation, training)
     with join_process_group(device) as group:
-        group.check_same(make_identity(recipe, training, inputs))
+        base = {"base_batch_size": training.base_batch_size}
+        group.check_same(make_identity(recipe, training, inputs) | base)
+        stated_learning_rate = training.learning_rate
         training = choose(training, out, group, _trial(training, objective, data, device))
         identity = make_identity(recipe, training, inputs)
         run = _prepare(
             out=out,
             recipe=recipe,
             training=training,
+            stated_learning_rate=stated_learning_rate,
             objective=objective,
             data=data,
             identity=identity,
@@ -169,6 +172,7 @@ def _prepare(
     out: ModelDir,
     recipe: Recipe,
     training: Training,
+    stated_learning_rate: float,
     objective: Objective,
     data: TrainingData,
     identity: Identity,
@@ -213,6 +217,7 @@ def _prepare(
     return Run(
         recipe=recipe,
         training=training,
+        stated_learning_rate=stated_learning_rate,
         objective=objective,
         state=state,
         make_loader=partial(

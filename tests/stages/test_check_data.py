@@ -187,3 +187,14 @@ def test_a_side_without_counterpart_is_a_problem(root: Path) -> None:
 def test_synthetic_data_needs_no_files() -> None:
     report = check_data.run(Data(synthetic={"train": 4, "test": 2}))
     assert report["usable"] and report["splits"]["test"]["samples"] == 2
+
+
+def test_samples_in_both_splits_are_told(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (60, 60)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.8 0.8 0.3 0.3 0.6 0.6\n")
+    names = "names: [bee]\nkpt_shape: [2, 2]\nflip_idx: [0, 1]\n"
+    (tmp_path / "data.yaml").write_text(f"train: images\nval: images\n{names}")
+    report = check_data.run(Data(reader="yolo", root=tmp_path, validation=0))
+    assert report["usable"] and "test: 1 of 1 samples are also trained on" in describe(report)

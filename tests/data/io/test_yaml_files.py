@@ -34,6 +34,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(
         ("[" * 5000, ""),
         ("a: 2026-99-99", "month"),
         ("{[1]: 2}", "unhashable"),
+        ("a: !!timestamp foo", ""),
         ("\x00", "special characters"),
         ("a: " + "x" * MAX_YAML_BYTES, "at most"),
     ],

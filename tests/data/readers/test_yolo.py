@@ -116,6 +116,47 @@ def test_held_out_pictures_where_there_is_one_list(tmp_path) -> None:
     assert sum(map(len, splits)) == 60
 
 
+def test_one_picture_cannot_be_held_out(tmp_path) -> None:
+    assert "expected 2 or more images" in refused(tmp_path, settings={"test": "held-out"})
+
+
+@pytest.mark.parametrize(
+    "names", [{float("inf"): "fly"}, {0.7: "fly"}, {0: "fly", "0": "bee"}, {"a": "fly"}]
+)
+def test_a_class_has_one_number(tmp_path, names) -> None:
+    assert "names: expected a value for each class" in refused(tmp_path, names=names)
+
+
+def test_a_number_of_thousands_of_digits_is_named_short(tmp_path) -> None:
+    write(tmp_path, {"train/a": FLY})
+    path = tmp_path / "data.yaml"
+    path.write_text(f"train: images/train\nnames: [fly]\nkpt_shape: 0x{'f' * 9000}\n")
+    with pytest.raises(ValueError, match=r"kpt_shape: .* found a very large number"):
+        yolo(tmp_path, "train", Yolo())
+
+
+def test_files_of_windows(tmp_path) -> None:
+    """Backslashes, also in a ../ that is not meant, and a byte order mark."""
+    write(tmp_path, {"train/a": "\ufeff" + FLY}, train="..\\images\\train")
+    assert yolo(tmp_path, "train", Yolo()).ids == ("yolo/images/train/a.png/0",)
+    (tmp_path / "list.txt").write_text("\ufeffimages\\train\\a.png\r\n", "utf-8")
+    write(tmp_path, {}, train=["list.txt", "list.txt"])
+    assert yolo(tmp_path, "train", Yolo()).ids == ("yolo/images/train/a.png/0",)
+
+
+def test_a_list_of_too_many_lines_is_refused_before_they_are_read(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fpd.data.readers.yolo_lists.MAX_SAMPLES", 2)
+    (tmp_path / "list.txt").write_text("a\n" * 3)
+    write(tmp_path, {"train/a": FLY}, train="list.txt")
+    with pytest.raises(ValueError, match=r"list\.txt: its lines: expected 1 to 2 images, found 3"):
+        yolo(tmp_path, "train", Yolo())
+    (tmp_path / "list.txt").write_text(".\n")
+    with pytest.raises(ValueError, match=r"list\.txt: expected names of images, found a folder"):
+        yolo(tmp_path, "train", Yolo())
+
+
 def test_a_split_that_the_file_lacks_is_named(tmp_path) -> None:
     message = refused(tmp_path, split="test", settings={"test": "test"})
     assert "data.yaml: test: expected a folder of images" in message

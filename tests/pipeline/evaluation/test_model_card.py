@@ -49,7 +49,8 @@ def evaluation(report: dict[str, Any]) -> dict[str, Any]:
         return {"metric": "PCK@0.2", "mean": mean, "samples": 997, "record": weights}
 
     rows = {"teacher": row(0.663, SHA), "mine": row(0.5, report["weights_sha256"])}
-    return {"dataset": {"name": "lsp/test"}, "models": rows}
+    one_pass = {"flip_test": False, "scales": [1.0]}
+    return {"dataset": {"name": "lsp/test"}, "models": rows, "evaluation": one_pass}
 
 
 def test_the_hub_reads_the_metadata(
@@ -79,6 +80,15 @@ def test_the_card_has_the_facts(
     assert f"| parameters | {report['parameters']:,} |" in text
     assert "| `joints` | float32 (batch, 14, 2) | x, y in crop pixels" in text
     assert "neck, head top." in text
+
+
+def test_a_score_of_several_passes_is_not_the_files(
+    report: dict[str, Any], record: dict[str, Any], evaluation: dict[str, Any]
+) -> None:
+    record["result"]["validation_pck"] = 0.25
+    evaluation["evaluation"]["flip_test"] = True
+    text = model_card(report, record, evaluation, None)
+    assert "50.0 %" not in text and "| PCK | 25.0 %" in text
 
 
 def test_without_an_evaluation_the_validation_counts_or_nothing_was_measured(

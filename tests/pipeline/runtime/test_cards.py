@@ -17,6 +17,8 @@ from fpd.pipeline.runtime.cards import (
 
 def test_markdown_and_yaml_show_text_as_it_is() -> None:
     assert escape("<b> | [x](y) `z`") == r"\<b\> \| \[x\]\(y\) \`z\`"
+    assert escape("https://a.b www.c.d") == r"https\://a.b www\.c.d"
+    assert quote("\ufffe") == '"\\\\ufffe"'
     assert escape("a\n# b") == r"a\\n\# b"
     assert quote('say "é"\n---') == r'"say \"é\"\\n---"'
     assert len(escape("x" * 1000)) == MAX_TEXT == len(quote("x" * 1000)) - 2

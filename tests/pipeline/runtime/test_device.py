@@ -53,7 +53,7 @@ def test_the_recipes_loader_workers_take_precedence() -> None:
 
 @pytest.mark.parametrize(
     ("workers", "wait_fraction", "expected"),
-    [(8, 0.5, 16), (8, 0.3, 12), (8, 0.01, 9), (0, 0.5, 2), (8, 0.999, 64)],
+    [(8, 0.5, 16), (8, 0.3, 12), (8, 0.01, 9), (0, 0.5, 2), (8, 0.999, 16), (40, 0.9, 64)],
 )
 def test_enough_workers_keep_up_with_training(
     monkeypatch: pytest.MonkeyPatch, workers: int, wait_fraction: float, expected: int

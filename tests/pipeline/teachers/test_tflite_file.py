@@ -108,7 +108,7 @@ def described(model: Any, buffer: int | None = None, text: bytes = b"{}") -> Non
 
     entry, content, signature = schema.MetadataT(), schema.BufferT(), schema.SignatureDefT()
     content.data = np.frombuffer(text, np.uint8)
-    entry.name, entry.buffer = b"notes", len(model.buffers) if buffer is None else buffer
+    entry.name, entry.buffer = b"fpd.json", len(model.buffers) if buffer is None else buffer
     model.buffers.append(content)
     model.metadata = [entry]
     names = {b"maps": int(model.subgraphs[0].outputs[0]), b"other": 1 << 20}
@@ -182,13 +182,13 @@ def test_an_edited_file_without_a_change_is_accepted(tmp_path: Path) -> None:
 
 def test_metadata_and_names_of_outputs_are_read(tmp_path: Path) -> None:
     file = read_checked(edited(tmp_path, described))
-    assert file.metadata == {"notes": b"{}"}
+    assert file.description == b"{}"
     assert list(file.outputs) == ["maps"]
 
 
 def test_large_metadata_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fpd.pipeline.teachers.tflite_file.MAX_METADATA_BYTES", 4)
-    assert not read_checked(edited(tmp_path, lambda m: described(m, text=b"12345"))).metadata
+    assert not read_checked(edited(tmp_path, lambda m: described(m, text=b"12345"))).description
 
 
 def test_other_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

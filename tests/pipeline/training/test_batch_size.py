@@ -221,6 +221,28 @@ def test_a_trial_leaves_a_share_of_the_memory(
         assert trial.fits(8) == fits
 
 
+def test_an_earlier_stages_peak_is_not_a_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    peak = [1000]  # of all memory, by the teacher that was trained before
+    monkeypatch.setattr(Trial, "_run", lambda *_: peak.append(100))
+    monkeypatch.setattr(module, "_available_bytes", lambda _: 1000)
+    monkeypatch.setattr(module, "_reserved_bytes", lambda _: max(peak))
+    monkeypatch.setattr(module, "_release", lambda _: peak.clear())
+    assert Trial(AUTO, None, None, CPU, None).fits(8)  # type: ignore[arg-type]
+
+
+def test_advice_is_about_the_stated_learning_rate(
+    auto_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is scaled again when it is followed."""
+    monkeypatch.setattr(module, "_find", lambda *_: 16)
+    monkeypatch.setattr(
+        loop, "train_step", lambda **_: torch.tensor([math.nan, 0.0, 0.0, 0.0, 16.0])
+    )
+    stated = changed(auto_recipe, "teacher.learning_rate=3e-3")
+    with pytest.raises(ValueError, match=r"--set teacher\.learning_rate=0\.001$"):
+        train(tmp_path, stated)
+
+
 def test_trials_do_not_change_the_result(
     auto_recipe: Recipe, toy_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

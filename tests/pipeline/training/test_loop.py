@@ -430,7 +430,9 @@ def test_an_epoch_that_waited_gets_more_loader_processes(
     run.recipe = toy_recipe.model_copy(update={"loader": settings})
     run.device = torch.device(device)
     run.loader = SimpleNamespace(num_workers=3)  # type: ignore[assignment]
-    run.reporter = ProgressReporter("teacher", run.recipe, run.recipe.teacher, run.device)
+    run.reporter = ProgressReporter(
+        "teacher", run.recipe, run.recipe.teacher, run.device, stated_learning_rate=1e-3
+    )
     made = []
     run.make_loader = lambda workers: made.append(workers)  # type: ignore[assignment,return-value]
     run._load_faster(slow_epoch())

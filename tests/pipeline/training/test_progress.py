@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 def reporter(recipe: Recipe, name: str = "teacher", *overrides: str) -> ProgressReporter:
     recipe = apply_overrides(recipe.model_dump(mode="json"), overrides)
     training = recipe.teacher if name == "teacher" else recipe.student_named(name)
-    return ProgressReporter(name, recipe, training, CPU)
+    return ProgressReporter(name, recipe, training, CPU, training.learning_rate)
 
 
 def test_the_epoch_line_has_loss_pck_and_speed(
