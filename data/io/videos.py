@@ -158,7 +158,8 @@ def open_video(path: Path, *, as_stored: bool = False) -> VideoSource:
         as_stored: ignore the tag by which players turn frames, as phones write it.
 
     Raises:
-        ValueError: it does not exist, is no video that can be read, or has too large frames.
+        ValueError: it does not exist, is no video that can be read, has too large frames, or a name
+            that is not UTF-8.
     """
     try:
         status = path.stat()
@@ -167,8 +168,9 @@ def open_video(path: Path, *, as_stored: bool = False) -> VideoSource:
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{path} cannot be read (not a regular file): replace or remove it")
     # Absolute: FFmpeg takes a name such as "concat:a" for an address.
-    options = f"protocol_whitelist;file|format_whitelist;{CONTAINERS}"
-    capture = _open(str(path.absolute()), options)
+    address = str(path.absolute())
+    check_utf8(address, str(path), "rename the file or its folder")
+    capture = _open(address, f"protocol_whitelist;file|format_whitelist;{CONTAINERS}")
     if not capture.isOpened():
         raise ValueError(
             f"{path} cannot be read as a video: replace it, such as by an MP4, or remove it"
@@ -193,6 +195,7 @@ def open_live(source: str) -> VideoSource:
             capture = cv2.VideoCapture(number)
         name, advice = f"camera-{number}", "connect it, close programs that use it, or try another"
     elif source.lower().startswith(STREAM_SCHEMES):
+        check_utf8(source, f"--source {source}", "encode its other bytes as %XX")
         capture = _open(source, f"protocol_whitelist;{STREAM_PROTOCOLS}")
         name, advice = "stream", "open it in a player to try it"
     else:
@@ -210,6 +213,24 @@ def camera_number(source: str) -> int | None:
     """The number of a camera; None: the source is no number of one or two digits."""
     is_number = source.isascii() and source.isdigit() and len(source) <= 2
     return int(source) if is_number else None
+
+
+def check_utf8(name: str, locator: str, remedy: str) -> None:
+    """Refuse a name that is not UTF-8: OpenCV's VideoCapture and VideoWriter crash on one.
+
+    Args:
+        locator: what a user called it, for the message.
+        remedy: what to do, for the message.
+
+    Raises:
+        ValueError: it has bytes, which Python gives as surrogates, that are not UTF-8.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{locator}: expected a name in UTF-8, found other bytes: {remedy}"
+        ) from None
 
 
 def _open(address: str, options: str) -> Any:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ...data.io.videos import open_video, silent_opencv
+from ...data.io.videos import check_utf8, open_video, silent_opencv
 
 CODEC = "mp4v"
 """MPEG-4 Part 2: OpenCV's wheels encode it everywhere, H.264 they do not."""
@@ -32,8 +32,9 @@ class VideoWriter:
             path: its name ends in `SUFFIX`, by which the container is chosen.
 
         Raises:
-            ValueError: such frames cannot be encoded.
+            ValueError: such frames cannot be encoded, or the path is not UTF-8.
         """
+        check_utf8(str(path), str(path.parent), "name another folder with -o")
         self.path, self.size, self.count = path, (width, height), 0
         fits = max(width, height) <= MAX_SIDE_PX and min(width, height) > 1
         code = cv2.VideoWriter.fourcc(*CODEC)

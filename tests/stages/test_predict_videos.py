@@ -381,7 +381,7 @@ def test_wrong_arguments_are_named(model: Path, tmp_path: Path) -> None:
         ((clip, "--model", model, "--detector", "x"), "--detector x: expected an existing .onnx"),
         ((clip, "--model", model, "--detector", "x", *boxes), "found both --boxes and --detector"),
         ((clip, "--model", tmp_path / "no.onnx"), "no.onnx"),
-        ((clip, "--model", tmp_path), "expected an exported model (.onnx, .pt2, .tflite) or the folder"),
+        ((clip, "--model", tmp_path), "expected an exported model (.onnx, .pt2"),
         ((clip, "--model", model, "--name", "student"), "expected --name or --model, found both"),
         ((clip, "--model", model, "--flip-test"), "leave out --flip-test and --scales"),
         (("--source", "x", "--model", model), "expected a camera's number"),

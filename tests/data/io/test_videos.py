@@ -121,6 +121,19 @@ def test_an_option_of_the_user_comes_back(tmp_path: Path, monkeypatch: pytest.Mo
     assert os.environ[OPTIONS] == "threads;1"
 
 
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    """OpenCV would crash on it, and the process with it: none of its functions may be called."""
+    path = tmp_path / os.fsdecode(b"clip-\xff.avi")
+    try:
+        save(tmp_path / "clip.avi").rename(path)
+    except OSError:
+        pytest.skip("the file system takes only UTF-8")
+    with pytest.raises(ValueError, match="expected a name in UTF-8, found other bytes: rename"):
+        open_video(path)
+    with pytest.raises(ValueError, match="expected a name in UTF-8"):
+        open_live("http://127.0.0.1:1/\udcff.mp4")
+
+
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"clip\.mp4 cannot be read \(No such file"):
         open_video(tmp_path / "clip.mp4")

@@ -52,3 +52,8 @@ def test_missing_frames_are_told(tmp_path: Path) -> None:
     writer.count += 2  # as if OpenCV could not write the last two
     with pytest.raises(ValueError, match="3 of 5 frames could be written: free some space"):
         writer.close()
+
+
+def test_a_folder_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a name in UTF-8, found other bytes: name anoth"):
+        VideoWriter(tmp_path / "\udcff" / "a.mp4", 25, 64, 48)
