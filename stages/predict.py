@@ -37,17 +37,18 @@ import torch
 from ..data.io.boxes import Box, match_images, people_boxes, read_boxes
 from ..data.io.media import Media, find_media
 from ..data.io.photos import Photos
-from ..data.io.videos import open_live, open_video
+from ..data.io.videos import live_name, open_live, open_video
 from ..data.limits import MIN_SCORE
 from ..data.skeletons import Skeleton
 from ..pipeline.config.recipe import Recipe
 from ..pipeline.config.sections import Loader
 from ..pipeline.detectors import check_detector, load_detector, whole_pictures
+from ..pipeline.evaluation.overlay import overlay_name
 from ..pipeline.prediction.finders import Finder, detected, same_box
 from ..pipeline.prediction.people import Pictures
 from ..pipeline.prediction.photos import PhotoPredictor, PhotoResults
 from ..pipeline.prediction.pose_model import PoseModel, open_model, trained_model
-from ..pipeline.prediction.videos import VideoRequest, VideoResult, predict_video
+from ..pipeline.prediction.videos import VideoRequest, VideoResult, output_paths, predict_video
 from ..pipeline.runtime.files import make_writable
 from ..pipeline.runtime.interrupt import Interrupted, Stop, stop_requested
 from ..pipeline.runtime.lock import writer_lock
@@ -155,6 +156,7 @@ def run(
     if request.inputs or request.source is None:
         media = find_media(request.inputs)
     _check_options(request, media)
+    _check_names(request, media)
     model = (
         trained_model(work.model(name), device)
         if request.model is None
@@ -221,6 +223,35 @@ def _check_options(request: PredictRequest, media: Media) -> None:
         check_detector(request.detector)
     elif not given:
         log.warning("%s", whole_pictures(len(media.photos), videos))
+
+
+def _check_names(request: PredictRequest, media: Media) -> None:
+    """Check that no two inputs have results of one name, such as a.bmp and a.bmp.png.
+
+    Raises:
+        ValueError: two have.
+    """
+    videos = _video_request(request)
+    files: list[tuple[Path | str, Sequence[Path]]] = [
+        *((path, [request.out / overlay_name(path.name)]) for path in media.photos if request.draw),
+        *((path, output_paths(path.name, videos)) for path in media.videos),
+    ]
+    if request.source is not None:
+        name = live_name(request.source)
+        files.append((f"--source {request.source}", output_paths(name, videos)))
+    by_result: dict[Path, Path | str] = {}
+    for source, results in files:
+        for result in results:
+            other = by_result.setdefault(result, source)
+            if other != source:
+                raise ValueError(
+                    f"{other} and {source} would both be written to {result}: predict them in two "
+                    "calls, each with its own -o"
+                )
+
+
+def _video_request(request: PredictRequest) -> VideoRequest:
+    return VideoRequest(request.out, request.draw, request.every, request.max_frames)
 
 
 def _finder(request: PredictRequest, device: torch.device) -> Finder:
@@ -296,7 +327,7 @@ def _predict_videos(
     stop: Stop,
 ) -> None:
     """Predict the videos, then the live source; results and problems are added to the lists."""
-    files = VideoRequest(request.out, request.draw, request.every, request.max_frames)
+    files = _video_request(request)
     opened = [
         (partial(open_video, path, as_stored=request.as_stored), files) for path in media.videos
     ]

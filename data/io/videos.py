@@ -193,11 +193,11 @@ def open_live(source: str) -> VideoSource:
     if number is not None:
         with silent_opencv():
             capture = cv2.VideoCapture(number)
-        name, advice = f"camera-{number}", "connect it, close programs that use it, or try another"
+        advice = "connect it, close programs that use it, or try another"
     elif source.lower().startswith(STREAM_SCHEMES):
         check_utf8(source, f"--source {source}", "encode its other bytes as %XX")
         capture = _open(source, f"protocol_whitelist;{STREAM_PROTOCOLS}")
-        name, advice = "stream", "open it in a player to try it"
+        advice = "open it in a player to try it"
     else:
         raise ValueError(
             f"--source {source}: expected a camera's number, such as 0, or a stream's address, "
@@ -206,7 +206,13 @@ def open_live(source: str) -> VideoSource:
         )
     if not capture.isOpened():
         raise ValueError(f"--source {source} cannot be opened: {advice}")
-    return VideoSource(capture, name, f"--source {source}")
+    return VideoSource(capture, live_name(source), f"--source {source}")
+
+
+def live_name(source: str) -> str:
+    """The name of a camera or a stream, for files: `camera-0`, `stream`."""
+    number = camera_number(source)
+    return "stream" if number is None else f"camera-{number}"
 
 
 def camera_number(source: str) -> int | None:

@@ -51,6 +51,10 @@ containers state an estimate.)"""
 MAX_PAUSE_S = 10.0
 """For how long a live source's frame is repeated, at most."""
 
+REPEATS_PER_WAIT = 2
+"""A live source's frame is repeated for up to twice the time that it was waited for. Without this
+limit, repeated frames that take longer to encode than to show would call for ever more of them."""
+
 Frame = tuple[int, NDArray[np.uint8]]
 
 
@@ -64,7 +68,8 @@ class VideoRequest:
         every: predict and write each `every`-th frame.
         max_frames: stop after so many predicted frames; None: at the end.
         is_live: frames come by the clock, as from a camera: its video lasts as long as it did, and
-            frames are repeated in it where prediction is slower.
+            frames are repeated in it where prediction is slower. Where encoding is too slow for
+            that, the video is shorter.
     """
 
     out: Path
@@ -105,6 +110,7 @@ class _Output:
     writer: VideoWriter | None
     result: VideoResult
     started: float
+    written_s: float = 0.0  # when the latest frame was written, since the start
 
     def begin(self) -> None:
         header = {
@@ -129,15 +135,17 @@ class _Output:
         self.result.frames += 1
         if self.writer is not None:
             drawn_HW3 = draw_poses(pixels_HW3, poses, self.skeleton)
-            for _ in range(self._copies(time_s)):
+            for _ in range(self._copies(elapsed_s)):
                 self.writer.write(drawn_HW3)
+            self.written_s = monotonic() - self.started
 
-    def _copies(self, time_s: float) -> int:
+    def _copies(self, elapsed_s: float) -> int:
         """How often a frame is written: of a live source, until the video is as long as it."""
         if not self.request.is_live or self.writer is None:
             return 1
-        missing = int(time_s * self.info.fps) + 1 - self.writer.count
-        return max(1, min(missing, int(MAX_PAUSE_S * self.info.fps)))
+        missing = int(elapsed_s * self.info.fps) + 1 - self.writer.count
+        longest_s = min(REPEATS_PER_WAIT * (elapsed_s - self.written_s), MAX_PAUSE_S)
+        return max(1, min(missing, 1 + int(longest_s * self.info.fps)))
 
     def end(self) -> None:
         self.text.write(f'\n], "frames": {self.result.frames}}}\n')

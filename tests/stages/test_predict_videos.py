@@ -26,6 +26,7 @@ from fpd.pipeline.detectors.detector import People
 from fpd.pipeline.evaluation.inference import PredictedJoints
 from fpd.pipeline.prediction import pose_model
 from fpd.pipeline.prediction import videos as video_module
+from fpd.pipeline.runtime.video_writer import VideoWriter
 from fpd.stages import predict as predict_stage
 
 WIDTH, HEIGHT, FPS, FRAMES = 96, 72, 20.0, 20
@@ -300,10 +301,16 @@ def test_a_killed_process_leaves_nothing_half_written(model: Path, tmp_path: Pat
 
 
 class Camera:
-    """A camera of five frames, of which every one takes two frames' time to predict."""
+    """A camera, and the clock: to read and predict a frame takes two frames' time.
 
-    def __init__(self, *_: object) -> None:
-        self.position = -1
+    Attributes:
+        count: the number of its frames.
+        encoding_s: how long a frame takes to encode.
+    """
+
+    def __init__(self, count: int = 5, encoding_s: float = 0.0) -> None:
+        self.count, self.encoding_s = count, encoding_s
+        self.position, self.now_s = -1, 0.0
 
     def isOpened(self) -> bool:
         return True
@@ -314,31 +321,36 @@ class Camera:
 
     def read(self) -> tuple[bool, NDArray[np.uint8]]:
         self.position += 1
-        return self.position < 5, frame(self.position)
+        self.now_s += 2 / FPS
+        return self.position < self.count, frame(min(self.position, 60))
 
     def release(self) -> None: ...
 
 
 @pytest.fixture
-def camera(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Connect the camera, with a clock of its own."""
-    real = cv2.VideoCapture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[[Camera], None]:
+    """Connect a camera."""
+    open_file, write = cv2.VideoCapture, VideoWriter.write
 
-    def capture(source: object, *rest: int) -> Any:
-        return Camera() if isinstance(source, int) else real(source, *rest)
+    def connected(camera: Camera) -> None:
+        def capture(source: object, *rest: int) -> Any:
+            return camera if isinstance(source, int) else open_file(source, *rest)
 
-    def connect() -> None:
-        clock = iter(np.arange(1000) * 2 / FPS)
+        def slow_write(writer: VideoWriter, frame_HW3: NDArray[np.uint8]) -> None:
+            camera.now_s += camera.encoding_s
+            write(writer, frame_HW3)
+
         monkeypatch.setattr(video_files.cv2, "VideoCapture", capture)
-        monkeypatch.setattr(video_module, "monotonic", lambda: next(clock))
+        monkeypatch.setattr(VideoWriter, "write", slow_write)
+        monkeypatch.setattr(video_module, "monotonic", lambda: camera.now_s)
 
-    return connect
+    return connected
 
 
 def test_a_cameras_video_lasts_as_long_as_it_did(
-    model: Path, tmp_path: Path, camera: Callable[[], None]
+    model: Path, tmp_path: Path, connect: Callable[[Camera], None]
 ) -> None:
-    camera()
+    connect(Camera())
     out = tmp_path / "o"
     result = fpd("--source", "0", "--model", model, "-o", out, "--max-frames", "4")
     assert result.exit_code == 0, result.output
@@ -350,14 +362,34 @@ def test_a_cameras_video_lasts_as_long_as_it_did(
     assert info[2] == FPS and len(frames) == 1 + FPS * times_s[-1]  # each is shown twice
 
 
+@pytest.mark.parametrize(("encoding_frames", "frames_per_predicted"), [(0.25, 4), (3.0, 5)])
+def test_repeated_frames_do_not_make_ever_more_of_them(
+    model: Path,
+    tmp_path: Path,
+    connect: Callable[[Camera], None],
+    encoding_frames: float,
+    frames_per_predicted: int,
+) -> None:
+    """A frame takes a quarter of its time to encode, or three times as long."""
+    camera = Camera(20, encoding_frames / FPS)
+    connect(camera)
+    result = fpd("--source", "0", "--model", model, "-o", tmp_path / "o")
+    assert result.exit_code == 0, result.output
+    _, frames = read(tmp_path / "o" / "camera-0.mp4")
+    assert len(frames) <= 20 * frames_per_predicted
+    if encoding_frames < 1:  # the video keeps up
+        last_s = written(tmp_path / "o" / "camera-0.mp4.json")["people"][-1]["time_s"]
+        assert len(frames) == pytest.approx(last_s * FPS, abs=2)
+
+
 def test_ctrl_c_is_the_regular_end_of_a_camera_and_sigterm_is_not(
     model: Path,
     tmp_path: Path,
-    camera: Callable[[], None],
+    connect: Callable[[Camera], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for number, status in ((signal.SIGINT, 0), (signal.SIGTERM, 75)):
-        camera()
+        connect(Camera())
         out = tmp_path / str(status)
         with monkeypatch.context() as patched:
             interrupted_after(patched, 2, number)
@@ -394,6 +426,35 @@ def test_wrong_arguments_are_named(model: Path, tmp_path: Path) -> None:
         assert len(errors) == 1 and part in errors[0], result.output
         assert not list((tmp_path / "o").glob("clip*"))
     assert "the folder of the images" in fpd(clip, "--model", model, "-o", tmp_path).output
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        (("clip.mov", "clip.mov.mp4"), ()),
+        (("clip.mov", "clip.mov.mp4"), ("--no-draw",)),
+        (("camera-0.mp4",), ("--source", "0")),
+        (("stream.mp4",), ("--source", "rtsp://127.0.0.1/")),
+        (("a.bmp", "a.bmp.png"), ()),
+    ],
+)
+def test_results_of_one_name_are_refused(
+    tmp_path: Path, names: tuple[str, ...], options: tuple[str, ...]
+) -> None:
+    """Before the model is loaded: there is none."""
+    inputs = [tmp_path / name for name in names]
+    for path in inputs:
+        path.touch()
+    result = fpd(*inputs, *options, "--model", tmp_path / "no.onnx", "-o", tmp_path / "o")
+    assert result.exit_code == 1
+    assert " would both be written to " in result.output and "predict them in two" in result.output
+
+
+def test_drawings_of_one_name_do_no_harm_without_drawings(model: Path, tmp_path: Path) -> None:
+    for name in ("a.bmp", "a.bmp.png"):
+        cv2.imwrite(str(tmp_path / name), frame(0))
+    result = fpd(tmp_path, "--model", model, "--no-draw", "-o", tmp_path / "o")
+    assert result.exit_code == 0, result.output
 
 
 def test_a_model_needs_no_work_directory(
