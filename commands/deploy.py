@@ -140,7 +140,7 @@ def predict(
         options["work"] = options["work"] or Path()
     with stage(options, writes=False, needs_recipe=False) as (work, recipe, device):
         from ..stages.predict import PredictRequest, run
-        from .summaries.predict import describe
+        from .summaries.predict import describe, describe_failures
 
         request = PredictRequest(
             inputs=inputs,
@@ -159,14 +159,11 @@ def predict(
         )
         result = run(work, recipe, device, name, request)
         echo(describe(result, request))
-        for problem in result.problems:
+        for problem in (*result.problems, *(p for v in result.videos for p in v.problems)):
             echo(printable(problem), err=True)
-        if result.problems:
-            count = len(result.problems)
-            raise ValueError(
-                f"{count} {'input or box' if count == 1 else 'inputs or boxes'}, named above, "
-                f"could not be used; {request.out} has the others"
-            )
+        failures = describe_failures(result, request)
+        if failures is not None:
+            raise ValueError(failures)
 
 
 @click.command()

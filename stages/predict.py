@@ -102,7 +102,8 @@ class PredictResult:
     Attributes:
         people, images: numbers of those predicted on photographs.
         videos: what was predicted of each video.
-        problems: a message for each image, video or box that could not be used.
+        problems: a message for each image, video or box that could not be used. (What ended a
+            video early is in its own result.)
         images_without_box: images of which the file of boxes has no person.
         images_without_person: images on which the detector found no person.
         boxes_without_image: boxes of images that were not given.
@@ -180,7 +181,7 @@ def run(
         people=len(results.people),
         images=len({person["file_name"] for person in results.people}),
         videos=tuple(videos),
-        problems=(*results.problems, *(v.problem for v in videos if v.problem is not None)),
+        problems=tuple(results.problems),
         images_without_box=len(media.photos) - len(boxes.images),
         images_without_person=results.empty,
         boxes_without_image=boxes.without_image,

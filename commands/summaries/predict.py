@@ -31,9 +31,22 @@ def describe(result: PredictResult, request: PredictRequest) -> str:
 
 
 def _video(video: VideoResult) -> str:
-    """A video's line: how many poses and frames, how fast, and where."""
-    return (
+    """A video's line: how many poses and frames, how fast, and where; a note on a second one."""
+    line = (
         f"predicted {pluralize(video.people, 'pose')} on {pluralize(video.frames, 'frame')}, "
         f"{video.frames / video.seconds:.1f} frames/s: written to "
         f"{' and '.join(map(str, reversed(video.paths)))}"
     )
+    return line if video.note is None else f"{line}\nnote: {video.note}"
+
+
+def describe_failures(result: PredictResult, request: PredictRequest) -> str | None:
+    """How many inputs could not be used, and how many videos ended early; None: all is well."""
+    unused, ended = len(result.problems), sum(bool(video.problems) for video in result.videos)
+    parts = []
+    if unused:
+        inputs = "input or box" if unused == 1 else "inputs or boxes"
+        parts.append(f"{unused} {inputs}, named above, could not be used")
+    if ended:
+        parts.append(f"{pluralize(ended, 'video')}, named above, could not be completed")
+    return f"{'; '.join(parts)}; {request.out} has the rest" if parts else None

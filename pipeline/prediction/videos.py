@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -31,8 +31,9 @@ from tqdm import tqdm
 from ...data.io.videos import VideoInfo, VideoSource
 from ...data.skeletons import Skeleton
 from ..config.recipe import Recipe
-from ..runtime.files import atomic_group
+from ..runtime.files import atomic
 from ..runtime.interrupt import Stop
+from ..runtime.text import shorten
 from ..runtime.video_writer import SUFFIX, VideoWriter
 from .finders import Finder
 from .people import PixelSource, describe_skeleton, draw_poses, make_person, pose, sample_set
@@ -45,8 +46,11 @@ MAX_BATCH_PIXELS = 1 << 26
 """Of large frames, as many are predicted together: 200 MB as RGB."""
 
 SHORT = 0.95
-"""A video is reported as damaged if it has less than this share of the frames that it states. (Some
+"""A video is noted as cut short if it has less than this share of the frames that it states. (Some
 containers state an estimate.)"""
+
+BAR_LETTERS = 40
+"""Of a video's name in front of the progress bar."""
 
 MAX_PAUSE_S = 10.0
 """For how long a live source's frame is repeated, at most."""
@@ -88,7 +92,8 @@ class VideoResult:
         is_live: as of the request.
         frames, people: numbers of those predicted; a person counts in each frame.
         seconds: of the work.
-        problem: what ended it before its end, if anything but a signal.
+        problems: what ended it before its end, other than a signal, and what could not be written.
+        note: that it has fewer frames than it states; None: it has them.
     """
 
     paths: tuple[Path, ...]
@@ -96,7 +101,8 @@ class VideoResult:
     frames: int = 0
     people: int = 0
     seconds: float = 0.0
-    problem: str | None = None
+    problems: list[str] = field(default_factory=list)
+    note: str | None = None
 
 
 @dataclass
@@ -148,9 +154,16 @@ class _Output:
         return max(1, min(missing, 1 + int(longest_s * self.info.fps)))
 
     def end(self) -> None:
-        self.text.write(f'\n], "frames": {self.result.frames}}}\n')
+        """Complete both files; of a video that could not be written, the result is without it."""
         if self.writer is not None:
-            self.writer.close()
+            try:
+                self.writer.close()
+            except ValueError as error:
+                text_path, video_path = self.result.paths
+                self.result.problems.append(f"{video_path} was not written: {error}")
+                self.result.paths = (text_path,)
+                self.writer.path.unlink(missing_ok=True)  # the disk may be full
+        self.text.write(f'\n], "frames": {self.result.frames}}}\n')
 
 
 def written_fps(info: VideoInfo, request: VideoRequest) -> float:
@@ -178,34 +191,64 @@ def predict_video(
     Args:
         stop: ends it after the frames at hand; what was predicted is written.
 
+    Returns:
+        What was written. An error after the first frames ends the video there.
+
     Raises:
-        ValueError: no frame could be decoded, a box is outside of the frames, or they cannot be
-            encoded; nothing is written.
+        ValueError: no frame could be decoded or predicted, or they cannot be encoded; nothing is
+            written.
     """
     paths = output_paths(video.info.name, request)
     result = VideoResult(paths, request.is_live)
-    frames = _frames(video, request, result)
-    with (
-        TemporaryDirectory(dir=request.out, prefix=".video-") as folder,
-        atomic_group(*paths) as temporary,
-        temporary[0].open("w", encoding="utf-8") as text,
-    ):
+    with TemporaryDirectory(dir=request.out, prefix=".video-") as folder:
         writer = _writer(Path(folder), video.info, request)
-        output = _Output(request, model.skeleton, video.info, text, writer, result, monotonic())
-        output.begin()
-        _predict_frames(frames, output, model, recipe, find, stop, video.locator)
-        result.seconds = monotonic() - output.started
-        if not result.frames:
-            raise ValueError(
-                result.problem
-                or f"{video.locator}: no frame could be decoded: replace or remove it"
-            )
-        output.end()
-        if writer is not None:
-            writer.path.replace(temporary[1])
-    if result.problem is None:
-        result.problem = _cut_short(video, request, stop)
+        try:
+            with atomic(paths[0]) as temporary, temporary.open("w", encoding="utf-8") as text:
+                output = _Output(
+                    request, model.skeleton, video.info, text, writer, result, monotonic()
+                )
+                _fill(output, video, model, recipe, find, stop)
+        finally:
+            if writer is not None:
+                writer.release()
+        if writer is not None and result.paths == paths:
+            with atomic(paths[1]) as temporary:
+                writer.path.replace(temporary)
+    if not result.problems:
+        result.note = _cut_short(video, request, stop)
     return result
+
+
+def _fill(
+    output: _Output,
+    video: VideoSource,
+    model: PoseModel,
+    recipe: Recipe,
+    find: Finder,
+    stop: Stop,
+) -> None:
+    """Predict the frames into the open files, until the end, an error or a signal.
+
+    Raises:
+        ValueError: there is no frame, or the first ones cannot be predicted.
+    """
+    result = output.result
+    output.begin()
+    try:
+        frames = _frames(video, output.request, result)
+        _predict_frames(frames, output, model, recipe, find, stop, video.locator)
+    except ValueError as error:
+        if not result.frames:
+            raise
+        result.problems.append(str(error))
+    result.seconds = monotonic() - output.started
+    if not result.frames:
+        raise ValueError(
+            result.problems[0]
+            if result.problems
+            else f"{video.locator}: no frame could be decoded: replace or remove it"
+        )
+    output.end()
 
 
 def _writer(folder: Path, info: VideoInfo, request: VideoRequest) -> VideoWriter | None:
@@ -220,7 +263,7 @@ def _frames(video: VideoSource, request: VideoRequest, result: VideoResult) -> I
     try:
         yield from itertools.islice(video.frames(request.every), request.max_frames)
     except ValueError as error:
-        result.problem = str(error)
+        result.problems.append(str(error))
 
 
 def _predict_frames(
@@ -236,7 +279,8 @@ def _predict_frames(
     fitting = MAX_BATCH_PIXELS // (info.width * info.height)
     size = 1 if request.is_live else max(1, min(FRAMES_PER_BATCH, fitting))
     total = min(-(-info.frames // request.every), request.max_frames or info.frames)
-    with tqdm(total=total or None, desc=info.name, unit="frame", leave=False, disable=None) as bar:
+    name = shorten(info.name, BAR_LETTERS)
+    with tqdm(total=total or None, desc=name, unit="frame", leave=False, disable=None) as bar:
         while not stop.is_set() and (batch := list(itertools.islice(frames, size))):
             for frame, poses in zip(
                 batch, _poses(batch, model, recipe, find, locator), strict=True
@@ -273,4 +317,7 @@ def _cut_short(video: VideoSource, request: VideoRequest, stop: Stop) -> str | N
     read, stated = video.position, video.info.frames
     if read >= SHORT * stated:
         return None
-    return f"{video.locator} is damaged: {read} of its {stated} frames could be decoded"
+    return (
+        f"{video.locator}: {read} of the {stated} frames that the file states were decoded: it was "
+        "trimmed, or is damaged"
+    )

@@ -53,13 +53,17 @@ class VideoWriter:
         self._writer.write(cv2.cvtColor(frame_HW3, cv2.COLOR_RGB2BGR))
         self.count += 1
 
+    def release(self) -> None:
+        """End the file, unchecked."""
+        self._writer.release()
+
     def close(self) -> None:
         """End the file, and check that it has all frames: OpenCV tells no errors.
 
         Raises:
             ValueError: it has not.
         """
-        self._writer.release()
+        self.release()
         with open_video(self.path) as video:
             written = video.info.frames
         if written != self.count:

@@ -237,14 +237,68 @@ def test_every_other_frame_and_no_more_than_asked_for(model: Path, tmp_path: Pat
     assert written(out / "clip.mp4.json")["frames"] == 3 == len(read(out / "clip.mp4")[1])
 
 
-def test_a_damaged_video_keeps_what_was_decoded(model: Path, tmp_path: Path) -> None:
+def test_a_video_cut_short_is_noted(model: Path, tmp_path: Path) -> None:
     clip, out = save(tmp_path / "clip.avi", frames=40, code="MJPG"), tmp_path / "o"
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
     result = fpd(clip, "--model", model, "-o", out)
-    assert result.exit_code == 1
+    assert result.exit_code == 0, result.output
     count = written(out / "clip.avi.mp4.json")["frames"]
-    assert f"clip.avi is damaged: {count} of its 40 frames could be decoded" in result.output
+    assert f"clip.avi: {count} of the 40 frames that the file states were decoded" in result.output
+    assert "trimmed, or is damaged" in result.output
     assert 0 < count < 40 and len(read(out / "clip.avi.mp4")[1]) == count
+
+
+def test_an_error_late_in_a_video_keeps_what_was_predicted(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_module, "FRAMES_PER_BATCH", 2)
+    predict, count = pose_model.predict_exported, iter(range(1, 1000))
+
+    def fails(*arguments: Any) -> PredictedJoints:
+        if next(count) == 3:
+            raise ValueError("the model's output has NaN")
+        return predict(*arguments)
+
+    monkeypatch.setattr(pose_model, "predict_exported", fails)
+    clip, out = save(tmp_path / "clip.mp4"), tmp_path / "o"
+    result = fpd(clip, "--model", model, "-o", out)
+    assert result.exit_code == 1
+    assert "predicted 4 poses on 4 frames" in result.output and "output has NaN" in result.output
+    assert "1 video, named above, could not be completed" in result.output
+    assert "could not be used" not in result.output
+    assert written(out / "clip.mp4.json")["frames"] == 4 == len(read(out / "clip.mp4")[1])
+
+
+def test_a_video_that_cannot_be_written_leaves_its_joints(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(writer: VideoWriter) -> None:
+        raise ValueError("3 of 20 frames could be written: free some space on the disk")
+
+    monkeypatch.setattr(VideoWriter, "close", full)
+    clip, out = save(tmp_path / "clip.mp4"), tmp_path / "o"
+    result = fpd(clip, "--model", model, "-o", out)
+    assert result.exit_code == 1
+    assert f"{out / 'clip.mp4'} was not written: 3 of 20 frames" in result.output
+    assert written(out / "clip.mp4.json")["frames"] == FRAMES
+    assert {p.name for p in out.iterdir()} == {".fpd.lock", "clip.mp4.json"}
+
+
+def test_the_bars_name_is_printable(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+    bar = video_module.tqdm
+
+    def recorded(**options: Any) -> Any:
+        names.append(options["desc"])
+        return bar(**options)
+
+    monkeypatch.setattr(video_module, "tqdm", recorded)
+    clip = save(tmp_path / "clip.avi", frames=2, code="MJPG")
+    clip = clip.rename(tmp_path / f"\x1b[31m{'long' * 20}.avi")
+    assert fpd(clip, "--model", model, "-o", tmp_path / "o").exit_code == 0
+    assert len(names) == 1 and names[0].startswith("\\x1b[31mlong") and len(names[0]) == 40
 
 
 def test_earlier_results_stay_if_no_frame_can_be_decoded(model: Path, tmp_path: Path) -> None:
