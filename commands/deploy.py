@@ -15,6 +15,7 @@ from .terminal import echo
 
 if TYPE_CHECKING:
     from ..pipeline.models.export.registry import Kind
+    from ..stages.predict import PredictRequest, PredictResult
 
 
 @click.command()
@@ -133,14 +134,10 @@ def predict(
     """
     options["overrides"] += passes_overrides(flip, scales)
     if model is not None:
-        given = click.get_current_context().get_parameter_source("name")
-        if given is ParameterSource.COMMANDLINE:
-            raise click.ClickException("expected --name or --model, found both")
-        name = model.stem
+        name = _model_name(model)
         options["work"] = options["work"] or Path()
     with stage(options, writes=False, needs_recipe=False) as (work, recipe, device):
         from ..stages.predict import PredictRequest, run
-        from .summaries.predict import describe, describe_failures
 
         request = PredictRequest(
             inputs=inputs,
@@ -158,12 +155,7 @@ def predict(
             max_frames=max_frames,
         )
         result = run(work, recipe, device, name, request)
-        echo(describe(result, request))
-        for problem in (*result.problems, *(p for v in result.videos for p in v.problems)):
-            echo(printable(problem), err=True)
-        failures = describe_failures(result, request)
-        if failures is not None:
-            raise ValueError(failures)
+        _report_prediction(result, request)
 
 
 @click.command()
@@ -291,3 +283,32 @@ def _parse_box(box: str | None) -> tuple[float, float, float, float] | None:
     if not all(map(math.isfinite, (x, y, w, h))):
         raise ValueError(f"expected --box X,Y,W,H in numbers, found {box!r}")
     return x, y, w, h
+
+
+def _model_name(model: Path) -> str:
+    """The name of the model of `--model`, for the folder of its predictions.
+
+    Raises:
+        click.ClickException: --name is given, too.
+    """
+    given = click.get_current_context().get_parameter_source("name")
+    if given is ParameterSource.COMMANDLINE:
+        raise click.ClickException("expected --name or --model, found both")
+    has_name = model.name not in ("", "..")
+    return (model if has_name else model.resolve()).stem
+
+
+def _report_prediction(result: PredictResult, request: PredictRequest) -> None:
+    """Print what was predicted, and the problems.
+
+    Raises:
+        ValueError: there are problems.
+    """
+    from .summaries.predict import describe, describe_failures
+
+    echo(describe(result, request))
+    for problem in (*result.problems, *(p for v in result.videos for p in v.problems)):
+        echo(printable(problem), err=True)
+    failures = describe_failures(result, request)
+    if failures is not None:
+        raise ValueError(failures)

@@ -37,7 +37,7 @@ import torch
 from ..data.io.boxes import Box, match_images, people_boxes, read_boxes
 from ..data.io.media import Media, find_media
 from ..data.io.photos import Photos
-from ..data.io.videos import live_name, open_live, open_video
+from ..data.io.videos import live_name, open_live, open_video, without_secrets
 from ..data.limits import MIN_SCORE
 from ..data.skeletons import Skeleton
 from ..pipeline.config.recipe import Recipe
@@ -239,7 +239,7 @@ def _check_names(request: PredictRequest, media: Media) -> None:
     ]
     if request.source is not None:
         name = live_name(request.source)
-        files.append((f"--source {request.source}", output_paths(name, videos)))
+        files.append((f"--source {without_secrets(request.source)}", output_paths(name, videos)))
     by_result: dict[Path, Path | str] = {}
     for source, results in files:
         for result in results:
@@ -308,7 +308,9 @@ def _check_out(out: Path, paths: Iterable[Path]) -> None:
     Raises:
         ValueError: `out` is a folder of the images, no folder, or not writable.
     """
-    if out.resolve() in {path.resolve().parent for path in paths}:
+    # Of a link both folders: the drawing would replace the link, or what it leads to.
+    folders = {f for path in paths for f in (path.parent.resolve(), path.resolve().parent)}
+    if out.resolve() in folders:
         raise ValueError(
             f"{out} is the folder of the images, which drawings would replace: name another with -o"
         )
@@ -348,7 +350,7 @@ def _predict_videos(
 def _check_results(
     request: PredictRequest, results: PhotoResults, videos: list[VideoResult], stop: Stop
 ) -> None:
-    """Raise what ended the work, if it is not done.
+    """Raise what ended the work, if it is not done; problems of the finished part are logged.
 
     Raises:
         ValueError: no input could be used.
@@ -361,6 +363,8 @@ def _check_results(
             done.append(f"the joints of {pluralize(len(results.people), 'person', 'people')}")
         if videos:
             done.append(f"{pluralize(sum(v.frames for v in videos), 'frame')} of videos")
+        for problem in (*results.problems, *(p for video in videos for p in video.problems)):
+            log.warning("%s", problem)
         message = f"stopped: {request.out} has {' and '.join(done)}" if done else STOPPED_EARLY
         raise Interrupted(message, stop.signal)
     if results.problems and not (results.people or results.empty or videos):

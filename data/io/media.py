@@ -47,14 +47,14 @@ def find_media(paths: Sequence[Path]) -> Media:
     by_name: dict[str, Path] = {}
     for path in files:
         other = by_name.setdefault(path.name, path)
-        if other != path:
+        if other != path and other.resolve() != path.resolve():
             raise ValueError(
                 f"{other} and {path} have the same name, by which results and boxes are assigned "
                 "to images: predict them in two calls, each with its own -o"
             )
-    videos = tuple(path for path in files if path.suffix.lower() in VIDEO_SUFFIXES)
+    videos = tuple(path for path in by_name.values() if path.suffix.lower() in VIDEO_SUFFIXES)
     is_video = set(videos)
-    return Media(tuple(path for path in files if path not in is_video), videos)
+    return Media(tuple(path for path in by_name.values() if path not in is_video), videos)
 
 
 def _expanded(path: Path) -> list[Path]:

@@ -8,6 +8,7 @@ The size of a frame is checked before one is decoded.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import threading
 from collections.abc import Iterator
@@ -189,30 +190,36 @@ def open_live(source: str) -> VideoSource:
     Raises:
         ValueError: it is neither, or cannot be opened.
     """
-    number = camera_number(source)
+    number, shown = camera_number(source), without_secrets(source)
     if number is not None:
         with silent_opencv():
             capture = cv2.VideoCapture(number)
         advice = "connect it, close programs that use it, or try another"
     elif source.lower().startswith(STREAM_SCHEMES):
-        check_utf8(source, f"--source {source}", "encode its other bytes as %XX")
+        check_utf8(source, f"--source {shown}", "encode its other bytes as %XX")
         capture = _open(source, f"protocol_whitelist;{STREAM_PROTOCOLS}")
         advice = "open it in a player to try it"
     else:
         raise ValueError(
-            f"--source {source}: expected a camera's number, such as 0, or a stream's address, "
+            f"--source {shown}: expected a camera's number, such as 0, or a stream's address, "
             f"such as rtsp://..., found neither ({', '.join(STREAM_SCHEMES)}); files and folders "
             "are given without --source"
         )
     if not capture.isOpened():
-        raise ValueError(f"--source {source} cannot be opened: {advice}")
-    return VideoSource(capture, live_name(source), f"--source {source}")
+        raise ValueError(f"--source {shown} cannot be opened: {advice}")
+    return VideoSource(capture, live_name(source), f"--source {shown}")
 
 
 def live_name(source: str) -> str:
     """The name of a camera or a stream, for files: `camera-0`, `stream`."""
     number = camera_number(source)
     return "stream" if number is None else f"camera-{number}"
+
+
+def without_secrets(source: str) -> str:
+    """A camera's number or a stream's address for messages: without user, password and query."""
+    shown = re.sub(r"^([a-z]+://)?.*@", r"\1", source, flags=re.IGNORECASE | re.DOTALL)
+    return re.sub(r"\?.*", "?...", shown, flags=re.DOTALL)
 
 
 def camera_number(source: str) -> int | None:

@@ -26,14 +26,14 @@ from ...data.views import crop_image
 from ..config.recipe import Recipe
 from ..evaluation.overlay import overlay_name, write_image
 from ..runtime.files import as_json, atomic_group
-from ..runtime.interrupt import Interrupted, Stop
+from ..runtime.interrupt import Stop
 from ..runtime.loader import in_batches
 from .finders import Finder
 from .people import Person, describe_skeleton, draw_poses, make_person, pose, sample_set
 from .pose_model import PoseModel
 
 IMAGES_PER_BATCH = 64
-"""Images that are read, predicted and drawn before a signal is looked at."""
+"""Images whose people are found, then predicted and drawn together."""
 
 
 @dataclass
@@ -75,27 +75,29 @@ class PhotoPredictor:
         Args:
             indices: of the photographs.
             results: what is predicted is added to it.
-            stop: ends the work after the images at hand.
+            stop: ends the work: no more people are found, and those found are predicted.
         """
         try:
             with tqdm(
                 total=len(indices), desc="predict", unit="photo", leave=False, disable=None
             ) as bar:
                 for batch in in_batches(indices, IMAGES_PER_BATCH):
-                    people = list(self._find_people(batch, results))
-                    results.people += self._predict(people, results.problems, stop)
+                    people = list(self._find_people(batch, results, stop))
+                    results.people += self._predict(people, results.problems)
                     bar.update(len(batch))
                     if stop.is_set():
                         return
-        except Interrupted:  # in the middle of a batch: `stop` is set
-            return
         finally:
             if results.people or results.empty:
                 _write(self.out, results.people, self.model.skeleton)
 
-    def _find_people(self, images: Sequence[int], results: PhotoResults) -> Iterator[Person]:
+    def _find_people(
+        self, images: Sequence[int], results: PhotoResults, stop: Stop
+    ) -> Iterator[Person]:
         """The people of some images; what cannot be used is added to the results' problems."""
         for image in images:
+            if stop.is_set():  # a detector takes its time
+                return
             try:
                 width_height = self.photos.size(image)
                 boxes = self.find(self.photos, image)
@@ -111,22 +113,20 @@ class PhotoPredictor:
                 except ValueError as error:
                     results.problems.append(str(error))
 
-    def _predict(
-        self, people: list[Person], problems: list[str], stop: Stop
-    ) -> list[dict[str, Any]]:
+    def _predict(self, people: list[Person], problems: list[str]) -> list[dict[str, Any]]:
         """Results of the people of some images, whose drawings are written if requested."""
         if not people:
             return []
         samples = sample_set(self.photos, people, self.model.skeleton)
         try:
-            predicted = self.model.predict(self.recipe, samples, stop)
+            predicted = self.model.predict(self.recipe, samples)
         except ValueError:
             # An image has a valid header and damaged pixels: find it, and predict the others.
             crop_px = self.model.geometry.crop_px
             readable = _readable_people(self.photos, samples, crop_px, problems)
             if len(readable) == len(people):
                 raise
-            return self._predict([people[i] for i in readable], problems, stop)
+            return self._predict([people[i] for i in readable], problems)
         results = [
             _result(self.photos, person, joints_K2, peaks_K)
             for person, joints_K2, peaks_K in zip(

@@ -16,6 +16,9 @@ CODEC = "mp4v"
 MAX_SIDE_PX = 8191
 """Of MPEG-4 Part 2, whose sizes have 13 bits."""
 
+MIN_FPS = 0.01
+"""OpenCV writes rates in steps of 0.001 frames per second."""
+
 SUFFIX = ".mp4"
 
 
@@ -36,16 +39,20 @@ class VideoWriter:
         """
         check_utf8(str(path), str(path.parent), "name another folder with -o")
         self.path, self.size, self.count = path, (width, height), 0
-        fits = max(width, height) <= MAX_SIDE_PX and min(width, height) > 1
+        fits = max(width, height) <= MAX_SIDE_PX and min(width, height) > 1 and fps >= MIN_FPS
         code = cv2.VideoWriter.fourcc(*CODEC)
         with silent_opencv():
             size = self.size if fits else (0, 0)
             self._writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, fps, size)
         if not self._writer.isOpened():
+            limits = (
+                f"sides of 2 to {MAX_SIDE_PX} pixels: add"
+                if fps >= MIN_FPS
+                else f"{MIN_FPS:g} frames per second or more: lower --every, or add"
+            )
             raise ValueError(
                 f"frames of {width} x {height} pixels at {fps:g} per second cannot be written as "
-                f"MPEG-4, which has sides of 2 to {MAX_SIDE_PX} pixels: add --no-draw for the "
-                "joints alone"
+                f"MPEG-4, which has {limits} --no-draw for the joints alone"
             )
 
     def write(self, frame_HW3: NDArray[np.uint8]) -> None:

@@ -331,6 +331,19 @@ def test_wrong_arguments_are_named(model: Path, photos: Path, tmp_path: Path) ->
     assert not (tmp_path / "w").exists()
 
 
+def test_the_folder_of_a_model_without_a_name_is_inside_predictions(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model / "student", tmp_path / "mine" / "fast")
+    (tmp_path / "mine" / "fast" / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "mine" / "fast" / "here")
+    for given in ("..", "../../fast"):
+        result = fpd(photos / "000.png", "--model", given, "--no-draw")
+        assert result.exit_code == 0, result.output
+        assert results(Path("predictions") / "fast")
+        shutil.rmtree("predictions")
+
+
 def test_when_nothing_can_be_predicted_earlier_results_stay(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no image")
     out = tmp_path / "o"

@@ -92,6 +92,9 @@ class Left:
     def to(self, _: object) -> None: ...
 
     def __call__(self, image_HW3: NDArray[np.uint8], min_score: float, /) -> People:
+        return self.find(image_HW3, min_score)
+
+    def find(self, image_HW3: NDArray[np.uint8], min_score: float) -> People:
         self.calls += 1
         if self.calls > 10:
             return People(np.zeros((0, 4)), np.zeros(0))
@@ -185,6 +188,30 @@ def test_a_photo_without_anybody_is_a_result(model: Path, tmp_path: Path, detect
     result = fpd(tmp_path / "a.png", "--model", model, "--detector", "x", "-o", out)
     assert result.exit_code == 0, result.output
     assert json.loads((out / "predictions.json").read_text()) == []
+
+
+def test_a_signal_while_people_are_found_keeps_those_found(
+    model: Path, tmp_path: Path, detector: Left, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(6):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), frame(0))
+    (tmp_path / "1.png").write_bytes(b"no image")
+    find = detector.find
+
+    def interrupted(image_HW3: NDArray[np.uint8], min_score: float) -> People:
+        if detector.calls == 2:
+            signal.raise_signal(signal.SIGINT)
+        return find(image_HW3, min_score)
+
+    detector.find = interrupted  # type: ignore[method-assign]
+    out = tmp_path / "o"
+    result = fpd(tmp_path, "--model", model, "--detector", "x", "-o", out)
+    assert result.exit_code == 130, result.output
+    assert detector.calls == 3
+    names = [row["file_name"] for row in json.loads((out / "predictions.json").read_text())]
+    assert sorted({*names}) == ["0.png", "2.png", "3.png"]
+    assert sorted(path.name for path in out.glob("*.png")) == ["0.png", "2.png", "3.png"]
+    assert "1.png cannot be read as an image" in caplog.text
 
 
 def test_photos_and_videos_together(model: Path, tmp_path: Path) -> None:
@@ -480,6 +507,19 @@ def test_wrong_arguments_are_named(model: Path, tmp_path: Path) -> None:
         assert len(errors) == 1 and part in errors[0], result.output
         assert not list((tmp_path / "o").glob("clip*"))
     assert "the folder of the images" in fpd(clip, "--model", model, "-o", tmp_path).output
+
+
+def test_links_to_images_are_not_replaced(model: Path, tmp_path: Path) -> None:
+    for folder in ("real", "links"):
+        (tmp_path / folder).mkdir()
+    cv2.imwrite(str(tmp_path / "real" / "one.png"), frame(0))
+    (tmp_path / "links" / "one.png").symlink_to("../real/one.png")
+    (tmp_path / "same").symlink_to("links")
+    for inputs in ("links", "same"):
+        for out in ("links", "same", "real"):
+            result = fpd(tmp_path / inputs, "--model", model, "-o", tmp_path / out)
+            assert result.exit_code == 1 and "is the folder of the images" in result.output
+    assert (tmp_path / "links" / "one.png").is_symlink()
 
 
 @pytest.mark.parametrize(

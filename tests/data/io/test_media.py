@@ -53,6 +53,16 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
         find_media([tmp_path / "x", tmp_path / "y"])
 
 
+def test_a_file_given_by_two_paths_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "x/a.jpg")
+    (tmp_path / "y").symlink_to(tmp_path / "x")
+    monkeypatch.chdir(tmp_path)
+    paths = (Path("x"), tmp_path / "x", Path("x/../x/a.jpg"), Path("y"))
+    assert find_media(paths).photos == (Path("x/a.jpg"),)
+
+
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.jpg: expected an image, a video, or a folder"):
         find_media([tmp_path / "a.jpg"])

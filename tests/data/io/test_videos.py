@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,21 @@ def test_sources_that_cannot_be_opened(
     with pytest.raises(ValueError, match=message):
         open_live(source)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("rtsp://user:secret@127.0.0.1:1/a", "rtsp://127.0.0.1:1/a"),
+        ("rtsp://user:sec/r@t@127.0.0.1:1/a", "rtsp://127.0.0.1:1/a"),
+        ("http://127.0.0.1:1/a.mp4?token=secret", "http://127.0.0.1:1/a.mp4?..."),
+        ("user:secret@127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_passwords_are_not_shown(source: str, shown: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"--source {shown}")) as raised:
+        open_live(source)
+    assert "sec" not in str(raised.value).replace("--source", "")
 
 
 def test_a_camera_has_a_number() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fpd.data.io.videos import open_video
-from fpd.pipeline.runtime.video_writer import VideoWriter
+from fpd.pipeline.runtime.video_writer import MIN_FPS, VideoWriter
 
 
 @pytest.mark.parametrize("fps", [0.5, 23.976, 25.0, 30000 / 1001, 240.0])
@@ -43,6 +43,12 @@ def test_what_cannot_be_encoded_is_told(
     with pytest.raises(ValueError, match=rf"frames of {width} x {height} pixels at .* --no-draw"):
         VideoWriter(tmp_path / "a.mp4", fps, width, height)
     assert capfd.readouterr().err == ""
+
+
+def test_a_rate_that_is_too_low_is_the_reason(tmp_path: Path) -> None:
+    VideoWriter(tmp_path / "a.mp4", MIN_FPS, 64, 48).release()
+    with pytest.raises(ValueError, match=r"at 0\.0003 per second .* 0\.01 frames .* lower --every"):
+        VideoWriter(tmp_path / "a.mp4", 0.0003, 64, 48)
 
 
 def test_missing_frames_are_told(tmp_path: Path) -> None:
