@@ -37,7 +37,7 @@ class VideoWriter:
         Raises:
             ValueError: such frames cannot be encoded, or the path is not UTF-8.
         """
-        check_utf8(str(path), str(path.parent), "name another folder with -o")
+        check_utf8(str(path), "the folder of the video", "name another with -o")
         self.path, self.size, self.count = path, (width, height), 0
         fits = max(width, height) <= MAX_SIDE_PX and min(width, height) > 1 and fps >= MIN_FPS
         code = cv2.VideoWriter.fourcc(*CODEC)
