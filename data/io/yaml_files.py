@@ -31,7 +31,12 @@ class PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 WRONG_VALUES = (
-    *(ValueError, ArithmeticError, RecursionError, LookupError, AttributeError, TypeError),
+    ValueError,
+    ArithmeticError,
+    RecursionError,
+    LookupError,
+    AttributeError,
+    TypeError,
 )
 """What PyYAML raises for values that are not of their tag's type."""
 

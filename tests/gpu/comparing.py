@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +24,21 @@ JOINTS = 14
 
 def changed(recipe: Recipe, *overrides: str) -> Recipe:
     return apply_overrides(recipe.model_dump(mode="json"), overrides)
+
+
+@contextmanager
+def spare_memory(device: torch.device, spare_bytes: int) -> Iterator[None]:
+    """Limit a GPU's memory to what is reserved and so many bytes more."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(device).total_memory
+    limit = torch.cuda.memory_reserved(device) + spare_bytes
+    torch.cuda.set_per_process_memory_fraction(limit / total, device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.empty_cache()
 
 
 def random_joints(views: int, size_px: int, seed: int = 0) -> Tensor:

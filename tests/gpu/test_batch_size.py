@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from fpd.pipeline.training import batch_size
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import teacher
 
-from .comparing import changed
+from .comparing import changed, spare_memory
 
 pytestmark = pytest.mark.gpu
 
@@ -29,16 +28,8 @@ def little_memory(device: torch.device) -> Iterator[None]:
     if device.type == "cpu":
         yield
         return
-    gc.collect()
-    torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(device).total_memory
-    limit = torch.cuda.memory_reserved(device) + SPARE_BYTES
-    torch.cuda.set_per_process_memory_fraction(limit / total, device)
-    try:
+    with spare_memory(device, SPARE_BYTES):
         yield
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
-        torch.cuda.empty_cache()
 
 
 def test_a_batch_that_fits_is_found_and_trains(

@@ -21,7 +21,7 @@ from fpd.pipeline.runtime.memory import explain_exhausted, peak_bytes
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import teacher
 
-from .comparing import changed
+from .comparing import changed, spare_memory
 
 pytestmark = pytest.mark.gpu
 
@@ -42,16 +42,8 @@ def little_memory(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iter
         monkeypatch.setattr(Hourglass, "forward", lambda *_: torch.empty(1 << 48))
         yield
         return
-    gc.collect()
-    torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(device).total_memory
-    limit = torch.cuda.memory_reserved(device) + SPARE_BYTES
-    torch.cuda.set_per_process_memory_fraction(limit / total, device)
-    try:
+    with spare_memory(device, SPARE_BYTES):
         yield
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
-        torch.cuda.empty_cache()
 
 
 def test_a_step_that_does_not_fit_names_the_settings(

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from fpd.cli import main
-from fpd.pipeline.evaluation.model_card import LIBRARIES, USES
+from fpd.pipeline.evaluation.model_card import LIBRARIES, READ_BY_FPD, USES
 from fpd.pipeline.models.checkpoint import load_model
 from fpd.pipeline.models.export import openvino_file, registry
 from fpd.pipeline.models.export.deployable import Deployable, in_pytorch
 from fpd.pipeline.models.export.formats import DESCRIPTION, describe
 from fpd.pipeline.models.export.parity import compare
 from fpd.pipeline.models.export.registry import FORMATS, Kind
+from fpd.pipeline.prediction.exported import READERS as EXPORTED_READERS
 from fpd.pipeline.prediction.exported import read_exported
 from fpd.pipeline.workdir import WorkDir
 
@@ -112,3 +113,7 @@ def test_openvino_is_imported_without_its_telemetry() -> None:
 def test_the_command_and_the_card_know_all_formats() -> None:
     (option,) = [p for p in main.commands["export"].params if p.name == "kind"]
     assert list(option.type.choices) == list(FORMATS) == list(USES) == list(LIBRARIES)
+
+
+def test_the_card_tells_to_load_what_can_be_read() -> None:
+    assert {FORMATS[kind].suffixes[0] for kind in READ_BY_FPD} == set(EXPORTED_READERS)
