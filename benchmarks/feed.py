@@ -58,23 +58,22 @@ from _common import (
     use_one_core,
     write_results,
 )
+from _feed_parts import GEOMETRY, Part, image_path, photograph_parts, portable_parts, read_image
 from _formats import FORMATS, Shape, StoredView
 from _loaders import HRNetViews, HRNetViewsWithHeatmaps, Key, PytorchPoseViews
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from fpd.data.augmentation import affine_23, transform
 from fpd.data.datasets import load
-from fpd.data.geometry import Geometry
 from fpd.data.heatmap_codec import encode, flip_heatmaps
-from fpd.data.io.images import REDUCED_FLAGS, ImageFolder
-from fpd.data.io.jpeg import decode_jpeg, encode_jpeg
+from fpd.data.io.images import ImageFolder
+from fpd.data.io.jpeg import encode_jpeg
 from fpd.data.readers.synthetic.people import synthetic_samples
 from fpd.data.samples import SampleSet
 from fpd.data.sections import Augmentation, Data
 from fpd.data.skeletons import LSP
-from fpd.data.views import Views, crop_image
+from fpd.data.views import Views
 from fpd.pipeline.models.preprocessing import normalize
 from fpd.pipeline.runtime.loader import in_batches, make_loader
 from fpd.pipeline.store import Shard, StoreReader, StoreWriter, decompress, open_storage
@@ -83,7 +82,6 @@ from fpd.pipeline.store.writer import LabeledCrops
 from fpd.pipeline.training.dataset import DistillationViews
 
 KINDS = ("LSP", "LSPET", "MPII")
-GEOMETRY = Geometry()
 SHARD_SAMPLES = 128
 MIN_SECONDS = 0.1  # of a part of the work, per round
 CROP_QUALITY = 90  # of JPEGs
@@ -429,10 +427,6 @@ def describe(views: Views) -> str:
     )
 
 
-def image_path(views: Views, index: int) -> Path:
-    return Path(views.samples.images.locate(views.samples[index].image))
-
-
 def measure_loaders(cases: dict[str, LoaderCase], rounds: int) -> Results:
     """Views per second, milliseconds per view left to the device, and bytes per view."""
     first_batches = {name: first_batch(case.in_process) for name, case in cases.items()}
@@ -491,81 +485,6 @@ def tensor_bytes(batch: Any) -> int:
     if isinstance(batch, dict):
         return sum(map(tensor_bytes, batch.values()))
     return sum(map(tensor_bytes, batch)) if isinstance(batch, list | tuple) else 0
-
-
-@dataclass(frozen=True)
-class DecodedImage:
-    """An image with its encoded bytes; stands in for `SampleSet.images`."""
-
-    encoded: bytes
-    image: NDArray[np.uint8]
-    reduction: int
-
-    def read(self, _index: int, _zoom: float) -> tuple[NDArray[np.uint8], int]:
-        return self.image, self.reduction
-
-    def decode(self) -> object:
-        flags = REDUCED_FLAGS[self.reduction] | cv2.IMREAD_IGNORE_ORIENTATION
-        return cv2.imdecode(np.frombuffer(self.encoded, np.uint8), flags)
-
-
-def read_image(views: Views, index: int) -> DecodedImage:
-    zoom = float(np.sqrt(abs(np.linalg.det(make_affine(views, index)[:, :2]))))
-    image, reduction = views.samples.images.read(views.samples[index].image, zoom)
-    return DecodedImage(image_path(views, index).read_bytes(), image, reduction)
-
-
-def make_affine(views: Views, index: int) -> NDArray[np.float64]:
-    sample = views.samples[index]
-    parameters = views.parameters(index, 0)
-    return affine_23(sample.center_2, sample.side_px, parameters, GEOMETRY.crop_px)
-
-
-Part = Callable[[int], object]
-"""Part of the work on one view, by its number."""
-
-
-def photograph_parts(views: Views, dataset: DistillationViews) -> dict[str, Part]:
-    """The parts of the work on a view that is cut from its photograph."""
-    indices = range(len(views))
-    images = [read_image(views, index) for index in indices]
-    affines = [make_affine(views, index) for index in indices]
-    samples = [views.samples[index] for index in indices]
-    paths = [image_path(views, index) for index in indices]
-    unflipped = [views[index, 0] for index in indices]
-
-    def transform_labels(index: int) -> object:
-        crop_joints = transform(make_affine(views, index), samples[index].joints_K2)
-        return GEOMETRY.to_heatmap(crop_joints)
-
-    return {
-        "read file": lambda i: paths[i].read_bytes(),
-        "decode JPEG": lambda i: images[i].decode(),
-        "warp": lambda i: crop_image(images[i], samples[i], affines[i], GEOMETRY.crop_px),
-        "parameters, labels": transform_labels,
-        "flip": lambda i: views.flipped(unflipped[i]) if i % 2 else None,
-        "read heatmaps": lambda i: dataset.store.read(0, i),
-    }
-
-
-def portable_parts(dataset: DistillationViews) -> dict[str, Part]:
-    """The parts of the work on a view from a portable store."""
-    views, reader = dataset.views, dataset.store
-    jpegs = [reader.read_crop(0, index) for index in range(len(views))]
-    unflipped = [views[index, 0] for index in range(len(views))]
-
-    def read_labels(index: int) -> object:
-        sample, parameters = views.samples[index], reader.read_row("parameters", 0, index)
-        affine = affine_23(sample.center_2, sample.side_px, parameters, GEOMETRY.crop_px)
-        return affine, reader.read_row("joints", 0, index)
-
-    return {
-        "read JPEG": lambda i: reader.read_crop(0, i),
-        "decode JPEG": lambda i: decode_jpeg(jpegs[i], GEOMETRY.crop_px),
-        "parameters, labels": read_labels,
-        "flip": lambda i: views.flipped(unflipped[i]) if i % 2 else None,
-        "read heatmaps": lambda i: reader.read(0, i),
-    }
 
 
 def profile(case: LoaderCase, parts: dict[str, Part], rounds: int) -> dict[str, float]:
