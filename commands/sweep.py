@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import cache_options, cluster_options, run_options, stage
+from .options import cache_options, callback_option, cluster_options, run_options, stage
 from .terminal import echo
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     "on the test samples.",
 )
 @cluster_options
+@callback_option
 def sweep(
     name: str | None,
     grid: tuple[str, ...],
@@ -43,6 +44,7 @@ def sweep(
     count: int | None,
     scheduler: str | None,
     scheduler_file: Path | None,
+    callbacks: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Train a grid of students on one store and compare them.
@@ -64,7 +66,7 @@ def sweep(
 
         workers = choose_workers(count, scheduler, scheduler_file, workers_device)
         name, settings = _choose(recipe, name, grid, seeds, folds)
-        report = run(work, recipe, device, name, settings, workers)
+        report = run(work, recipe, device, name, settings, workers, callbacks=callbacks)
         echo(table(report))
         if settings.folds is not None:
             echo(f"best by cross-validation: {best(report)}")

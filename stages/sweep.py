@@ -9,7 +9,7 @@ sweep.png.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from ..pipeline.store.dataset import load_samples, load_training_samples
 from ..pipeline.store.manifest import TeacherEntry, read_manifest
 from ..pipeline.store.match import existing_store
 from ..pipeline.teachers import expected_entry
+from ..pipeline.training.callbacks import callback_factory
 from ..pipeline.training.sweep.cluster import make_student_job, train_on_cluster
 from ..pipeline.training.sweep.summary import draw, markdown, summarize
 from ..pipeline.training.sweep.variants import Variant, train_and_score, variants
@@ -42,6 +43,8 @@ def run(
     name: str,
     sweep: Sweep,
     workers: Workers | None = None,
+    *,
+    callbacks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train the sweep's missing students, score all of them, and compare them.
 
@@ -50,6 +53,8 @@ def run(
     Args:
         name: of the sweep's folder.
         workers: train on a Dask cluster; None: in this process, one student after another.
+        callbacks: of each student, as given to `--callback` (`training.callbacks`); some run the
+            user's code, which is imported wherever students are trained.
 
     Returns:
         The content of `sweep.json`: "name", "sweep" (its settings), "runs" (one row a student, with
@@ -60,8 +65,10 @@ def run(
             is missing, another process is running the sweep, or the Dask cluster cannot be reached.
         Interrupted: after SIGINT or SIGTERM; finished students are kept.
     """
+    for callback in callbacks:
+        callback_factory(callback)  # a misspelled one is refused before the first student
     with writer_lock(work.sweep(name)):
-        return _run(work, recipe, device, name, sweep, workers)
+        return _run(work, recipe, device, name, sweep, workers, callbacks)
 
 
 def _run(
@@ -71,11 +78,13 @@ def _run(
     name: str,
     sweep: Sweep,
     workers: Workers | None,
+    callbacks: Sequence[str],
 ) -> dict[str, Any]:
     students = variants(sweep)
     teacher_entry = _check_inputs(work, recipe, sweep, students)
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for student, row in _train(work, recipe, device, name, sweep, students, workers, teacher_entry):
+    inputs = (work, recipe, device, name, sweep)
+    for student, row in _train(*inputs, students, workers, teacher_entry, callbacks):
         rows[student.point, student.run] = row
         outcome = row.get("error") or f"PCK {percent(row['mean'])}"
         log.info(
@@ -128,15 +137,18 @@ def _train(
     students: list[Variant],
     workers: Workers | None,
     teacher_entry: TeacherEntry | None,
+    callbacks: Sequence[str],
 ) -> Iterator[tuple[Variant, dict[str, Any]]]:
     """Each student and its row, as soon as it is trained and scored."""
     if workers is not None:
-        job = make_student_job(work, recipe, name, sweep, workers, teacher_entry)
+        job = make_student_job(work, recipe, name, sweep, workers, teacher_entry, callbacks)
         yield from train_on_cluster(workers, job, recipe, students)
         return
     with stop_requested() as stop:  # training and scoring look at it, too
         for student in students:
-            row = train_and_score(work, recipe, name, sweep, student, device, teacher_entry)
+            row = train_and_score(
+                work, recipe, name, sweep, student, device, teacher_entry, callbacks
+            )
             yield student, row
             if stop.is_set():
                 raise Interrupted(STOPPED, stop.signal)

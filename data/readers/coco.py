@@ -132,13 +132,19 @@ def sample_id(path: Path, annotation_id: Id, folder: Path) -> str:
 def _leave_out_other_split(
     file: CocoFile, people: People, reasons: list[str | None], split: str
 ) -> None:
-    """Add a reason to leave out the annotations of those images that are in the other split."""
-    ids = list(file.images)
+    """Add a reason to leave out the annotations of those images that are in the other split.
+
+    Images without a person to score do not count: both splits have people.
+    """
+    used = {
+        image for image, reason in zip(people.image_ids, reasons, strict=True) if reason is None
+    }
+    ids = [image_id for image_id in file.images if image_id in used]
     names = [f"coco/{coco_format.file_name(file, image_id)}" for image_id in ids]
     in_test = dict(zip(ids, held_out_images(names, TEST_SHARE), strict=True))
     for index, image_id in enumerate(people.image_ids):
-        if in_test[image_id] != (split == "test"):
-            reasons[index] = reasons[index] or "of the other split"
+        if reasons[index] is None and in_test[image_id] != (split == "test"):
+            reasons[index] = "of the other split"
 
 
 def reasons_to_leave_out(people: People, min_keypoints: int) -> list[str | None]:

@@ -113,14 +113,20 @@ def _split_images(description: Description, split: str, settings: Yolo) -> list[
     """The images of one split, relative to the root."""
     if settings.test != HELD_OUT:
         return listed_images(description, split if split == "train" else settings.test)
-    names = listed_images(description, "train")
+    listed = listed_images(description, "train")
+    names = [name for name in listed if _has_people(description.root / label_name(name))]
     if len(names) < 2:
         raise ValueError(
-            f"{description.path}: expected 2 or more images to hold some of them out "
-            f"(data.yolo.test = {HELD_OUT}), found {len(names)}"
+            f"{description.path}: expected 2 or more images with people, to hold some of them out "
+            f"(data.yolo.test = {HELD_OUT}), found {len(names)} among {len(listed)} images"
         )
     is_test = held_out_images([f"yolo/{name}" for name in names], TEST_SHARE)
     return [name for name, out in zip(names, is_test, strict=True) if out == (split == "test")]
+
+
+def _has_people(path: Path) -> bool:
+    """Whether an image's text file has anything in it; background images have an empty one."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 def label_name(image: str) -> str:

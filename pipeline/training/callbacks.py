@@ -158,16 +158,12 @@ BUILT_IN: dict[str, Callable[[RunInfo], Callback]] = {"csv": Csv, "wandb": Weigh
 
 
 def make_callback(name: str, run: RunInfo) -> Callback:
-    """A callback by its name on the command line: a built-in one, or `package.module:factory`.
+    """A callback by its name on the command line.
 
     Raises:
         ValueError: there is none of this name, or the factory does not return a `Callback`.
     """
-    if name not in BUILT_IN and ":" not in name:
-        raise ValueError(
-            f"{OPTION} {name}: expected {', '.join(BUILT_IN)} or package.module:factory"
-        )
-    factory = BUILT_IN[name] if name in BUILT_IN else import_function(name, OPTION)
+    factory = callback_factory(name)
     try:
         callback = factory(run)
     except Exception as error:  # of any kind: code of the user's, or a service's client
@@ -178,3 +174,18 @@ def make_callback(name: str, run: RunInfo) -> Callback:
             f"fpd.pipeline.training.callbacks.Callback, found a {type(callback).__name__}"
         )
     return callback
+
+
+def callback_factory(name: str) -> Callable[[RunInfo], Any]:
+    """What makes the callback of a name: a built-in one, or the user's `package.module:factory`.
+
+    Raises:
+        ValueError: there is none of this name; the user's module does not exist or fails.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    if ":" not in name:
+        raise ValueError(
+            f"{OPTION} {name}: expected {', '.join(BUILT_IN)} or package.module:factory"
+        )
+    return import_function(name, OPTION)

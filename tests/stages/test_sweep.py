@@ -183,9 +183,24 @@ def test_a_cluster_finds_the_same(work: WorkDir, short_recipe: Recipe) -> None:
     grid = Sweep(grid={"student.alpha": [0, 1]}, seeds=1)
     workers = choose_workers(2, None, None, "cpu")
     in_process = sweep.run(work, short_recipe, CPU, "in-process", grid)
-    on_cluster = sweep.run(work, short_recipe, CPU, "on-cluster", grid, workers)
+    on_cluster = sweep.run(work, short_recipe, CPU, "on-cluster", grid, workers, callbacks=("csv",))
     for one, other in zip(in_process["runs"], on_cluster["runs"], strict=True):
         assert one | {"seconds": 0} == other | {"seconds": 0}
+    assert len(list(work.sweep("on-cluster").rglob("metrics.csv"))) == 2
+
+
+def test_callbacks_watch_every_student_and_a_misspelled_one_is_refused_first(
+    work: WorkDir, short_recipe: Recipe
+) -> None:
+    grid = Sweep(grid={"student.alpha": [0, 1]}, seeds=1)
+    with pytest.raises(ValueError, match="--callback cvs: expected csv, wandb or package"):
+        sweep.run(work, short_recipe, CPU, "watched", grid, callbacks=("cvs",))
+    assert not work.sweep("watched").exists()
+    runs = sweep.run(work, short_recipe, CPU, "watched", grid, callbacks=("csv",))["runs"]
+    tables = sorted(work.sweep("watched").rglob("metrics.csv"))
+    assert [path.parent.parent.name for path in tables] == ["alpha=0", "alpha=1"]
+    for path, run in zip(tables, runs, strict=True):
+        assert len(path.read_text().splitlines()) == 1 + run["epochs"]
 
 
 def test_initial_weights_are_found_from_another_working_directory(
@@ -195,12 +210,12 @@ def test_initial_weights_are_found_from_another_working_directory(
     work = WorkDir(Path())
     start = Sweep(points={"on": {"student.init_from": "./teacher", "student.alpha": 0}}, seeds=1)
     workers = choose_workers(2, None, None, "cpu")
-    job = make_student_job(work, short_recipe, "some", start, workers, None)
+    job = make_student_job(work, short_recipe, "some", start, workers, None, ())
     (variant,) = [with_absolute_paths(work, variant) for variant in variants(start)]
     tree = short_recipe.model_dump(mode="json")
     from_teacher = apply_overrides(tree, ("student.init_from=./teacher",))
     by_recipe = json.loads(
-        make_student_job(work, from_teacher, "some", start, workers, None).recipe
+        make_student_job(work, from_teacher, "some", start, workers, None, ()).recipe
     )
     monkeypatch.chdir("/")
     recipe = Recipe.model_validate_json(job.recipe)

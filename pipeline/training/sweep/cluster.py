@@ -37,7 +37,7 @@ class StudentJob:
     """What all tasks of a sweep share. Paths are absolute.
 
     Attributes:
-        recipe, sweep, teacher: JSON; see `train_and_score`.
+        recipe, sweep, teacher, callbacks: see `train_and_score`; the first three as JSON.
         name: of the sweep.
         work: the work directory.
         device, share_gpus: see `runtime.dask_cluster.worker_device`.
@@ -48,6 +48,7 @@ class StudentJob:
     name: str
     work: str
     teacher: str
+    callbacks: tuple[str, ...]
     device: str
     share_gpus: bool
 
@@ -59,6 +60,7 @@ def make_student_job(
     sweep: Sweep,
     workers: Workers,
     teacher: TeacherEntry | None,
+    callbacks: Sequence[str],
 ) -> StudentJob:
     """The part of a sweep that all its tasks share; see `train_and_score` for the arguments."""
     settings = absolute_settings(recipe)
@@ -73,6 +75,7 @@ def make_student_job(
         name=name,
         work=str(work.root.absolute()),
         teacher=json.dumps(teacher),
+        callbacks=tuple(callbacks),
         device=workers.device,
         share_gpus=workers.starts_workers,
     )
@@ -88,6 +91,7 @@ def train_one(job: StudentJob, variant: Variant) -> dict[str, Any]:
         variant=variant,
         device=worker_device(job.device, share_gpus=job.share_gpus),
         teacher=json.loads(job.teacher),
+        callbacks=job.callbacks,
     )
 
 

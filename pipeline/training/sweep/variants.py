@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,7 @@ def train_and_score(
     variant: Variant,
     device: torch.device,
     teacher: TeacherEntry | None,
+    callbacks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train the student of a variant and score it; what is already there is not repeated.
 
@@ -150,6 +152,7 @@ def train_and_score(
         base: the recipe that the sweep changes.
         name: of the sweep.
         teacher: what the store's manifest must state about the teacher; see `train_student`.
+        callbacks: as given to `--callback` (`training.callbacks`); some run the user's code.
 
     Returns:
         Its row of the sweep's "runs". If the student failed with a ValueError, the message is in
@@ -171,6 +174,7 @@ def train_and_score(
                     out=out,
                     device=device,
                     teacher=teacher,
+                    callbacks=callbacks,
                 )
                 row = _load_or_score(work, recipe, out, record, device)
             except ValueError as error:

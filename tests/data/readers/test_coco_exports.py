@@ -127,6 +127,14 @@ def test_the_people_of_an_image_are_in_one_split(tmp_path) -> None:
     assert sum(len(samples) for samples in splits.values()) == 60
 
 
+def test_both_splits_have_people_although_most_images_have_none(tmp_path) -> None:
+    content = cvat(count=30)
+    content["annotations"] = content["annotations"][:2]
+    write(tmp_path, "annotations/person_keypoints_default.json", content, "images/default")
+    splits = read_splits(data_of(tmp_path, CVAT), ("train", "test"))
+    assert [len(samples) for samples in splits.values()] == [1, 1]
+
+
 def roboflow(**changes: Any) -> dict[str, Any]:
     """Ids from 0, a parent category without keypoints, no num_keypoints."""
     return {

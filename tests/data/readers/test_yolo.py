@@ -116,6 +116,13 @@ def test_held_out_pictures_where_there_is_one_list(tmp_path) -> None:
     assert sum(map(len, splits)) == 60
 
 
+def test_both_splits_have_people_although_most_pictures_have_none(tmp_path) -> None:
+    write(tmp_path, {f"train/{n}": FLY if n in (8, 20) else "" for n in range(30)}, val=None)
+    (tmp_path / "labels/train/3.txt").touch()
+    splits = [yolo(tmp_path, split, Yolo(test="held-out")) for split in ("train", "test")]
+    assert [len(samples) for samples in splits] == [1, 1]
+
+
 def test_one_picture_cannot_be_held_out(tmp_path) -> None:
     assert "expected 2 or more images" in refused(tmp_path, settings={"test": "held-out"})
 
