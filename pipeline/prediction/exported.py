@@ -107,6 +107,8 @@ def read_exported(path: Path) -> ExportedModel:
         raise ValueError(
             f"{path}: expected an exported model, {', '.join(READERS)}, found another suffix"
         )
+    if not path.is_file():  # before what is missing of the packages that read it
+        raise ValueError(f"{path}: expected an exported model, found no file")
     file = read(path)
     try:
         text = json.loads(file.description)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,21 @@ def read_as(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., An
             return output
 
         monkeypatch.setitem(exported.READERS, ".onnx", lambda _: File(run, text, "0"))
-        return read_exported(tmp_path / "student.onnx")
+        path = tmp_path / "student.onnx"
+        path.touch()
+        return read_exported(path)
 
     return read
+
+
+@pytest.mark.parametrize("suffix", exported.READERS)
+def test_a_missing_file_is_named_before_a_missing_package(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("onnx", "ai_edge_litert"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match="expected an exported model, found no file"):
+        read_exported(tmp_path / f"student{suffix}")
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
