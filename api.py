@@ -32,8 +32,8 @@ from .data.geometry import Geometry
 from .data.io.boxes import Box
 from .data.io.photos import Photos
 from .data.skeletons import Skeleton
+from .pipeline.config.overrides import toml
 from .pipeline.config.recipe import Recipe
-from .pipeline.config.reference import toml
 from .pipeline.config.sections import Loader
 from .pipeline.evaluation.overlay import draw_overlay, write_image
 from .pipeline.models.model_dir import ModelDir
@@ -116,7 +116,7 @@ class Model:
         Raises:
             ValueError: the image cannot be read, or a box is empty or outside of it.
         """
-        photos = _pixels(image) if isinstance(image, np.ndarray) else Photos([Path(image)])
+        photos = _pixels(image) if isinstance(image, np.ndarray) else _photo(Path(image))
         size = photos.size(0)
         found = [None] if boxes is None else [_box(box) for box in boxes]
         people = [make_person(photos, 0, box, size) for box in found]
@@ -147,6 +147,11 @@ def load(source: str | Path, name: str | None = None, device: str = "auto") -> M
     """
     path, torch_device = Path(source), choose_device(device)
     is_model = path.suffix in READERS or ModelDir(path).finished
+    if not is_model and not path.is_dir():
+        raise ValueError(
+            f"{path}: expected a work directory, the folder of a finished model, or an exported "
+            f"model ({', '.join(READERS)}), found {'another file' if path.exists() else 'nothing'}"
+        )
     if name is None and is_model:
         model = open_model(path, torch_device)
     else:
@@ -270,6 +275,12 @@ def _best(work: WorkDir) -> str:
         if name != "teacher"
     }
     return max(scores, key=scores.__getitem__) if scores else "teacher"
+
+
+def _photo(path: Path) -> Photos:
+    if not path.exists():  # for a missing file, readers name a setting of data sets
+        raise ValueError(f"{path}: expected an image file, found nothing")
+    return Photos([path])
 
 
 def _box(values: Sequence[float]) -> Box:

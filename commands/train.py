@@ -206,5 +206,5 @@ def _print_trained(name: str, record: dict[str, Any]) -> None:
         return  # of the processes that torchrun started, the first one prints
     result = record["result"]
     pck = result["validation_pck"]
-    best = f", validation PCK {100 * pck:.1f} (epoch {result['best_epoch']})" if pck else ""
-    echo(f"{name}: trained in {result['seconds']:.0f} s{best}")
+    best = f", validation PCK {100 * (pck or 0.0):.1f} (epoch {result['best_epoch']})"
+    echo(f"{name}: trained in {result['seconds']:.0f} s{'' if pck is None else best}")

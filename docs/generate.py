@@ -17,6 +17,7 @@ import click
 
 from fpd.cli import main as fpd_command
 from fpd.pipeline.config import reference
+from fpd.pipeline.config.overrides import toml
 from fpd.pipeline.config.recipe import shipped_recipes
 
 DOCS = Path(__file__).parent
@@ -151,7 +152,7 @@ def section_parts(section: reference.Section, heading: str = "") -> list[str]:
 
 def network_parts(networks: reference.Networks) -> list[str]:
     """The tables of the networks that a setting chooses from by `name`."""
-    listed = " or ".join(code(reference.toml(name)) for name in networks.kinds)
+    listed = " or ".join(code(toml(name)) for name in networks.kinds)
     return [
         f"## {NETWORKS}",
         f"{' and '.join(map(code, networks.keys))}: `name` is {listed}, and the other keys depend "

@@ -14,11 +14,13 @@ A stage is finished once its `record.json` exists, which is written last.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .config.overrides import list_overrides
 from .config.recipe import (
     Recipe,
     absolute_settings,
@@ -35,6 +37,8 @@ from .runtime.text import pluralize
 MAX_LISTED_FOLDERS = 5
 MAX_LISTED_CHANGES = 8
 STAGE_FOLDERS = frozenset({"teacher", "heatmaps.zarr", "student", "sweeps", "evaluation"})
+STORE_SECTIONS = ("data", "geometry", "augmentation", "store")
+"""Sections of the recipe that decide what a store holds."""
 MODEL_FILES = ("record.json", "weights.safetensors", "state.pt", "metrics.jsonl")
 
 
@@ -77,9 +81,26 @@ class WorkDir:
             )
 
     def command_options(self, recipe: Recipe) -> str:
-        """What follows `-w` in commands of messages: this directory, and the `--store` if any."""
+        """What follows `-w` in commands of messages.
+
+        That is this directory, the `--store` if any, and the settings of the store that the
+        directory's own recipe does not have: without them, the command would make another store.
+        """
         elsewhere = recipe.store.location
-        return str(self.root) if elsewhere is None else f"{self.root} --store {elsewhere}"
+        store = [] if elsewhere is None else [f"--store {elsewhere}"]
+        overrides = [f"--set {shlex.quote(text)}" for text in self._store_overrides(recipe)]
+        return " ".join([str(self.root), *store, *overrides])
+
+    def _store_overrides(self, recipe: Recipe) -> list[str]:
+        """Options `--set` that give the directory's own recipe the store of a command's recipe."""
+        try:
+            kept = Recipe.parse(self.read_kept()) if self.kept_recipe.is_file() else recipe
+        except ValueError:  # damaged, or of another version
+            return []
+        wanted, found = (absolute_settings(settings, self.root) for settings in (recipe, kept))
+        found["store"]["location"] = wanted["store"]["location"]  # has an option of its own
+        sections = [(section, wanted[section], found[section]) for section in STORE_SECTIONS]
+        return [text for section in sections for text in list_overrides(*section)]
 
     def student(self, name: str) -> ModelDir:
         return ModelDir(self.root / check_name(name))

@@ -122,6 +122,19 @@ def test_the_student_with_the_best_validation_is_loaded(toy_work: Path, tmp_path
         fpd.load(tmp_path, "third")
 
 
+def test_what_is_no_model_is_named(toy_work: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none: expected a work directory, .*, found nothing"):
+        fpd.load(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"recipe\.json: expected .*, found another file"):
+        fpd.load(toy_work / "recipe.json", "teacher")
+
+
+def test_a_missing_photograph_names_no_setting_of_data_sets(toy_work: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none\.jpg: expected an image file") as caught:
+        fpd.load(toy_work / "teacher").predict(tmp_path / "none.jpg")
+    assert "--set" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("boxes", "message"),
     [

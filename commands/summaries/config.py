@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...pipeline.config.origins import Path, TracedRecipe
+from ...pipeline.config.overrides import toml, toml_key
 from ...pipeline.config.recipe import shipped_recipes
 from ...pipeline.config.reference import (
     REQUIRED,
@@ -15,8 +16,6 @@ from ...pipeline.config.reference import (
     about,
     networks,
     sections,
-    toml,
-    toml_key,
 )
 
 COMMENT_COLUMN = 44

@@ -55,11 +55,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def _elsewhere(location: Location, settings: type[BaseModel], prefix: str) -> str:
     """Suggest the keys of this name in other sections: "; did you mean `student.alpha`?", or ""."""
-    if any(part in MODELS for part in location):
-        return ""  # another kind of network's
+    for index, part in enumerate(location):
+        if part in MODELS:
+            return _of_another_network(location[:index], location[-1], settings, prefix)
     keys = [key for key in _keys(settings) if key.rpartition(".")[2] == location[-1]]
     listed = " or ".join(f"`{prefix}{key}`" for key in keys[:MAX_SUGGESTED])
     return f"; did you mean {listed}?" if keys else ""
+
+
+def _of_another_network(
+    location: Location, name: int | str, settings: type[BaseModel], prefix: str
+) -> str:
+    """Name the kind of network that has a setting: "; networks with ... = timm have it", or ""."""
+    kinds = [kind for kind in MODELS if name in _keys_at(settings, (*location, kind))]
+    model = prefix + ".".join(map(str, location))
+    return f"; networks with {model}.name = {kinds[0]} have it" if kinds else ""
 
 
 def _keys(settings: type[BaseModel], prefix: str = "") -> Iterator[str]:

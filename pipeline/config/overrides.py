@@ -1,9 +1,11 @@
-"""Trees of settings: parsed from TOML and from the options `--set` and `--grid`, and merged."""
+"""Trees of settings: read from and written as TOML, `--set` and `--grid`, and merged."""
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..models.networks import DEFAULT_MODEL, MODELS
@@ -77,3 +79,41 @@ def _parse_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def list_overrides(prefix: str, wanted: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+    """The options `--set` that turn the settings `base` of a section into those of `wanted`.
+
+    Args:
+        prefix: the section's dotted key.
+
+    Returns:
+        Texts that `parse_override` reads. Settings that `wanted` leaves unset have none: an option
+        cannot unset anything.
+    """
+    texts: list[str] = []
+    for key, value in wanted.items():
+        dotted, old = f"{prefix}.{key}", base.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            texts += list_overrides(dotted, value, old)
+        elif value != old and value is not None:
+            texts.append(f"{dotted}={toml(value)}")
+    return texts
+
+
+def toml(value: Any) -> str:
+    """A value as TOML has it."""
+    if isinstance(value, str | Path):
+        return json.dumps(str(value), ensure_ascii=False)
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{toml_key(key)} = {toml(one)}" for key, one in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def toml_key(key: str) -> str:
+    """A key as TOML has it: quoted if it has dots or other characters that bare keys lack."""
+    is_bare = key.isascii() and key.replace("-", "").replace("_", "").isalnum()
+    return key if is_bare else toml(key)

@@ -6,9 +6,8 @@ Type and default are as TOML has them; values in a type are between backticks.
 from __future__ import annotations
 
 import inspect
-import json
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -18,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from .overrides import toml
 from .recipe import Recipe, recipe_text
 
 UNSET = "not set"
@@ -89,24 +89,6 @@ def about(name: str) -> str:
             break
         lines.append(text)
     return " ".join(lines).rstrip(":")
-
-
-def toml(value: Any) -> str:
-    """A value as TOML has it."""
-    if isinstance(value, str | Path):
-        return json.dumps(str(value), ensure_ascii=False)
-    if isinstance(value, Mapping):
-        pairs = ", ".join(f"{toml_key(key)} = {toml(one)}" for key, one in value.items())
-        return f"{{ {pairs} }}" if pairs else "{}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(toml, value)) + "]"
-    return str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def toml_key(key: str) -> str:
-    """A key as TOML has it: quoted if it has dots or other characters that bare keys lack."""
-    is_bare = key.isascii() and key.replace("-", "").replace("_", "").isalnum()
-    return key if is_bare else toml(key)
 
 
 def _sections(key: str, field: FieldInfo) -> Iterator[Section]:

@@ -144,7 +144,8 @@ def import_timm() -> Any:
         import timm
     except (ImportError, RuntimeError) as error:  # torchvision was built for another torch
         raise ValueError(
-            f"expected timm, for model.name = timm, found none that can be imported ({error}): pip "
-            "install -e '.[timm]', with a torchvision of the same release as torch"
+            f"expected timm, for model.name = timm, found none that can be imported ({error}): "
+            "`pip install 'fast-pose-distillation[timm]'`, with a torchvision of the same release "
+            "as torch"
         ) from None
     return timm

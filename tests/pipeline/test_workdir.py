@@ -224,3 +224,18 @@ def test_a_directory_that_cannot_be_created_is_named(tmp_path: Path) -> None:
 def test_creating_a_directory_leaves_no_probe_file(tmp_path: Path) -> None:
     WorkDir(tmp_path / "a" / "b").create()
     assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_commands_in_messages_have_the_settings_that_the_kept_recipe_lacks(tmp_path: Path) -> None:
+    work = WorkDir(tmp_path)
+    changes = ("geometry.crop_px=128", "store.teachers=['hf:a b/c']", "student.epochs=3")
+    recipe = load_recipe("demo", changes)
+    assert work.command_options(recipe) == str(tmp_path)  # nothing is kept yet
+    work.keep(load_recipe("demo"))
+    options = work.command_options(recipe)
+    assert options == (
+        f"{tmp_path} --set geometry.crop_px=128 --set 'store.teachers=[\"hf:a b/c\"]'"
+    )
+    assert work.command_options(load_recipe("demo", ("store.location=s3://b/x",))) == (
+        f"{tmp_path} --store s3://b/x"
+    )

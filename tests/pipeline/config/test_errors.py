@@ -80,3 +80,13 @@ def test_all_mistakes_are_named_in_one_line() -> None:
 def test_a_mistake_in_a_student_is_named_by_its_key() -> None:
     with pytest.raises(ValueError, match=r"students\.small\.alpha"):
         apply_overrides({"students": {"small": {"epochs": 1}}}, ["students.small.alpha=2"])
+
+
+@pytest.mark.parametrize(
+    ("override", "kind"),
+    [("student.model.backbone=resnet18", "timm"), (TIMM % "stages", "hourglass")],
+)
+def test_a_setting_of_another_network_names_that_network(override: str, kind: str) -> None:
+    hint = rf"no such setting; networks with student\.model\.name = {kind} have it"
+    with pytest.raises(ValueError, match=hint):
+        load_recipe("demo", [override])

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fpd.pipeline.config.overrides import merge, parse_grid, parse_override, parse_toml
+from fpd.pipeline.config.overrides import (
+    list_overrides,
+    merge,
+    parse_grid,
+    parse_override,
+    parse_toml,
+    toml,
+    toml_key,
+)
 from fpd.pipeline.config.recipe import load_recipe
 
 
@@ -79,3 +88,27 @@ def test_a_table_of_another_network_replaces_the_old_one() -> None:
 def test_text_that_is_not_toml_is_refused_with_the_name_of_its_file(text: str) -> None:
     with pytest.raises(ValueError, match=r"mine\.toml is not a TOML file: "):
         parse_toml(text, "mine.toml")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [True, 3, 0.25, 1e-05, 'a "quoted" \\ word\n', "Ωmega", [1, [2.5, "x"]], {}, {"a.b": {"c": 1}}],
+)
+def test_values_are_toml(value: object) -> None:
+    assert tomllib.loads(f"value = {toml(value)}")["value"] == value
+
+
+@pytest.mark.parametrize("key", ["plain", "labels-only", "student.alpha", "", "ä", 'quo"te'])
+def test_keys_are_toml(key: str) -> None:
+    assert tomllib.loads(f"{toml_key(key)} = 1") == {key: 1}
+
+
+def test_overrides_turn_one_section_into_another() -> None:
+    base = {"crop_px": 64, "inner": {"names": ["a"], "kept": 1}, "unset": 3, "table": None}
+    wanted = {"crop_px": 128, "inner": {"names": ["b c"], "kept": 1}, "unset": None, "table": {}}
+    texts = list_overrides("geometry", wanted, base)
+    assert texts == ["geometry.crop_px=128", 'geometry.inner.names=["b c"]', "geometry.table={}"]
+    merged: dict[str, Any] = {"geometry": base}
+    for text in texts:
+        merged = merge(merged, parse_override(text))
+    assert merged["geometry"] == wanted | {"unset": 3}  # an option cannot unset anything

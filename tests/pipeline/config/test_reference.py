@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
-
 import pytest
 
 from fpd.pipeline.config.recipe import Recipe, shipped_recipes
-from fpd.pipeline.config.reference import UNSET, about, networks, sections, toml, toml_key
+from fpd.pipeline.config.reference import UNSET, about, networks, sections
 
 SETTINGS = {setting.key: setting for section in sections() for setting in section.settings}
 
@@ -40,16 +38,3 @@ def test_networks_are_those_that_students_and_teachers_choose_from() -> None:
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_shipped_recipe_says_what_it_is(name: str) -> None:
     assert about(name)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [True, 3, 0.25, 1e-05, 'a "quoted" \\ word\n', "Ωmega", [1, [2.5, "x"]], {}, {"a.b": {"c": 1}}],
-)
-def test_values_are_toml(value: object) -> None:
-    assert tomllib.loads(f"value = {toml(value)}")["value"] == value
-
-
-@pytest.mark.parametrize("key", ["plain", "labels-only", "student.alpha", "", "ä", 'quo"te'])
-def test_keys_are_toml(key: str) -> None:
-    assert tomllib.loads(f"{toml_key(key)} = 1") == {key: 1}
