@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..pipeline.runtime.text import last_message, printable
-from .terminal import STOPPED, echo
+from ..pipeline.runtime.launch import is_launched, launched_rank
+from .terminal import echo, errors_as_messages
 
 if TYPE_CHECKING:
     import torch
@@ -196,19 +196,16 @@ def stage(
             there is none, the settings have their defaults.
         distributed: processes that torchrun started can share the stage; the first process prints.
     """
-    from ..pipeline.runtime.interrupt import Interrupted, exit_status
-    from ..pipeline.runtime.launch import is_launched, launched_rank
     from ..pipeline.workdir import WorkDir
 
     if is_launched() and not distributed:
         raise click.ClickException(
             "torchrun is for `fpd run teacher` and `fpd run student`: run this command without it"
         )
-    rank = launched_rank()
-    is_first = rank == 0
+    is_first = launched_rank() == 0
     if not is_first:
         log.setLevel(logging.ERROR)
-    try:
+    with errors_as_messages(options["work"] or DEMO):
         work = WorkDir(
             options["work"] or DEMO
             if default_recipe is not None  # `fpd demo` makes it
@@ -235,22 +232,6 @@ def stage(
             keep_recipe(work, recipe, name or f"in {options['store']}")
         divide_cores(recipe.loader.workers, device)
         yield work, recipe, device
-    except ValueError as error:
-        process = "" if is_first else f"process {rank}: "
-        raise click.ClickException(process + printable(last_message(error))) from None
-    except OSError as error:
-        from ..pipeline.runtime.memory import explain_exhausted
-
-        path = printable(str(error.filename or work.root))
-        raise click.ClickException(
-            explain_exhausted(error)
-            or f"{path}: {printable(error.strerror or str(error))}; finished work is kept: solve "
-            "this and run the same command again"
-        ) from None
-    except (KeyboardInterrupt, Interrupted) as error:
-        if is_first:
-            echo(str(error) or STOPPED, err=True)
-        raise SystemExit(exit_status(error)) from None
 
 
 def keep_recipe(work: WorkDir, recipe: Recipe, name: str) -> None:

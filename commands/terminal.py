@@ -12,13 +12,17 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 import click
 
-from ..pipeline.runtime.interrupt import REQUEUE_EXIT, exit_status, raise_on_sigterm
-from ..pipeline.runtime.text import printable
+from ..pipeline.runtime.interrupt import REQUEUE_EXIT, Interrupted, exit_status, raise_on_sigterm
+from ..pipeline.runtime.launch import launched_rank
+from ..pipeline.runtime.text import last_message, printable
 
 STOPPED = "stopped; finished work is kept, run the same command again"
 
@@ -46,6 +50,35 @@ def set_up_logging() -> None:
     handler.setFormatter(PrintableFormatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("fpd").setLevel(logging.INFO)
+
+
+@contextmanager
+def errors_as_messages(work: Path) -> Iterator[None]:
+    """End a stage with one message, without traceback, for an error that its user can solve.
+
+    Of the processes that torchrun started together, the first one reports an interrupt for all; the
+    message of another's error has its rank.
+
+    Args:
+        work: the work directory, which is named if an error of the system names no file.
+    """
+    rank = launched_rank()
+    try:
+        yield
+    except ValueError as error:
+        process = f"process {rank}: " if rank else ""
+        raise click.ClickException(process + printable(last_message(error))) from None
+    except OSError as error:
+        path = printable(str(error.filename or work))
+        raise click.ClickException(
+            _explain(error)
+            or f"{path}: {printable(error.strerror or str(error))}; finished work is kept: solve "
+            "this and run the same command again"
+        ) from None
+    except (KeyboardInterrupt, Interrupted) as error:
+        if rank == 0:
+            echo(str(error) or STOPPED, err=True)
+        raise SystemExit(exit_status(error)) from None
 
 
 class Commands(click.Group):

@@ -15,8 +15,8 @@ may be stopped at any moment; run again, it makes the missing shards alone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Container
-from typing import Any
+from collections.abc import Container, Mapping
+from typing import Any, NamedTuple
 
 import torch
 
@@ -32,6 +32,7 @@ from ..pipeline.config.recipe import Recipe
 from ..pipeline.runtime.dask_cluster import Workers, check_reachable
 from ..pipeline.store import Coverage, Storage, StoreWriter, make_manifest, open_storage
 from ..pipeline.store.data_card import write_data_card
+from ..pipeline.store.manifest import Manifest
 from ..pipeline.teachers import HeatmapSource, compatibility_warnings, load_teacher
 from ..pipeline.teachers.resolve import check_teacher
 from ..pipeline.workdir import WorkDir
@@ -82,17 +83,7 @@ def run(
             be reached or failed.
         Interrupted: after SIGINT or SIGTERM; finished shards are kept.
     """
-    # Load: the training samples, the teacher, and the manifest that the store must have. The
-    # manifest describes all that decides the heatmaps; `teacher.entry` is the teacher's part of it.
-    # That the teacher exists is checked first, before the data set is loaded.
-    check_teacher(work, recipe, allow_code=allow_code)
-    samples = load(recipe.data, "train")
-    teacher = load_teacher(work.teacher, recipe, samples.skeleton, allow_code=allow_code)
-    manifest = make_manifest(recipe, samples, teacher.entry)
-    splits = samples_by_split(recipe, samples) if recipe.store.portable else {}
-    for warning in compatibility_warnings(teacher.entry, recipe, samples.skeleton):
-        log.info("%s", warning)
-
+    samples, splits, teacher, manifest = _load(work, recipe, allow_code=allow_code)
     store = open_storage(work.store_location(recipe))
     with store.locked():  # one writing process a store
         # Check: an existing store has this manifest, the disk has space, workers can be reached.
@@ -137,15 +128,39 @@ def run(
         coverage = writer.finish()  # checks every shard, and writes the totals to the manifest
         _check_visible(store, missing_shards, coverage)
         write_data_card(store, recipe.store.license)  # of a complete portable store
-    return {
-        "views": recipe.store.views,
-        "samples": len(samples),
-        "complete_views": recipe.store.views - len({view for view, _ in coverage.missing}),
-        "written": len(missing_shards),
-        **_sizes(coverage, recipe.store.views * len(samples), writer.layout.float16_bytes),
-        "encoding_error": coverage.encoding_error(),
-        "portable": {name: len(held) for name, held in splits.items()},
-    }
+    return _report(coverage, missing_shards, splits)
+
+
+class _Inputs(NamedTuple):
+    """What a store is made from.
+
+    Attributes:
+        samples: of training.
+        splits: the samples of each split that a portable store is to have; {} for another.
+        manifest: that the store must have: it describes all that decides the heatmaps.
+            `teacher.entry` is the teacher's part of it.
+    """
+
+    samples: SampleSet
+    splits: dict[str, SampleSet]
+    teacher: HeatmapSource
+    manifest: Manifest
+
+
+def _load(work: WorkDir, recipe: Recipe, *, allow_code: bool) -> _Inputs:
+    """Load data set and teacher, and log how well they fit each other.
+
+    Raises:
+        ValueError: there is no finished teacher, or one of them cannot be used.
+    """
+    check_teacher(work, recipe, allow_code=allow_code)  # before the data set, which takes longer
+    samples = load(recipe.data, "train")
+    teacher = load_teacher(work.teacher, recipe, samples.skeleton, allow_code=allow_code)
+    manifest = make_manifest(recipe, samples, teacher.entry)
+    splits = samples_by_split(recipe, samples) if recipe.store.portable else {}
+    for warning in compatibility_warnings(teacher.entry, recipe, samples.skeleton):
+        log.info("%s", warning)
+    return _Inputs(samples=samples, splits=splits, teacher=teacher, manifest=manifest)
 
 
 def _fill_on_cluster(
@@ -179,16 +194,23 @@ def _check_visible(store: Storage, written: list[tuple[int, int]], coverage: Cov
         )
 
 
-def _sizes(coverage: Coverage, all_views: int, float16_bytes: int) -> dict[str, float]:
-    """Size of the shards that exist, and of the same heatmaps as raw float16.
+def _report(
+    coverage: Coverage, written: list[tuple[int, int]], splits: Mapping[str, SampleSet]
+) -> dict[str, Any]:
+    """The counts, sizes and errors that `run` returns.
 
     Args:
-        all_views: views of single samples in the complete store.
-        float16_bytes: size of the complete store's heatmaps as raw float16.
+        written: (view, shard) of the shards made now.
     """
-    existing_views = coverage.samples()
+    layout, existing_views = coverage.layout, coverage.samples()
     return {
+        "views": layout.views,
+        "samples": layout.samples,
+        "complete_views": layout.views - len({view for view, _ in coverage.missing}),
+        "written": len(written),
         "bytes": coverage.bytes(),
         "bytes_per_view": coverage.bytes() / max(1, existing_views),
-        "float16_bytes": float16_bytes * existing_views // all_views,
+        "float16_bytes": layout.float16_bytes * existing_views // (layout.views * layout.samples),
+        "encoding_error": coverage.encoding_error(),
+        "portable": {name: len(held) for name, held in splits.items()},
     }

@@ -14,11 +14,10 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..data.datasets import Split
 from ..data.samples import SampleSet
@@ -51,16 +50,13 @@ from ..pipeline.store.manifest import STORED_SPLITS, ManifestError, has_shards
 from ..pipeline.store.match import views_of
 from ..pipeline.store.restore import restored_group, restored_manifest
 from ..pipeline.store.schema import SPLIT_RECEIPTS, receipt_name
-from ..pipeline.store.splits import load_split, stored_parts
 from ..pipeline.store.storage import StoragePart
 from ..pipeline.store.verify import (
     CheckedView,
-    Damage,
+    Examination,
     SampleView,
     Verification,
-    ViewParameters,
-    damaged_metadata,
-    examine,
+    examine_store,
     spread,
 )
 from ..pipeline.teachers import CodeNotAllowed, HeatmapSource, expected_entry, find_teacher
@@ -105,32 +101,28 @@ def run(
     store = open_storage(work.store_location(recipe))
     manifest_is_lost = _manifest_is_lost(store, work, recipe, repair=repair)
     samples = _load_samples(work, recipe)
-    if not manifest_is_lost:
-        _check_store(store, work, recipe, samples)
+    layout = None if manifest_is_lost else _check_store(store, work, recipe, samples)
     teacher = _find_teacher(
         work, recipe, samples, needed=sample_count > 0 or repair, allow_code=allow_code
     )
-    predictor = None if teacher is None else teacher.predictor(device)
-    not_compared = "none in the work directory"
-    if predictor and recipe.data.reader == STORE_READER and input_crop(predictor) is not None:
-        predictor, not_compared = None, "its own crops are cut from photographs"
-
-    if manifest_is_lost:
+    predictor, not_compared = _make_predictor(teacher, recipe, device)
+    if layout is None:
         _restore_manifest(store, work, recipe, samples, teacher, device, sample_count)
-    layout = _check_store(store, work, recipe, samples)
-    examine_store = partial(
-        _examine_store,
+        layout = _check_store(store, work, recipe, samples)
+
+    examine = partial(
+        examine_store,
         store,
         layout,
         sample_count=sample_count,
         parameters=stored_views(recipe, samples).parameters if deep else None,
     )
-    before = after = examine_store()
+    before = after = examine()
     if manifest_is_lost:  # restored, but without what `finish` writes into it
         before.damaged_metadata["zarr.json"] = store.read("zarr.json")
     if repair and before.is_damaged:
         _repair(store, work, recipe, samples, before, predictor, device)
-        after = examine_store()
+        after = examine()
     compared_views = None
     if predictor is not None:
         compared_views = _compare_with_teacher(
@@ -188,6 +180,16 @@ def _find_teacher(
         if needed:
             raise ValueError(f"{error}; --samples 0 checks the files alone") from None
         return None
+
+
+def _make_predictor(
+    teacher: HeatmapSource | None, recipe: Recipe, device: torch.device
+) -> tuple[HeatmapPredictor | None, str]:
+    """What stored heatmaps are compared with and repaired with; or None, and why there is none."""
+    predictor = None if teacher is None else teacher.predictor(device)
+    if predictor and recipe.data.reader == STORE_READER and input_crop(predictor) is not None:
+        return None, "its own crops are cut from photographs"
+    return predictor, "none in the work directory"
 
 
 def _manifest_is_lost(store: Storage, work: WorkDir, recipe: Recipe, *, repair: bool) -> bool:
@@ -295,83 +297,12 @@ def _expected_manifest(
     return make_manifest(recipe, samples, expected_entry(work.teacher, recipe, manifest))
 
 
-class _Examination(NamedTuple):
-    """What is damaged in a store.
-
-    Attributes:
-        damaged_metadata: name and correct content of each damaged object that describes the arrays.
-        damages: of shards.
-        cached_heatmaps: the views that were chosen to be compared with the teacher, as stored.
-    """
-
-    damaged_metadata: dict[str, bytes]
-    damages: list[Damage]
-    cached_heatmaps: dict[SampleView, CachedHeatmaps]
-
-    @property
-    def is_damaged(self) -> bool:
-        return bool(self.damaged_metadata or self.damages)
-
-
-def _examine_store(
-    store: Storage, layout: Layout, sample_count: int, parameters: ViewParameters | None
-) -> _Examination:
-    """Examine the shards with a missing file or a wrong size, and those that are read.
-
-    Args:
-        parameters: of the views; if given, all shards are examined.
-    """
-    metadata = damaged_metadata(store, layout.views)
-    all_shards = layout.tasks()
-    deep = parameters is not None
-    shards_to_examine = all_shards if deep else coverage(store, layout).missing
-    progress_bar = tqdm(shards_to_examine, "verify-cache", unit="shard", leave=False, disable=None)
-    damages = [
-        damage
-        for view, shard in progress_bar
-        for damage in examine(
-            store, layout, view, shard, decode=not metadata, parameters=parameters
-        )
-    ]
-    for part, part_layout in stored_parts(store, read_manifest(store)):
-        tasks = part_layout.tasks() if deep else coverage(part, part_layout).missing
-        for view, shard in tasks:
-            damages += examine(part, part_layout, view, shard, decode=not metadata)
-        if deep and not metadata and not any(damage.split == part.folder for damage in damages):
-            damages += _examine_labels(store, part.folder, part_layout)
-    if metadata:  # the reader needs it to decode anything
-        return _Examination(metadata, damages, {})
-    damaged_shards = {(damage.view, damage.shard) for damage in damages if not damage.split}
-    readable_shards = [task for task in all_shards if task not in damaged_shards]
-    reader = StoreReader(store, layout)
-    cached_heatmaps: dict[SampleView, CachedHeatmaps] = {}
-    for view, index in spread(layout, readable_shards, sample_count):
-        try:
-            cached_heatmaps[view, index] = reader.read(view, index)
-        except ValueError:
-            shard, _ = layout.locate(index)
-            if (view, shard) not in damaged_shards:
-                damaged_shards.add((view, shard))
-                damages += examine(store, layout, view, shard, parameters=parameters)
-    return _Examination(metadata, damages, cached_heatmaps)
-
-
-def _examine_labels(store: Storage, split: str, layout: Layout) -> list[Damage]:
-    """All shards of a split, if its samples cannot be used although they match their receipts."""
-    try:
-        load_split(store, read_manifest(store), split)
-    except ValueError as error:
-        what = f"has samples that cannot be used: {error}"
-        return [Damage("ids", view, shard, what, split) for view, shard in layout.tasks()]
-    return []
-
-
 def _repair(
     store: Storage,
     work: WorkDir,
     recipe: Recipe,
     samples: SampleSet,
-    examination: _Examination,
+    examination: Examination,
     predictor: HeatmapPredictor | None,
     device: torch.device,
 ) -> None:

@@ -50,8 +50,20 @@ def writer_lock(target: Path, *, inside: bool = False) -> Iterator[None]:
     if launched_rank() != 0:
         yield
         return
+    lock = _acquire(target, _lock_file(target, inside=inside))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _lock_file(target: Path, *, inside: bool) -> Path:
     absolute = target.absolute()
-    path = absolute / INSIDE if inside else absolute.with_name(f".{absolute.name}.lock")
+    return absolute / INSIDE if inside else absolute.with_name(f".{absolute.name}.lock")
+
+
+def _acquire(target: Path, path: Path) -> FileLock:
+    """Take the lock of `target`, whose file is at `path`; the exceptions of `writer_lock`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # For a clear message. `filelock` itself opens the file with O_NOFOLLOW.
     if path.is_symlink():
@@ -75,10 +87,7 @@ def writer_lock(target: Path, *, inside: bool = False) -> Iterator[None]:
         lock.release()
         error.filename = error.filename or str(path)
         raise
-    try:
-        yield
-    finally:
-        lock.release()
+    return lock
 
 
 class _OthersFile(Exception):

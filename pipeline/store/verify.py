@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from ..runtime.text import pluralize
-from .coverage import read_receipt
+from .coverage import coverage, read_receipt
 from .manifest import (
     MAX_METADATA_BYTES,
     Manifest,
@@ -23,9 +24,9 @@ from .manifest import (
     read_metadata,
     with_manifest,
 )
-from .reader import StoreReader
+from .reader import CachedHeatmaps, StoreReader
 from .schema import ARRAYS, MAX_VIEWS, RECEIPTS, Layout, shard_name
-from .splits import read_picture, stored_parts
+from .splits import load_split, read_picture, stored_parts
 from .storage import Storage, StoragePart
 from .writer import digest, empty_store
 
@@ -214,6 +215,82 @@ def spread(layout: Layout, tasks: list[tuple[int, int]], count: int) -> list[Sam
         first = int(position * GOLDEN_RATIO % 1 * len(rows))
         chosen += [(view, rows[(first + len(rows) * i // share) % len(rows)]) for i in range(share)]
     return chosen
+
+
+class Examination(NamedTuple):
+    """What is damaged in a store.
+
+    Attributes:
+        damaged_metadata: name and correct content of each damaged object that describes the arrays.
+        damages: of shards.
+        cached_heatmaps: the views that were chosen to be compared with the teacher, as stored.
+    """
+
+    damaged_metadata: dict[str, bytes]
+    damages: list[Damage]
+    cached_heatmaps: dict[SampleView, CachedHeatmaps]
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether anything is missing or damaged."""
+        return bool(self.damaged_metadata or self.damages)
+
+
+def examine_store(
+    store: Storage, layout: Layout, sample_count: int, parameters: ViewParameters | None
+) -> Examination:
+    """Examine the shards with a missing file or a wrong size, and those that are read.
+
+    Args:
+        sample_count: number of views of single samples to read, for a comparison with the teacher.
+        parameters: of the views; if given, all shards are examined.
+
+    Raises:
+        ValueError: there is no store, or its manifest is damaged.
+    """
+    metadata = damaged_metadata(store, layout.views)
+    all_shards = layout.tasks()
+    deep = parameters is not None
+    shards_to_examine = all_shards if deep else coverage(store, layout).missing
+    progress_bar = tqdm(shards_to_examine, "verify-cache", unit="shard", leave=False, disable=None)
+    damages = [
+        damage
+        for view, shard in progress_bar
+        for damage in examine(
+            store, layout, view, shard, decode=not metadata, parameters=parameters
+        )
+    ]
+    for part, part_layout in stored_parts(store, read_manifest(store)):
+        tasks = part_layout.tasks() if deep else coverage(part, part_layout).missing
+        for view, shard in tasks:
+            damages += examine(part, part_layout, view, shard, decode=not metadata)
+        if deep and not metadata and not any(damage.split == part.folder for damage in damages):
+            damages += _examine_labels(store, part.folder, part_layout)
+    if metadata:  # the reader needs it to decode anything
+        return Examination(metadata, damages, {})
+    damaged_shards = {(damage.view, damage.shard) for damage in damages if not damage.split}
+    readable_shards = [task for task in all_shards if task not in damaged_shards]
+    reader = StoreReader(store, layout)
+    cached_heatmaps: dict[SampleView, CachedHeatmaps] = {}
+    for view, index in spread(layout, readable_shards, sample_count):
+        try:
+            cached_heatmaps[view, index] = reader.read(view, index)
+        except ValueError:
+            shard, _ = layout.locate(index)
+            if (view, shard) not in damaged_shards:
+                damaged_shards.add((view, shard))
+                damages += examine(store, layout, view, shard, parameters=parameters)
+    return Examination(metadata, damages, cached_heatmaps)
+
+
+def _examine_labels(store: Storage, split: str, layout: Layout) -> list[Damage]:
+    """All shards of a split, if its samples cannot be used although they match their receipts."""
+    try:
+        load_split(store, read_manifest(store), split)
+    except ValueError as error:
+        what = f"has samples that cannot be used: {error}"
+        return [Damage("ids", view, shard, what, split) for view, shard in layout.tasks()]
+    return []
 
 
 class CheckedView(NamedTuple):

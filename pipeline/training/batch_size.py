@@ -28,7 +28,6 @@ from ..runtime.text import pluralize
 from .checkpoint import Identity, TrainingState, saved_identity
 from .dataset import TrainingData
 from .objective import Batch, Objective
-from .sampler import EpochSampler
 from .step import replayed, train_step
 
 log = logging.getLogger("fpd")
@@ -97,17 +96,9 @@ class Trial:
 
     def _batch(self, views: int) -> Batch:
         """A batch of a few of the training views, repeated."""
-        data = self.data
-        sampler = EpochSampler(
-            data.samples,
-            batch_size=views,
-            seed=self.training.seed,
-            views=data.views,
-            flip=data.flip,
-            keep_N=data.keep_N,
-        )
+        sampler = self.data.sampler(views, self.training.seed)
         indices = sampler.keep_N.nonzero()[0][:LOADED_VIEWS].tolist()
-        loaded = default_collate([data.dataset[key] for key in sampler.keys(indices)])
+        loaded = default_collate([self.data.dataset[key] for key in sampler.keys(indices)])
         rows = torch.arange(views) % len(indices)
         return {name: values[rows] for name, values in loaded.items()}
 

@@ -11,9 +11,10 @@ from torch.utils.data import Dataset
 
 from ...data.samples import SampleSet
 from ...data.views import View, Views
+from ..runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from ..runtime.loader import FlipKey, Key
 from ..store import StoreReader
-from .sampler import ShardWindow
+from .sampler import EpochSampler, ShardWindow
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,21 @@ class TrainingData:
     flip: bool = False
     keep_N: NDArray[np.bool_] | None = None
     window: ShardWindow | None = None
+
+    def sampler(
+        self, batch_size: int, seed: int, group: ProcessGroup = SINGLE_PROCESS
+    ) -> EpochSampler:
+        """The batches of its views; arguments as of `EpochSampler`."""
+        return EpochSampler(
+            self.samples,
+            batch_size=batch_size,
+            seed=seed,
+            views=self.views,
+            flip=self.flip,
+            keep_N=self.keep_N,
+            window=self.window,
+            group=group,
+        )
 
 
 class LabeledViews(Dataset[View]):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ...data.skeletons import SKELETONS, Skeleton
+from ...data.skeletons import SKELETONS
 from ..config.recipe import Recipe
 from ..config.sections import Training
 from ..models.checkpoint import parse_weights, read_weights_file, to_device
@@ -31,7 +31,6 @@ from .monitor import Monitor
 from .moving_average import MovingAverage
 from .objective import Objective
 from .optimizers import make_lr_scheduler, make_optimizer
-from .sampler import EpochSampler
 
 _seed_lock = threading.Lock()
 
@@ -87,10 +86,8 @@ def train_model(
             their record describes, or the loss diverges.
         Interrupted: after a signal, with everything saved.
     """
-    inputs = data.inputs | _skeleton_inputs(data.samples.skeleton)
     initial = None if init_from is None else InitialWeights.read(init_from)
-    if initial is not None:
-        inputs = inputs | {"init_from": hashlib.sha256(initial.content).hexdigest()}
+    inputs = _identity_inputs(data, initial)
     if out.finished:
         identity = make_identity(recipe, settled(training, out), inputs)
         check_identity(out, expected=identity, found=out.record()["identity"])
@@ -102,17 +99,15 @@ def train_model(
     with join_process_group(device) as group:
         base = {"base_batch_size": training.base_batch_size}
         group.check_same(make_identity(recipe, training, inputs) | base)
-        stated_learning_rate = training.learning_rate
-        training = choose(training, out, group, _trial(training, objective, data, device))
-        identity = make_identity(recipe, training, inputs)
+        chosen = choose(training, out, group, _trial(training, objective, data, device))
         run = _prepare(
             out=out,
             recipe=recipe,
-            training=training,
-            stated_learning_rate=stated_learning_rate,
+            training=chosen,
+            stated_learning_rate=training.learning_rate,
             objective=objective,
             data=data,
-            identity=identity,
+            identity=make_identity(recipe, chosen, inputs),
             device=device,
             initial=initial,
             group=group,
@@ -126,13 +121,17 @@ def train_model(
     return out.record()
 
 
-def _skeleton_inputs(skeleton: Skeleton) -> dict[str, Any]:
-    """The joints and pairs of a skeleton that the data set defines; {} for the known ones."""
-    if skeleton in SKELETONS.values():
-        return {}
-    return {
-        "skeleton": {"joints": list(skeleton.joints), "flip_indices": list(skeleton.flip_indices)}
-    }
+def _identity_inputs(data: TrainingData, initial: InitialWeights | None) -> dict[str, Any]:
+    """Digests of data and initial weights, and a skeleton that the data set defines itself."""
+    inputs, skeleton = dict(data.inputs), data.samples.skeleton
+    if skeleton not in SKELETONS.values():
+        inputs["skeleton"] = {
+            "joints": list(skeleton.joints),
+            "flip_indices": list(skeleton.flip_indices),
+        }
+    if initial is not None:
+        inputs["init_from"] = hashlib.sha256(initial.content).hexdigest()
+    return inputs
 
 
 def make_identity(recipe: Recipe, training: Training, inputs: dict[str, Any]) -> Identity:
@@ -183,16 +182,7 @@ def _prepare(
 ) -> Run:
     """A run, restored from its checkpoint if there is one."""
     assert training.batch_size != "auto"  # chosen before
-    sampler = EpochSampler(
-        data.samples,
-        batch_size=training.batch_size,
-        seed=training.seed,
-        views=data.views,
-        flip=data.flip,
-        keep_N=data.keep_N,
-        window=data.window,
-        group=group,
-    )
+    sampler = data.sampler(training.batch_size, training.seed, group)
     check_batch_size(sampler, training, recipe, out)
     monitor = Monitor(
         recipe=recipe,

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -56,6 +57,7 @@ def render(
         histories: by model, the rows of its `metrics.jsonl`.
     """
     rows = report["models"]
+    metric = str(next(iter(rows.values()))["metric"])
     dataset = str(report["dataset"]["name"])
     published = published_results(dataset)
     gallery = build_gallery(samples, predicted)
@@ -70,9 +72,9 @@ def render(
             style=Markup(_style()),  # noqa: S704 - our own file
             report=report,
             rows=rows,
-            metric=next(iter(rows.values()))["metric"],
+            metric=metric,
             unit=_unit(samples.skeleton),
-            threshold=_threshold(rows),
+            threshold=_threshold(metric),
             joints=samples.skeleton.joints,
             table=models_table(rows),
             oks=oks_table(rows),
@@ -95,13 +97,8 @@ def render(
             crop_px=CROP_PX,
             facts=model_facts(rows),
             records={name: _record(row) for name, row in rows.items()},
-            list_scores=lambda key: ", ".join(
-                f"{n} {percent(row[key])}" for n, row in rows.items()
-            ),
-            list_costs=", ".join(
-                f"{name} {gmacs:.3g} GMACs {score:.1f}"
-                for name, (gmacs, score) in charts.costs_and_scores(rows).items()
-            ),
+            list_scores=partial(_list_scores, rows),
+            list_costs=_list_costs(rows),
             notes=notes(report, histories, gallery),
         )
     )
@@ -162,9 +159,22 @@ def _unit(skeleton: Skeleton) -> str:
     return f"the distance from its {first} to its {second}"
 
 
-def _threshold(rows: Mapping[str, Any]) -> float:
+def _threshold(metric: str) -> float:
     """The threshold of the means, from the name of the metric, such as PCK@0.2."""
-    return float(next(iter(rows.values()))["metric"].rpartition("@")[2])
+    return float(metric.rpartition("@")[2])
+
+
+def _list_scores(rows: Mapping[str, Any], key: str) -> str:
+    """One of each model's scores, for those who cannot see the chart."""
+    return ", ".join(f"{name} {percent(row[key])}" for name, row in rows.items())
+
+
+def _list_costs(rows: Mapping[str, Any]) -> str:
+    """The points of the cost chart, for those who cannot see it."""
+    return ", ".join(
+        f"{name} {gmacs:.3g} GMACs {score:.1f}"
+        for name, (gmacs, score) in charts.costs_and_scores(rows).items()
+    )
 
 
 def _initial_model(names: Sequence[str]) -> int:
