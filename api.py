@@ -20,7 +20,7 @@ Shape letters: N people, K joints, H and W the image's height and width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +97,9 @@ class Model:
     """
 
     name: str
-    skeleton: Skeleton
+    skeleton: Skeleton = field(repr=False)
     geometry: Geometry
-    _model: PoseModel
+    _model: PoseModel = field(repr=False)
 
     def predict(
         self,

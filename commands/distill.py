@@ -99,7 +99,11 @@ def distill(
     }
     chosen = tuple(f"{k}={json.dumps(v)}" for k, v in settings.items() if v is not None)
     options["overrides"] = (*chosen, *options["overrides"])
-    with stage(options, default_recipe="photos", writes=False) as (work_dir, recipe, device):
+    from ..pipeline.workdir import WorkDir
+
+    is_new = not WorkDir(options["work"]).kept_recipe.is_file()
+    default = "photos" if is_new else None
+    with stage(options, default_recipe=default, writes=False) as (work_dir, recipe, device):
         # Teachers on this command line are the user's own choice; a recipe's may be another's.
         _distill(work_dir, recipe, device, out, allow_code=allow_code or bool(teachers))
 

@@ -117,7 +117,10 @@ def evaluate(
             evaluate_models(work, recipe, device, tau, exported=exported, allow_code=allow_code)
         return
     if predictions is None or ground_truth is None:
-        raise click.ClickException("expected both --predictions and --ground-truth, found one")
+        missing = "--predictions" if predictions is None else "--ground-truth"
+        raise click.ClickException(
+            f"expected both --predictions and --ground-truth, found no {missing}"
+        )
     if flip is not None or scales is not None or exported:
         raise click.ClickException(
             "--model, --flip-test and --scales run models: not with --predictions"

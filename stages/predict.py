@@ -163,9 +163,9 @@ def run(
         if request.model is None
         else open_model(request.model, device)
     )
-    _check_out(request.out, media.paths)
     find = _finder(request, device)
     boxes = _find_boxes(request, media.photos, model.skeleton, find)
+    _check_out(request.out, media.paths)  # after all checks of what is read: it makes the folder
     # Images are read in this process: a loader process that fails on a damaged image can hang.
     recipe = recipe.model_copy(update={"loader": Loader(workers=0)})
     photos = Photos(media.photos, as_stored=request.as_stored)

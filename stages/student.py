@@ -20,6 +20,7 @@ from ..pipeline.runtime.lock import writer_lock
 from ..pipeline.store import read_manifest
 from ..pipeline.store.match import existing_store
 from ..pipeline.teachers import expected_entry
+from ..pipeline.training.callbacks import check_callbacks
 from ..pipeline.training.distill import train_student
 from ..pipeline.workdir import WorkDir
 
@@ -53,6 +54,7 @@ def run(
     settings = recipe.student_named(name)
     if init_from is not None:
         settings = settings.model_copy(update={"init_from": str(init_from.absolute())})
+    check_callbacks(callbacks)
     out = work.student(name)
     with writer_lock(out.path):
         teacher_entry = None  # what the store's manifest must state of the teacher

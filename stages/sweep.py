@@ -25,7 +25,7 @@ from ..pipeline.store.dataset import load_samples, load_training_samples
 from ..pipeline.store.manifest import TeacherEntry, read_manifest
 from ..pipeline.store.match import existing_store
 from ..pipeline.teachers import expected_entry
-from ..pipeline.training.callbacks import callback_factory
+from ..pipeline.training.callbacks import check_callbacks
 from ..pipeline.training.sweep.cluster import make_student_job, train_on_cluster
 from ..pipeline.training.sweep.summary import draw, markdown, summarize
 from ..pipeline.training.sweep.variants import Variant, train_and_score, variants
@@ -65,8 +65,7 @@ def run(
             is missing, another process is running the sweep, or the Dask cluster cannot be reached.
         Interrupted: after SIGINT or SIGTERM; finished students are kept.
     """
-    for callback in callbacks:
-        callback_factory(callback)  # a misspelled one is refused before the first student
+    check_callbacks(callbacks)
     with writer_lock(work.sweep(name)):
         return _run(work, recipe, device, name, sweep, workers, callbacks)
 

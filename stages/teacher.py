@@ -16,6 +16,7 @@ import torch
 from ..data.datasets import load_training
 from ..pipeline.config.recipe import Recipe, fresh_views
 from ..pipeline.runtime.lock import writer_lock
+from ..pipeline.training.callbacks import check_callbacks
 from ..pipeline.training.dataset import TrainingData
 from ..pipeline.training.objective import Objective
 from ..pipeline.training.train import train_model
@@ -38,6 +39,7 @@ def run(
             another process is training it.
         Interrupted: after SIGINT or SIGTERM; the same command resumes.
     """
+    check_callbacks(callbacks)
     with writer_lock(work.teacher.path):
         return _train(work, recipe, device, callbacks)
 

@@ -122,6 +122,11 @@ def test_the_student_with_the_best_validation_is_loaded(toy_work: Path, tmp_path
         fpd.load(tmp_path, "third")
 
 
+def test_a_model_shows_as_one_short_line(toy_work: Path) -> None:
+    text = repr(fpd.load(toy_work / "teacher"))
+    assert text.startswith("Model(name='teacher', geometry=Geometry(") and len(text) < 200
+
+
 def test_what_is_no_model_is_named(toy_work: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none: expected a work directory, .*, found nothing"):
         fpd.load(tmp_path / "none")

@@ -7,6 +7,8 @@ from typing import Any
 from ...pipeline.runtime.text import align, pluralize, printable
 
 MAX_LISTED_NOTES = 5
+MAX_PROBLEMS_BELOW_THEIR_NUMBER = 20
+"""Of more, the number is on the last line, too: on a screen, the first has scrolled away."""
 
 HEADER = ["split", "samples", "images", "joints", "labeled", "unscored", "box px", "image px"]
 
@@ -35,7 +37,8 @@ def describe(report: dict[str, Any]) -> str:
     notes = [*_people_notes(report), *_image_notes(report)]
     table = [align([HEADER, *rows])] if rows else []
     lines = dict.fromkeys([*table, *notes])  # label files may have the same remark
-    return "\n".join([*lines, verdict, *map(printable, problems)])
+    total = [f"{verdict[:-1]} in all"] if len(problems) > MAX_PROBLEMS_BELOW_THEIR_NUMBER else []
+    return "\n".join([*lines, verdict, *map(printable, problems), *total])
 
 
 def _people_notes(report: dict[str, Any]) -> list[str]:

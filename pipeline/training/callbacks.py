@@ -189,3 +189,13 @@ def callback_factory(name: str) -> Callable[[RunInfo], Any]:
             f"{OPTION} {name}: expected {', '.join(BUILT_IN)} or package.module:factory"
         )
     return import_function(name, OPTION)
+
+
+def check_callbacks(names: Sequence[str]) -> None:
+    """Refuse callbacks that do not exist, before anything slow is done.
+
+    Raises:
+        ValueError: see `callback_factory`.
+    """
+    for name in names:
+        callback_factory(name)

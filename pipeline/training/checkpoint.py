@@ -192,9 +192,16 @@ def check_identity(out: ModelDir, expected: Identity, found: Identity) -> None:
     Raises:
         ValueError: naming every setting or input that differs.
     """
-    different = differences(expected, found)
+    different = [_as_typed(text, out) for text in differences(expected, found)]
     if different:
         raise ValueError(
             f"{out.path} holds a run with other settings or inputs: {'; '.join(different)}. "
             f"Choose another -w (for a student, another --name), or remove {out.path} to start over"
         )
+
+
+def _as_typed(difference: str, out: ModelDir) -> str:
+    """The difference with the setting's key as recipes and `--set` have it."""
+    section = "teacher" if out.path.name == "teacher" else "student"
+    key = difference.removeprefix("settings.")
+    return section + key.removeprefix("training") if key.startswith("training.") else key

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from ..config.recipe import Recipe
-from ..config.sections import Training
+from ..config.sections import Student, Training
 from ..runtime.device import enough_workers
 from ..runtime.launch import usable_cores
 from ..runtime.memory import explain_out_of_memory
@@ -173,15 +173,19 @@ class ProgressReporter:
         ratio = sums[f"{prefix}loss"] / collapsed_loss
         if abs(ratio - 1) > COLLAPSED:
             return
+        remedy = (
+            f"change the learning rate (--set {self.section}.learning_rate="
+            f"{self.stated_learning_rate * 3:g})"
+        )
+        if not isinstance(self.training, Student) or self.training.alpha < 1:  # has such targets
+            wider = self.recipe.targets.sigma_px * 2
+            remedy = f"widen the target (--set targets.sigma_px={wider:g}) or {remedy}"
         log.warning(
             "warning: in epoch %d the loss is %.2f of collapsed_loss, that of heatmaps that ignore "
-            "the image. If this lasts, the network has collapsed: widen the target (--set "
-            "targets.sigma_px=%g) or change the learning rate (--set %s.learning_rate=%g)",
+            "the image. If this lasts, the network has collapsed: %s",
             epoch,
             ratio,
-            self.recipe.targets.sigma_px * 2,
-            self.section,
-            self.stated_learning_rate * 3,
+            remedy,
         )
 
     def log_more_workers(self, row: dict[str, Any], workers: int, more: int) -> None:

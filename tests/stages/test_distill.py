@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,9 @@ SETTINGS = [
 ]
 
 
-def distill(*arguments: str | Path) -> Result:
+def distill(*arguments: str | Path, settings: Sequence[str] = SETTINGS) -> Result:
     """Run the command in this process, with settings that take seconds."""
-    options = [text for setting in SETTINGS for text in ("--set", setting)]
+    options = [text for setting in settings for text in ("--set", setting)]
     return CliRunner().invoke(main, ["distill", *map(str, arguments), *options])
 
 
@@ -128,6 +129,9 @@ def test_the_same_command_continues_and_later_ones_know_the_settings(
     again = distill("photos", "--teacher", "pose.onnx", "-o", "a.onnx")
     assert again.exit_code == 0 and "decoding" not in again.output, again.output
     assert weights.stat().st_mtime_ns == before and "caching" not in again.output
+    shorter = distill("photos", "-o", "a.onnx", settings=())  # the directory has its own recipe
+    assert shorter.exit_code == 0 and "differs from" not in shorter.output, shorter.output
+    assert weights.stat().st_mtime_ns == before
     inspected = CliRunner().invoke(main, ["evaluate", "-w", "work/a"])
     assert inspected.exit_code == 0 and "agreement" in inspected.output, inspected.output
 

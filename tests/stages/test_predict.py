@@ -104,6 +104,14 @@ def assert_joints_agree(joints_NK2: NDArray[np.float64], expected_NK2: NDArray[n
     assert (distances_NK < 4e-3).mean() > 0.8
 
 
+def test_a_missing_file_of_boxes_leaves_no_folder(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    arguments = (photos, "-w", model, "--boxes", tmp_path / "none.csv", "-o", tmp_path / "o")
+    assert_refused(fpd(*arguments), "none.csv")
+    assert not (tmp_path / "o").exists()
+
+
 def test_the_joints_are_those_of_evaluation(
     model: Path, photos: Path, expected: PredictedJoints, tmp_path: Path
 ) -> None:

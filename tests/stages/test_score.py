@@ -230,8 +230,8 @@ def test_options_that_do_not_go_together_are_refused(
     truth: Path, predictions: Path, tmp_path: Path
 ) -> None:
     both = ["--predictions", predictions, "--ground-truth", truth]
-    assert_refused(fpd("--predictions", predictions), "--ground-truth")
-    assert_refused(fpd("--ground-truth", truth), "--predictions")
+    assert_refused(fpd("--predictions", predictions), "found no --ground-truth")
+    assert_refused(fpd("--ground-truth", truth), "found no --predictions")
     assert_refused(fpd("--json", tmp_path / "o.json"), "--predictions")
     assert_refused(fpd("--zero-based"), "--predictions")
     assert_refused(fpd(*both, "-w", tmp_path), "--work")

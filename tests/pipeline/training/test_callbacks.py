@@ -162,6 +162,17 @@ def test_without_wandb_the_command_that_installs_it_is_named(
         make_callback("wandb", run)
 
 
+def test_a_misspelled_callback_is_refused_before_the_data_set_is_read(
+    toy_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("the data set is read")
+
+    monkeypatch.setattr(teacher, "load_training", never)
+    with pytest.raises(ValueError, match="--callback cvs: expected csv, wandb or"):
+        train(tmp_path, toy_recipe, "cvs")
+
+
 def test_no_recipe_can_name_a_callback(tmp_path: Path) -> None:
     options = [
         "-r",

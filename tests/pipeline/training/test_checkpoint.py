@@ -158,7 +158,7 @@ def test_another_run_is_refused_with_each_difference(out: ModelDir) -> None:
     with pytest.raises(ValueError, match="holds a run with other settings or inputs") as caught:
         resumed.restore(out, other)
     message = str(caught.value)
-    assert "settings.training.epochs: expected 5, found 3" in message
+    assert "student.epochs: expected 5, found 3" in message
     assert "inputs.dataset.ids: expected xyz, found abc" in message
     assert "learning_rate" not in message
     assert f"remove {out.path}" in message and "--name" in message

@@ -115,6 +115,16 @@ def test_a_loss_near_that_of_no_information_is_a_collapse(
         assert "--set students.small.learning_rate=0.003" in text
 
 
+def test_label_targets_are_not_widened_for_a_student_that_has_none(
+    toy_recipe: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    sums = {"loss": 10.0, "collapsed_loss": 10.0}
+    reporter(toy_recipe, "student", "student.alpha=1").warn_if_collapsed(sums, 7)
+    (text,) = caplog.messages
+    assert "has collapsed: change the learning rate (--set student.learning_rate=" in text
+    assert "sigma_px" not in text
+
+
 # Slow data loading
 
 

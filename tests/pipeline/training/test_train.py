@@ -137,10 +137,10 @@ def test_a_run_with_other_settings_or_inputs_is_refused(
         work.teacher.record_path.unlink()
     before = work.teacher.weights.read_bytes()
     differences = {
-        "teacher.learning_rate=0.5": "settings.training.learning_rate: expected 0.5, found 0.003",
-        "teacher.model.channels=16": "settings.training.model.channels: expected 16, found 8",
-        "augmentation.rotation_deg=5": "settings.augmentation.rotation_deg: expected 5.0",
-        "targets.sigma_px=2": "settings.targets.sigma_px: expected 2.0, found 1.0",
+        "teacher.learning_rate=0.5": "teacher.learning_rate: expected 0.5, found 0.003",
+        "teacher.model.channels=16": "teacher.model.channels: expected 16, found 8",
+        "augmentation.rotation_deg=5": " augmentation.rotation_deg: expected 5.0",
+        "targets.sigma_px=2": " targets.sigma_px: expected 2.0, found 1.0",
         "data.synthetic.seed=4": "inputs.dataset.images: expected ",
         "data.validation=0.5": "inputs.dataset.samples: expected 11, found 18",
     }
