@@ -89,6 +89,8 @@ def distill(
     fpd distill photos/ --teacher rtmpose/end2end.onnx --detector yolo11n.onnx -o student.onnx
     fpd distill photos/ --teacher hf:usyd-community/vitpose-base-simple --boxes people.csv
     """
+    from ..pipeline.workdir import WorkDir
+
     options["work"] = Path("work") / out.stem if work is None else work
     settings: dict[str, Any] = {
         "data.root": str(photos),
@@ -99,8 +101,6 @@ def distill(
     }
     chosen = tuple(f"{k}={json.dumps(v)}" for k, v in settings.items() if v is not None)
     options["overrides"] = (*chosen, *options["overrides"])
-    from ..pipeline.workdir import WorkDir
-
     is_new = not WorkDir(options["work"]).kept_recipe.is_file()
     default = "photos" if is_new else None
     with stage(options, default_recipe=default, writes=False) as (work_dir, recipe, device):
@@ -117,7 +117,7 @@ def _distill(
     from .summaries.export import describe as describe_export
 
     export.check_request("onnx", out)
-    prepare_photos.check_request(recipe, allow_code=allow_code)
+    prepare_photos.check_request(work, recipe, allow_code=allow_code)
     keep_recipe(work, recipe, "photos")
     reports = run_stages(work, recipe, device, allow_code=allow_code)
     with reports.timed("export"):

@@ -53,8 +53,7 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device, *, allow_code: bool
             the boxes cannot be used.
         Interrupted: after SIGINT or SIGTERM during detection.
     """
-    check_request(recipe, allow_code=allow_code)
-    check_teacher(work, recipe, allow_code=allow_code)
+    check_request(work, recipe, allow_code=allow_code)
     photos = _photographs(recipe)
     settings: dict[str, Any] = {}
     if recipe.data.photos.joints is None:
@@ -70,7 +69,7 @@ def run(work: WorkDir, recipe: Recipe, device: torch.device, *, allow_code: bool
     return Prepared(recipe, len(photos.names))
 
 
-def check_request(recipe: Recipe, *, allow_code: bool) -> None:
+def check_request(work: WorkDir, recipe: Recipe, *, allow_code: bool) -> None:
     """Refuse what cannot be distilled, before anything is written.
 
     Raises:
@@ -87,6 +86,7 @@ def check_request(recipe: Recipe, *, allow_code: bool) -> None:
         raise ValueError(f"--boxes {boxes}: expected a file or folder of boxes, found none")
     if boxes is None and detector is not None:
         check_detector(detector)
+    check_teacher(work, recipe, allow_code=allow_code)
 
 
 def _photographs(recipe: Recipe) -> UprightFolder:

@@ -224,6 +224,11 @@ def test_mistakes_end_in_one_sentence(folder: Path, arguments: tuple[str, ...], 
     assert not Path("work/student/heatmaps.zarr").exists() and not Path("student.onnx").exists()
 
 
+def test_a_missing_teacher_leaves_no_work_directory(folder: Path) -> None:
+    assert_refused(distill("photos", "--teacher", "x.onnx"), "--teacher x.onnx")
+    assert not Path("work").exists()
+
+
 def test_damaged_photographs_are_listed_before_the_teacher_runs(folder: Path) -> None:
     for name in ("3.png", "5.png"):
         path = folder / "photos" / name
