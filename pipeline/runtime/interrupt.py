@@ -1,7 +1,8 @@
 """Stop requests: Ctrl-C, or SIGTERM from a job scheduler.
 
 A command ends with `exit_status` after either. Loops that can stop and save use `stop_requested`;
-everywhere else the signal raises an exception at once (`raise_on_sigterm`).
+everywhere else the signal raises an exception at once (`raise_on_sigterm`), or a moment later where
+Python cannot raise one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing.util  # must register its own exit handler before ours, see below
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +23,9 @@ FORWARDED_S = 5.0
 """torchrun forwards a signal at once to its processes, which may have received the same one
 directly (a terminal's Ctrl-C, a scheduler's SIGTERM). Under a launcher, a second signal within this
 time counts as a copy of the first."""
+
+SEND_AGAIN_S = 0.01
+"""After this time a signal is sent again whose exception was lost: destructors are over sooner."""
 
 JOIN_TIMEOUT_S = 0.1
 
@@ -62,9 +67,10 @@ class Stop(threading.Event):
 def raise_on_sigterm() -> Iterator[Stop]:
     """Raise `Terminated` on SIGTERM while the block runs, as Python does KeyboardInterrupt.
 
-    Yields an event that each SIGTERM sets, also one that `stop_requested` handles: an exception
-    that is raised inside an import or a destructor may arrive as another one, or not at all, and
-    the end of other processes that received the signal may be noticed first.
+    Neither is lost in a destructor (`_lost_signals_sent_again`). Yields an event that each SIGTERM
+    sets, also one that `stop_requested` handles: an exception that is raised inside an import may
+    arrive as another one, and the end of other processes that received the signal may be noticed
+    first.
     """
     global _received
     received = Stop()
@@ -81,10 +87,39 @@ def raise_on_sigterm() -> Iterator[Stop]:
     before = signal.signal(signal.SIGTERM, terminate)
     _received = received
     try:
-        yield received
+        with _lost_signals_sent_again():
+            yield received
     finally:
         _received = None
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _lost_signals_sent_again() -> Iterator[None]:
+    """Send Ctrl-C or SIGTERM again if its exception was raised where Python ignores all exceptions.
+
+    Python prints what a destructor or the callback of a weak reference raises, and goes on. The
+    signal comes again by a timer, as such code may hold any lock, also those of `threading`.
+    """
+    report = sys.unraisablehook
+    before = signal.getsignal(signal.SIGALRM)
+
+    def send_again(unraisable: sys.UnraisableHookArgs) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            report(unraisable)
+            return
+        is_terminated = issubclass(unraisable.exc_type, Terminated)
+        number = signal.SIGTERM if is_terminated else signal.SIGINT
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+        signal.setitimer(signal.ITIMER_REAL, SEND_AGAIN_S)
+
+    sys.unraisablehook = send_again
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        sys.unraisablehook = report
 
 
 _received: Stop | None = None

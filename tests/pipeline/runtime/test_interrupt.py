@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import time
+import weakref
 
 import pytest
 
+from fpd.pipeline.runtime import interrupt
 from fpd.pipeline.runtime.interrupt import (
     Interrupted,
     Terminated,
@@ -60,6 +64,59 @@ def test_a_process_that_ignores_sigterm_still_does() -> None:
             assert not received.is_set()
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+class Dying:
+    """Something to refer to weakly."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_callback_of_a_weak_reference_is_not_lost(
+    number: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Python prints what is raised there and goes on; so it does with destructors."""
+    before = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+    with (
+        raise_on_sigterm(),
+        pytest.raises(Terminated if number == signal.SIGTERM else KeyboardInterrupt),
+    ):
+        dying = Dying()
+        reference = weakref.ref(dying, lambda _: signal.raise_signal(number))
+        del dying
+        assert reference() is None
+        time.sleep(5)  # ended by the exception
+    assert (sys.unraisablehook, signal.getsignal(signal.SIGALRM)) == before
+    assert capfd.readouterr().err == ""
+
+
+def test_a_signal_that_was_lost_stops_the_loop_that_began_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(interrupt, "SEND_AGAIN_S", 1.0)
+    with raise_on_sigterm():
+        dying = Dying()
+        reference = weakref.ref(dying, lambda _: signal.raise_signal(signal.SIGTERM))
+        del dying
+        with stop_requested() as stop:
+            assert reference() is None and not stop.is_set()
+            assert stop.wait(10) and stop.signal == signal.SIGTERM
+
+
+def test_other_errors_in_the_callback_of_a_weak_reference_are_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reported: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: reported.append(error.exc_type))
+
+    def fail(_: object) -> None:
+        raise RuntimeError
+
+    with raise_on_sigterm():
+        dying = Dying()
+        reference = weakref.ref(dying, fail)
+        del dying
+        assert reference() is None
+    assert reported == [RuntimeError]
 
 
 def test_exit_statuses_tell_a_scheduler_to_run_it_again() -> None:
