@@ -18,6 +18,7 @@ import torch
 from ..data.datasets import read_splits
 from ..data.io.photos import UprightFolder
 from ..data.readers.folder import image_names
+from ..data.readers.photos import read_photo_boxes
 from ..pipeline.config.overrides import merge
 from ..pipeline.config.recipe import Recipe
 from ..pipeline.detectors import check_detector, detect, load_detector, whole_pictures
@@ -80,10 +81,12 @@ def check_request(work: WorkDir, recipe: Recipe, *, allow_code: bool) -> None:
             "expected a teacher of the photographs, found none: name one with --teacher, or with "
             "--set 'store.teachers=[\"FILE\"]' (docs/teachers.md)"
         )
-    _photographs(recipe)
+    photos = _photographs(recipe)
     boxes, detector = recipe.data.photos.boxes, recipe.data.photos.detector
-    if boxes is not None and not boxes.exists():
-        raise ValueError(f"--boxes {boxes}: expected a file or folder of boxes, found none")
+    if boxes is not None:
+        if not boxes.exists():
+            raise ValueError(f"--boxes {boxes}: expected a file or folder of boxes, found none")
+        read_photo_boxes(photos, boxes)
     if boxes is None and detector is not None:
         check_detector(detector)
     check_teacher(work, recipe, allow_code=allow_code)

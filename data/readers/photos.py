@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..io.annotations import numbered_ids, unique_images
-from ..io.boxes import Box, match_names, people_boxes, read_boxes
+from ..io.boxes import Box, BoxFile, match_names, people_boxes, read_boxes
 from ..io.images import ImageFolder
 from ..io.photos import UprightFolder
 from ..io.yolo_boxes import read_yolo
@@ -112,10 +112,17 @@ def photos(root: Path, settings: Photos) -> SampleSet:
     )
 
 
-def _boxed(
-    folder: UprightFolder, path: Path, skeleton: Skeleton, min_score: float
-) -> tuple[list[str], NDArray[np.float64], Tally]:
-    """The photograph's name and the box of each person, float64 (N, 4), in photographs' order."""
+def read_photo_boxes(
+    folder: UprightFolder, path: Path
+) -> tuple[BoxFile, dict[int, list[Box]], int]:
+    """Read a file of boxes, or YOLO's folder, and match it with photographs.
+
+    Returns:
+        The file, its boxes by the number of their photograph, and how many are of none.
+
+    Raises:
+        ValueError: it is damaged, or all its boxes are of other photographs.
+    """
     file = read_yolo(path, folder) if path.is_dir() else read_boxes(path)
     by_photo, unmatched = match_names(file, folder.names)
     if not by_photo:
@@ -123,6 +130,14 @@ def _boxed(
             f"{path} has no box of a photograph in {folder.root}: its first box is of "
             f"{file.boxes[0].image!r}, the first photograph is {folder.names[0]!r}"
         )
+    return file, by_photo, unmatched
+
+
+def _boxed(
+    folder: UprightFolder, path: Path, skeleton: Skeleton, min_score: float
+) -> tuple[list[str], NDArray[np.float64], Tally]:
+    """The photograph's name and the box of each person, float64 (N, 4), in photographs' order."""
+    file, by_photo, unmatched = read_photo_boxes(folder, path)
     people, left_out = people_boxes(
         file,
         by_photo,
