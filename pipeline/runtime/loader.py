@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import sys
 import weakref
 from collections.abc import Iterator, Sequence
+from types import TracebackType
 from typing import Any, TypeVar
 
 import cv2
@@ -103,4 +105,17 @@ def in_batches(keys: Sequence[T], batch_size: int) -> list[Sequence[T]]:
 
 def _init_worker(_: int) -> None:
     ignore_first_signal()
+    sys.excepthook = _print_unless_disconnected
     cv2.setNumThreads(0)
+
+
+def _print_unless_disconnected(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """Print an error in a loader process, unless another process closed a connection to it.
+
+    A thread of `multiprocessing` passes the memory of batches on. If a signal stops the command in
+    the middle of it, the thread would print a traceback. Errors in views take another way.
+    """
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, traceback)

@@ -156,3 +156,20 @@ def test_a_process_whose_workers_failed_ends() -> None:
         [sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=120, check=True
     )
     assert run.stdout == "caught\n"
+
+
+class Reporting:
+    """Reports errors as a thread of `multiprocessing` does that passes on a batch's memory."""
+
+    def __getitem__(self, key: tuple[int, int]) -> torch.Tensor:
+        for error in (ConnectionResetError("cut"), EOFError("cut"), KeyError("a bug")):
+            sys.excepthook(type(error), error, None)
+        return torch.zeros(1)
+
+
+def test_a_worker_is_silent_about_a_batch_that_a_stopped_command_did_not_fetch(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    list(make_loader(Reporting(), [[(0, 0)]], CPU, workers=1, prefetch=1))
+    errors = capfd.readouterr().err
+    assert "a bug" in errors and "cut" not in errors
