@@ -11,6 +11,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from torch.utils.benchmark import Timer
 from fpd.data.augmentation import PARAMETERS
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.config.sections import Student, Targets
+from fpd.pipeline.models.checkpoint import to_device
+from fpd.pipeline.models.predictor import HeatmapPredictor, make_predictor
 from fpd.pipeline.models.settings import HourglassSettings
 from fpd.pipeline.runtime.files import versions
 from fpd.pipeline.runtime.text import align
@@ -52,6 +55,25 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
         if action.default is None or action.default is False:
             return action.help
         return super()._get_help_string(action)
+
+
+@dataclass(frozen=True)
+class NetworkTeacher:
+    """A network that fills a store.
+
+    Attributes:
+        flip_indices: as of `make_predictor`.
+    """
+
+    network: nn.Module
+    flip_indices: tuple[int, ...] | None = None
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        return {"sha256": "0" * 64}
+
+    def predictor(self, device: torch.device) -> HeatmapPredictor:
+        return make_predictor(to_device(self.network, device), device, self.flip_indices)
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:

@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from _common import (
     CPU,
+    NetworkTeacher,
     OnlineObjective,
     Results,
     TimedTeacher,
@@ -46,10 +47,11 @@ from torch import Tensor
 
 from fpd.data.datasets import load
 from fpd.pipeline.caching.fill import fill
+from fpd.pipeline.caching.inputs import StoreInputs
 from fpd.pipeline.config.recipe import Recipe, fresh_views, stored_views
 from fpd.pipeline.models.complexity import count
 from fpd.pipeline.models.model_dir import ModelDir
-from fpd.pipeline.models.predictor import HeatmapPredictor, make_predictor
+from fpd.pipeline.models.predictor import HeatmapPredictor
 from fpd.pipeline.store import StoreReader, StoreWriter, make_manifest, open_storage
 from fpd.pipeline.training.dataset import DistillationViews, TrainingData
 from fpd.pipeline.training.objective import Batch, Losses, Objective
@@ -160,11 +162,10 @@ class Experiment:
         self.joints = self.samples.skeleton.num_joints
         teacher = TimedTeacher(hourglass(TEACHER), self.joints, BATCH_SIZE, HEATMAP_PX).eval()
         # Flip-averaged in the step, too, as stores are by default.
-        self.predictor = make_predictor(
-            teacher.to(memory_format=torch.channels_last),
-            CPU,
-            self.samples.skeleton.flip_indices,
+        source = NetworkTeacher(
+            teacher.to(memory_format=torch.channels_last), self.samples.skeleton.flip_indices
         )
+        self.inputs = StoreInputs(source, self.recipe, self.samples, CPU)
 
     def run_cached(self, epochs: int, students: int) -> Cost:
         views = self.recipe.store.views
@@ -185,17 +186,17 @@ class Experiment:
         return make_cost(seconds, fill_s, PASSES * views * len(self.samples), store_bytes)
 
     def run_online(self, epochs: int, students: int) -> Cost:
-        objective = InStepObjective(self.predictor, self.recipe)
+        objective = InStepObjective(self.inputs.predictor, self.recipe)
         data = self._training_data(fresh_views(self.recipe, self.samples, 0), None)
         with tempfile.TemporaryDirectory() as folder:
             seconds = self._train(Path(folder), objective, data, epochs, students)
         return make_cost(seconds, 0.0, PASSES * epochs * students * len(self.samples), 0)
 
     def _fill(self, folder: Path) -> StoreWriter:
-        manifest = make_manifest(self.recipe, self.samples, "0" * 64)
+        manifest = make_manifest(self.recipe, self.samples, self.inputs.teacher.entry)
         files = open_storage(folder / "heatmaps.zarr")
         writer = StoreWriter(files, manifest, self.recipe.store.views, folder)
-        fill(writer, writer.layout.tasks(), self.predictor, self.recipe, self.samples, CPU)
+        fill(writer, writer.layout.tasks(), self.inputs)
         return writer
 
     def _training_data(self, dataset: Any, views: int | None) -> TrainingData:

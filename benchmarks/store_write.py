@@ -23,7 +23,6 @@ import tempfile
 import time
 import timeit
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ import cv2
 import torch
 from _common import (
     HEATMAP_PX,
+    NetworkTeacher,
     TimedTeacher,
     hourglass,
     make_parser,
@@ -43,12 +43,9 @@ from _common import (
 from torch import Tensor
 
 from fpd.data.datasets import load
-from fpd.data.samples import SampleSet
 from fpd.pipeline.caching.encode import encode_batches, encoding_error, make_shard, take_canaries
 from fpd.pipeline.caching.fill import fill
-from fpd.pipeline.config.recipe import Recipe, stored_views
-from fpd.pipeline.models.checkpoint import to_device
-from fpd.pipeline.models.predictor import HeatmapPredictor, make_predictor
+from fpd.pipeline.caching.inputs import StoreInputs
 from fpd.pipeline.runtime.loader import in_batches, make_loader
 from fpd.pipeline.store import Shard, StoreWriter, compress, make_manifest, open_storage
 from fpd.pipeline.store.writer import encode_shard
@@ -87,8 +84,7 @@ def measure_teacher(size: str, views: int, arguments: argparse.Namespace) -> dic
     samples = load(recipe.data, "train")
     joints = samples.skeleton.num_joints
     teacher = TimedTeacher(hourglass(size), joints, batch_size, HEATMAP_PX).eval()
-    predictor = make_predictor(to_device(teacher, device), device, None)
-    filling = Filling(predictor, recipe, samples, device)
+    filling = Filling(NetworkTeacher(teacher), recipe, samples, device)
     batches = list(filling.loader())
     bare_rates, fill_rates, steady_rates = [], [], []
     for _ in range(1 + arguments.rounds):
@@ -104,18 +100,8 @@ def measure_teacher(size: str, views: int, arguments: argparse.Namespace) -> dic
     } | filling.measure_parts(batches)
 
 
-@dataclass(frozen=True)
-class Filling:
-    """A store to fill, one view of each sample.
-
-    Attributes:
-        predictor: the teacher, on `device`.
-    """
-
-    predictor: HeatmapPredictor
-    recipe: Recipe
-    samples: SampleSet
-    device: torch.device
+class Filling(StoreInputs):
+    """A store to fill, one view of each sample."""
 
     def seconds(self, work: Callable[[], object]) -> float:
         """The time of some work, until the device has finished."""
@@ -129,7 +115,7 @@ class Filling:
     def loader(self) -> Any:
         keys = [(index, 0) for index in range(len(self.samples))]
         return make_loader(
-            stored_views(self.recipe, self.samples),
+            self.views,
             in_batches(keys, self.recipe.store.batch_size),
             self.device,
             workers=self.recipe.loader.workers,
@@ -151,14 +137,12 @@ class Filling:
                 ends.append(time.perf_counter())
 
             writer.write = write_and_note  # type: ignore[method-assign]
-            seconds = self.seconds(
-                lambda: fill(writer, tasks, self.predictor, self.recipe, self.samples, self.device)
-            )
+            seconds = self.seconds(lambda: fill(writer, tasks, self))
         views = len(self.samples)
         return views / seconds, views * (SHARDS - 1) / SHARDS / (ends[-1] - ends[0])
 
     def make_writer(self, folder: Path) -> StoreWriter:
-        manifest = make_manifest(self.recipe, self.samples, "0" * 64)
+        manifest = make_manifest(self.recipe, self.samples, self.teacher.entry)
         return StoreWriter(open_storage(folder / "heatmaps.zarr"), manifest, 1, folder)
 
     def predict_all(self, batches: list[dict[str, Tensor]]) -> list[Tensor]:

@@ -25,6 +25,7 @@ from ..data.samples import SampleSet
 from ..pipeline.caching.driver import fill_on_cluster
 from ..pipeline.caching.fill import fill
 from ..pipeline.caching.fill_splits import fill_splits, samples_by_split
+from ..pipeline.caching.inputs import StoreInputs
 from ..pipeline.caching.space import check_space
 from ..pipeline.caching.spot_check import make_spot_checker
 from ..pipeline.caching.worker import Job, make_job
@@ -33,7 +34,7 @@ from ..pipeline.runtime.dask_cluster import Workers, check_reachable
 from ..pipeline.store import Coverage, Storage, StoreWriter, make_manifest, open_storage
 from ..pipeline.store.data_card import write_data_card
 from ..pipeline.store.manifest import Manifest
-from ..pipeline.teachers import HeatmapSource, compatibility_warnings, load_teacher
+from ..pipeline.teachers import compatibility_warnings, load_teacher
 from ..pipeline.teachers.resolve import check_teacher
 from ..pipeline.workdir import WorkDir
 
@@ -83,20 +84,12 @@ def run(
             be reached or failed.
         Interrupted: after SIGINT or SIGTERM; finished shards are kept.
     """
-    samples, splits, teacher, manifest = _load(work, recipe, allow_code=allow_code)
+    inputs, splits, manifest = _load(work, recipe, device, allow_code=allow_code)
     store = open_storage(work.store_location(recipe))
     with store.locked():  # one writing process a store
         # Check: an existing store has this manifest, the disk has space, workers can be reached.
         check_space(
-            work,
-            recipe,
-            samples,
-            manifest,
-            teacher,
-            device,
-            splits=splits,
-            overwrite=overwrite,
-            only_views=only_views,
+            work, inputs, manifest, splits=splits, overwrite=overwrite, only_views=only_views
         )
         if overwrite and store.exists() and workers is not None:
             check_reachable(workers, recipe.cluster)  # before the existing store is removed
@@ -104,11 +97,10 @@ def run(
             work.keep_setting(recipe, "store", setting)
         if overwrite and store.exists():
             store.remove()
-        writer = StoreWriter(  # creates the store, or opens and if necessary enlarges it
-            store, manifest, recipe.store.views, work.command_options(recipe), samples=samples
-        )
-
-        fill_splits(store, recipe, splits, work.command_options(recipe))
+        options, samples = work.command_options(recipe), inputs.samples
+        # Creates the store, or opens and if necessary enlarges it.
+        writer = StoreWriter(store, manifest, recipe.store.views, options, samples=samples)
+        fill_splits(store, recipe, splits, options)
 
         # Work and write: each missing shard, by its (view, shard) numbers.
         missing_shards = [
@@ -119,35 +111,30 @@ def run(
         if missing_shards:
             log.info("caching %d of %d shards", len(missing_shards), len(writer.layout.tasks()))
             if workers is None:
-                fill(writer, missing_shards, teacher.predictor(device), recipe, samples, device)
+                fill(writer, missing_shards, inputs)
             else:
                 job = make_job(work, recipe, store, writer.manifest, workers, allow_code=allow_code)
-                _fill_on_cluster(
-                    writer, missing_shards, teacher, recipe, samples, device, workers, job
-                )
+                _fill_on_cluster(writer, missing_shards, inputs, workers, job)
         coverage = writer.finish()  # checks every shard, and writes the totals to the manifest
         _check_visible(store, missing_shards, coverage)
         write_data_card(store, recipe.store.license)  # of a complete portable store
     return _report(coverage, missing_shards, splits)
 
 
-class _Inputs(NamedTuple):
+class _Loaded(NamedTuple):
     """What a store is made from.
 
     Attributes:
-        samples: of training.
         splits: the samples of each split that a portable store is to have; {} for another.
         manifest: that the store must have: it describes all that decides the heatmaps.
-            `teacher.entry` is the teacher's part of it.
     """
 
-    samples: SampleSet
+    inputs: StoreInputs
     splits: dict[str, SampleSet]
-    teacher: HeatmapSource
     manifest: Manifest
 
 
-def _load(work: WorkDir, recipe: Recipe, *, allow_code: bool) -> _Inputs:
+def _load(work: WorkDir, recipe: Recipe, device: torch.device, *, allow_code: bool) -> _Loaded:
     """Load data set and teacher, and log how well they fit each other.
 
     Raises:
@@ -160,23 +147,20 @@ def _load(work: WorkDir, recipe: Recipe, *, allow_code: bool) -> _Inputs:
     splits = samples_by_split(recipe, samples) if recipe.store.portable else {}
     for warning in compatibility_warnings(teacher.entry, recipe, samples.skeleton):
         log.info("%s", warning)
-    return _Inputs(samples=samples, splits=splits, teacher=teacher, manifest=manifest)
+    return _Loaded(StoreInputs(teacher, recipe, samples, device), splits, manifest)
 
 
 def _fill_on_cluster(
     writer: StoreWriter,
     missing_shards: list[tuple[int, int]],
-    teacher: HeatmapSource,
-    recipe: Recipe,
-    samples: SampleSet,
-    device: torch.device,
+    inputs: StoreInputs,
     workers: Workers,
     job: Job,
 ) -> None:
     """Have a cluster's workers make shards, each worker after a check by this process's teacher."""
     writer.end_audit()  # until `finish`, the manifest does not call the store complete
-    checker = make_spot_checker(teacher, recipe, samples, device, writer.layout, missing_shards)
-    fill_on_cluster(workers, recipe.cluster, job, writer.layout, missing_shards, checker)
+    checker = make_spot_checker(inputs, writer.layout, missing_shards)
+    fill_on_cluster(workers, inputs.recipe.cluster, job, writer.layout, missing_shards, checker)
 
 
 def _check_visible(store: Storage, written: list[tuple[int, int]], coverage: Coverage) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 
 from ..data.datasets import load
+from ..pipeline.caching.inputs import StoreInputs
 from ..pipeline.caching.plan import Plan, keep_views, make_plan
 from ..pipeline.caching.space import check_fits
 from ..pipeline.config.recipe import Recipe, apply_overrides
@@ -43,9 +44,10 @@ def run(
     """
     check_teacher(work, recipe, allow_code=allow_code)
     samples = load(recipe.data, "train")
-    source = load_teacher(work.teacher, recipe, samples.skeleton, allow_code=allow_code)
-    manifest = make_manifest(recipe, samples, source.entry)
-    return make_plan(work, recipe, samples, manifest, source, device, overwrite=overwrite)
+    teacher = load_teacher(work.teacher, recipe, samples.skeleton, allow_code=allow_code)
+    manifest = make_manifest(recipe, samples, teacher.entry)
+    inputs = StoreInputs(teacher, recipe, samples, device)
+    return make_plan(work, inputs, manifest, overwrite=overwrite)
 
 
 def adopt(work: WorkDir, recipe: Recipe, plan: Plan, views: int) -> Recipe:

@@ -22,12 +22,12 @@ import torch
 from ..data.datasets import Split
 from ..data.samples import SampleSet
 from ..data.sections import STORE_READER
-from ..data.views import Views
 from ..pipeline.caching.compare import ROUNDING, differences
 from ..pipeline.caching.fill import fill
 from ..pipeline.caching.fill_splits import fill_splits, samples_by_split
+from ..pipeline.caching.inputs import StoreInputs
 from ..pipeline.config.recipe import Recipe, stored_views
-from ..pipeline.models.predictor import HeatmapPredictor, input_crop, teacher_input
+from ..pipeline.models.predictor import input_crop, teacher_input
 from ..pipeline.runtime.loader import make_loader
 from ..pipeline.runtime.text import pluralize
 from ..pipeline.store import (
@@ -105,9 +105,10 @@ def run(
     teacher = _find_teacher(
         work, recipe, samples, needed=sample_count > 0 or repair, allow_code=allow_code
     )
-    predictor, not_compared = _make_predictor(teacher, recipe, device)
+    inputs = None if teacher is None else StoreInputs(teacher, recipe, samples, device)
+    not_compared = _why_not_compared(inputs)
     if layout is None:
-        _restore_manifest(store, work, recipe, samples, teacher, device, sample_count)
+        _restore_manifest(store, work, recipe, inputs, sample_count)
         layout = _check_store(store, work, recipe, samples)
 
     examine = partial(
@@ -121,16 +122,12 @@ def run(
     if manifest_is_lost:  # restored, but without what `finish` writes into it
         before.damaged_metadata["zarr.json"] = store.read("zarr.json")
     if repair and before.is_damaged:
-        _repair(store, work, recipe, samples, before, predictor, device)
+        _repair(store, work, recipe, samples, before, inputs)
         after = examine()
     compared_views = None
-    if predictor is not None:
+    if inputs is not None and not_compared is None:
         compared_views = _compare_with_teacher(
-            after.cached_heatmaps,
-            predictor,
-            views_of(recipe, samples, StoreReader(store, layout), input_crop(predictor)),
-            recipe,
-            device,
+            after.cached_heatmaps, inputs, StoreReader(store, layout)
         )
     return Verification(
         location=str(store),
@@ -182,14 +179,14 @@ def _find_teacher(
         return None
 
 
-def _make_predictor(
-    teacher: HeatmapSource | None, recipe: Recipe, device: torch.device
-) -> tuple[HeatmapPredictor | None, str]:
-    """What stored heatmaps are compared with and repaired with; or None, and why there is none."""
-    predictor = None if teacher is None else teacher.predictor(device)
-    if predictor and recipe.data.reader == STORE_READER and input_crop(predictor) is not None:
-        return None, "its own crops are cut from photographs"
-    return predictor, "none in the work directory"
+def _why_not_compared(inputs: StoreInputs | None) -> str | None:
+    """Why stored heatmaps are not compared with the teacher's output; None: they are."""
+    if inputs is None:
+        return "none in the work directory"
+    has_own_crops = input_crop(inputs.predictor) is not None
+    if has_own_crops and inputs.recipe.data.reader == STORE_READER:
+        return "its own crops are cut from photographs"
+    return None
 
 
 def _manifest_is_lost(store: Storage, work: WorkDir, recipe: Recipe, *, repair: bool) -> bool:
@@ -218,9 +215,7 @@ def _restore_manifest(
     store: Storage,
     work: WorkDir,
     recipe: Recipe,
-    samples: SampleSet,
-    teacher: HeatmapSource | None,
-    device: torch.device,
+    inputs: StoreInputs | None,
     sample_count: int,
 ) -> None:
     """Write the manifest again, after comparing views with the teacher's output.
@@ -228,14 +223,15 @@ def _restore_manifest(
     Raises:
         ValueError: there is no teacher, or the shards are not its heatmaps of this run's views.
     """
-    if teacher is None:
+    if inputs is None:
         location = ", ".join(recipe.store.teachers) or work.teacher.path
         raise ValueError(
             f"{store} has no manifest, and {location} no finished teacher to compare its shards "
             "with: restore the teacher that made the store, and run the same command again"
         )
     work_options = work.command_options(recipe)
-    expected = make_manifest(recipe, samples, teacher.entry)
+    samples = inputs.samples
+    expected = make_manifest(recipe, samples, inputs.teacher.entry)
     held_out: tuple[Split, ...] = ("validation", "test")
     for split in held_out:
         if StoragePart(store, split).has_any(""):
@@ -246,9 +242,7 @@ def _restore_manifest(
     reader = StoreReader(store, layout, work_options, own_layout=True)
     count = max(sample_count, LEAST_COMPARED)
     cached_heatmaps = _read_intact(reader, spread(layout, complete, count))
-    predictor = teacher.predictor(device)
-    views = views_of(recipe, samples, reader, input_crop(predictor))
-    compared = _compare_with_teacher(cached_heatmaps, predictor, views, recipe, device)
+    compared = _compare_with_teacher(cached_heatmaps, inputs, reader)
     wrong = sum(not view.error <= recipe.store.max_error + ROUNDING for view in compared)
     if wrong or (complete and not compared):
         what = "none of its views can be read"
@@ -258,6 +252,7 @@ def _restore_manifest(
             f"{store} has no manifest, and {what}: it was made for another run; move it away, and "
             f"make a new one with `fpd cache-heatmaps -w {work_options}`"
         )
+    views = views_of(recipe, samples, reader)
     check_canaries(store, layout, views, manifest, work_options, readable_only=True)
     with store.locked():
         store.write("zarr.json", restored_group(manifest, layout))
@@ -303,8 +298,7 @@ def _repair(
     recipe: Recipe,
     samples: SampleSet,
     examination: Examination,
-    predictor: HeatmapPredictor | None,
-    device: torch.device,
+    inputs: StoreInputs | None,
 ) -> None:
     """Write damaged metadata again, and have the teacher make damaged shards again.
 
@@ -318,7 +312,7 @@ def _repair(
             f"{store} has {pluralize(len(damaged_shards) + len(damaged_splits), 'damaged shard')}; "
             f"{COPY_AGAIN}"
         )
-    if damaged_shards and predictor is None:
+    if damaged_shards and inputs is None:
         location = ", ".join(recipe.store.teachers) or work.teacher.path
         raise ValueError(
             f"{location} has no finished teacher to make "
@@ -337,30 +331,30 @@ def _repair(
         if damaged_splits:
             splits = samples_by_split(recipe, samples)
             fill_splits(store, recipe, splits, work.command_options(recipe))
-        if predictor is not None and damaged_shards:
+        if inputs is not None and damaged_shards:
             log.info(
                 "making %d of %d shards again", len(damaged_shards), len(writer.layout.tasks())
             )
-            fill(writer, damaged_shards, predictor, recipe, samples, device)
+            fill(writer, damaged_shards, inputs)
         writer.finish()
         write_data_card(store, recipe.store.license)
 
 
 def _compare_with_teacher(
     cached_heatmaps: dict[SampleView, CachedHeatmaps],
-    predictor: HeatmapPredictor,
-    views: Views,
-    recipe: Recipe,
-    device: torch.device,
+    inputs: StoreInputs,
+    reader: StoreReader,
 ) -> list[CheckedView]:
     """Run the teacher on stored views and compare; the largest errors first."""
+    recipe, samples, predictor = inputs.recipe, inputs.samples, inputs.predictor
+    views = views_of(recipe, samples, reader, input_crop(predictor))
     keys = [(index, view) for view, index in cached_heatmaps]
     batch_size = recipe.store.batch_size
     batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
     loader = make_loader(
         views,
         batches,
-        device,
+        inputs.device,
         workers=recipe.loader.workers,
         prefetch=recipe.loader.prefetch,
     )
@@ -373,7 +367,7 @@ def _compare_with_teacher(
             same_crop_B = (stored_parameters_BP == batch["parameters"]).all(dim=1)
             error_B[~same_crop_B] = torch.inf
             checked_views += [
-                CheckedView(view, views.samples.ids[index], error, displacement)
+                CheckedView(view, samples.ids[index], error, displacement)
                 for (index, view), error, displacement in zip(
                     batch_keys, error_B.tolist(), displacement_B.tolist(), strict=True
                 )

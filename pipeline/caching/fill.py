@@ -13,20 +13,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
-from ...data.samples import SampleSet
 from ...data.views import Views
-from ..config.recipe import Recipe, stored_views
-from ..models.predictor import HeatmapPredictor, input_crop
 from ..runtime.interrupt import Interrupted, Stop, stop_requested
 from ..runtime.loader import Key, make_loader
 from ..store import Layout, Shard, StoreWriter
 from ..store.canaries import Canary
 from .encode import Columns, encode_batches, make_shard, take_canaries
+from .inputs import StoreInputs
 
 STOPPED = "caching stopped; complete shards are kept, the same command makes the rest"
 
@@ -34,14 +31,7 @@ SHARDS_IN_FLIGHT = 2
 """Shards that may wait to be written while the teacher runs on the next one."""
 
 
-def fill(
-    writer: StoreWriter,
-    tasks: Sequence[tuple[int, int]],
-    predictor: HeatmapPredictor,
-    recipe: Recipe,
-    samples: SampleSet,
-    device: torch.device,
-) -> None:
+def fill(writer: StoreWriter, tasks: Sequence[tuple[int, int]], inputs: StoreInputs) -> None:
     """Make shards and write them, replacing any that exist.
 
     Shards that are complete when an error or a signal comes are still written.
@@ -61,7 +51,7 @@ def fill(
         tqdm(total=total, desc="cache-heatmaps", unit="view", leave=False, disable=None) as bar,
         ThreadPoolExecutor(1, "shard-writer") as writers,
     ):
-        batches = encode_shards(layout, tasks, predictor, recipe, samples, device)
+        batches = encode_shards(layout, tasks, inputs)
         batches = _until_stopped(batches, bar, stop)
         for view, shard in tasks:
             content = collect_shard(batches, layout, view, shard)
@@ -77,10 +67,7 @@ def fill(
 def encode_shards(
     layout: Layout,
     tasks: Sequence[tuple[int, int]],
-    predictor: HeatmapPredictor,
-    recipe: Recipe,
-    samples: SampleSet,
-    device: torch.device,
+    inputs: StoreInputs,
     reading_threads: int = 0,
 ) -> Iterator[Columns]:
     """Read the views of some shards, run the teacher and encode its heatmaps, batch by batch.
@@ -92,17 +79,18 @@ def encode_shards(
     Returns:
         The batches, in the order of the tasks (see `encode_batches`).
     """
-    views = stored_views(recipe, samples, input_crop(predictor))
-    batch_size = recipe.store.batch_size
-    keys = [batch for view, shard in tasks for batch in _batches(layout, view, shard, batch_size)]
+    views, settings = inputs.views, inputs.recipe.store
+    size = settings.batch_size
+    keys = [batch for view, shard in tasks for batch in _batches(layout, view, shard, size)]
     batches: Iterable[Mapping[str, Tensor]]
     if reading_threads:
         batches = read_in_threads(views, keys, reading_threads)
     else:
+        loader = inputs.recipe.loader
         batches = make_loader(
-            views, keys, device, workers=recipe.loader.workers, prefetch=recipe.loader.prefetch
+            views, keys, inputs.device, workers=loader.workers, prefetch=loader.prefetch
         )
-    return encode_batches(predictor, batches, recipe.store.max_error)
+    return encode_batches(inputs.predictor, batches, settings.max_error)
 
 
 def read_in_threads(

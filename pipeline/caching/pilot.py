@@ -24,8 +24,8 @@ from torch.utils.data import default_collate
 
 from ...data.io.jpeg import encode_jpeg
 from ...data.samples import SampleSet
-from ..config.recipe import Recipe, stored_views
-from ..models.predictor import HeatmapPredictor, input_crop
+from ..config.recipe import Recipe
+from ..models.predictor import HeatmapPredictor
 from ..runtime.device import loader_workers
 from ..runtime.loader import Key
 from ..store import Layout
@@ -35,6 +35,7 @@ from ..store.reader import CRC32C_BYTES, INDEX_ENTRY_BYTES
 from ..store.splits import sample_columns
 from ..store.writer import Column, Shard, encode_shard
 from .encode import Columns, encode_batches, make_shard, summarize_errors, take_canaries
+from .inputs import StoreInputs
 from .loading import Loading, measure_loading
 
 TIMED_VIEWS = 48
@@ -112,21 +113,16 @@ class Pilot:
         return max(self.read_s / self.workers, device_s, self.compress_s)
 
 
-def run_pilot(
-    predictor: HeatmapPredictor,
-    recipe: Recipe,
-    samples: SampleSet,
-    layout: Layout,
-    device: torch.device,
-) -> Pilot:
+def run_pilot(inputs: StoreInputs, layout: Layout) -> Pilot:
     """Run teacher, encoder and compression on views spread over the samples, in memory.
 
     The first batch is a warm-up, and is not measured.
     """
+    recipe, samples, device = inputs.recipe, inputs.samples, inputs.device
     batches = pilot_keys(len(samples), recipe.store.batch_size)
     stopwatch = Stopwatch(device)
-    encode_all(predictor, recipe, samples, device, batches[:1], Stopwatch(device))
-    joined = encode_all(predictor, recipe, samples, device, batches[1:], stopwatch)
+    encode_all(inputs, batches[:1], Stopwatch(device))
+    joined = encode_all(inputs, batches[1:], stopwatch)
     sizes, view_bytes = measure_sizes(joined, layout, stopwatch)
     crop_px = recipe.geometry.crop_px
     other_layout = replace(layout, crop_px=0 if layout.crop_px else crop_px)
@@ -181,28 +177,23 @@ class Stopwatch:
 
 
 def encode_all(
-    predictor: HeatmapPredictor,
-    recipe: Recipe,
-    samples: SampleSet,
-    device: torch.device,
-    batches: Sequence[Sequence[Key]],
-    stopwatch: Stopwatch,
+    inputs: StoreInputs, batches: Sequence[Sequence[Key]], stopwatch: Stopwatch
 ) -> Columns:
     """Encode batches of views and join them; with crops, also if the store is to have none.
 
     The stopwatch adds up "read", "encode" and, which is part of that, "teacher".
     """
-    timed_predictor = partial(_predict_timed, predictor, stopwatch)
-    views = stored_views(recipe, samples, input_crop(predictor))
+    timed_predictor = partial(_predict_timed, inputs.predictor, stopwatch)
+    views, settings = inputs.views, inputs.recipe.store
     parts: list[Columns] = []
     for keys in batches:
         with stopwatch("read"):
             batch = default_collate([views[key] for key in keys])
         if "jpeg" not in batch:
             crops = batch["crop"].numpy()
-            batch["jpeg"] = [encode_jpeg(crop, recipe.store.crop_quality) for crop in crops]
+            batch["jpeg"] = [encode_jpeg(crop, settings.crop_quality) for crop in crops]
         with stopwatch("encode"):
-            parts += encode_batches(timed_predictor, [batch], recipe.store.max_error)
+            parts += encode_batches(timed_predictor, [batch], settings.max_error)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

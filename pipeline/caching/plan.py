@@ -23,16 +23,14 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
 from ...data.samples import SampleSet
 from ..config.recipe import Recipe, apply_overrides
 from ..runtime.text import format_bytes
 from ..store import make_manifest, open_storage
 from ..store.manifest import Manifest
-from ..teachers import HeatmapSource
 from ..workdir import WorkDir
 from .fill_splits import samples_by_split
+from .inputs import StoreInputs
 from .photographs import Photographs, measure_photographs, read_all_splits
 from .pilot import Pilot, run_pilot
 from .space import (
@@ -169,14 +167,7 @@ def break_even_epochs(views: int, cache_s: float, teacher_s: float) -> float:
 
 
 def make_plan(
-    work: WorkDir,
-    recipe: Recipe,
-    samples: SampleSet,
-    manifest: Manifest,
-    source: HeatmapSource,
-    device: torch.device,
-    *,
-    overwrite: bool = False,
+    work: WorkDir, inputs: StoreInputs, manifest: Manifest, *, overwrite: bool = False
 ) -> Plan:
     """Inspect the existing store, if any, and run a pilot.
 
@@ -186,6 +177,7 @@ def make_plan(
     Raises:
         ValueError: the existing store was made for another run.
     """
+    recipe, samples = inputs.recipe, inputs.samples
     storage = open_storage(work.store_location(recipe))
     all_splits = read_all_splits(recipe, samples)
     splits = _stored_splits(recipe, samples, all_splits)
@@ -198,11 +190,11 @@ def make_plan(
         overwrite=overwrite,
     )
     other = _of_other_kind(recipe)
-    other_manifest = make_manifest(other, samples, source.entry)
+    other_manifest = make_manifest(other, samples, inputs.teacher.entry)
     other_status = empty_status(other_manifest, splits if other.store.portable else {})
     free = free_bytes(storage)
     return Plan(
-        pilot=run_pilot(source.predictor(device), recipe, samples, status.layout, device),
+        pilot=run_pilot(inputs, status.layout),
         status=status,
         other_status=other_status,
         recipe_views=recipe.store.views,

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from zarr.storage import MemoryStore
 
 from ...data.samples import SampleSet
-from ..config.recipe import Recipe
 from ..runtime.text import format_bytes
 from ..store import (
     Coverage,
@@ -33,8 +31,8 @@ from ..store import (
 from ..store.manifest import STORED_SPLITS, Manifest, split_layout, with_added
 from ..store.schema import create_arrays
 from ..store.storage import StoragePart
-from ..teachers import HeatmapSource
 from ..workdir import WorkDir
+from .inputs import StoreInputs
 from .pilot import (
     Sizes,
     SplitSizes,
@@ -209,11 +207,8 @@ def free_bytes(storage: Storage) -> int | None:
 
 def check_space(
     work: WorkDir,
-    recipe: Recipe,
-    samples: SampleSet,
+    inputs: StoreInputs,
     manifest: Manifest,
-    source: HeatmapSource,
-    device: torch.device,
     *,
     splits: Mapping[str, SampleSet] | None = None,
     overwrite: bool = False,
@@ -230,6 +225,7 @@ def check_space(
     Raises:
         ValueError: there is too little space; the message says what is needed, and what helps.
     """
+    recipe, samples = inputs.recipe, inputs.samples
     storage = open_storage(work.store_location(recipe))
     free = free_bytes(storage)
     if free is None:
@@ -251,9 +247,9 @@ def check_space(
         )
     else:
         one_batch = pilot_keys(len(samples), recipe.store.batch_size)[:1]
-        predictor = source.predictor(device)
-        joined = encode_all(predictor, recipe, samples, device, one_batch, Stopwatch(device))
-        sizes, _ = measure_sizes(joined, layout, Stopwatch(device))
+        stopwatch = Stopwatch(inputs.device)
+        joined = encode_all(inputs, one_batch, stopwatch)
+        sizes, _ = measure_sizes(joined, layout, stopwatch)
         split_sizes = measure_split_sizes(joined, recipe, samples, one_batch[0], layout)
         needed = added_bytes(missing, sizes, layout) + status.missing_split_bytes(split_sizes)
     check_fits(storage, needed, free, work_options)

@@ -31,16 +31,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from ...data.samples import SampleSet
 from ...data.views import Views
-from ..config.recipe import Recipe, stored_views
-from ..models.predictor import HeatmapPredictor, input_crop, teacher_input
+from ..models.predictor import teacher_input
 from ..runtime.loader import in_batches
 from ..store import CachedHeatmaps, Layout
 from ..store.verify import SampleView, spread
-from ..teachers import HeatmapSource
 from .compare import ROUNDING, differences
 from .encode import encode_batches
+from .inputs import StoreInputs
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -122,20 +120,14 @@ class Gate:
             return _approval.wait_for(lambda: process in _approved, wait_s)
 
 
-def encode_cells(
-    check: SpotCheck,
-    process: str,
-    predictor: HeatmapPredictor,
-    recipe: Recipe,
-    samples: SampleSet,
-) -> Cells:
+def encode_cells(check: SpotCheck, process: str, inputs: StoreInputs) -> Cells:
     """Encode the views of a check as they would be stored. Called in a task of a Dask worker."""
     from distributed import get_worker
 
     cells: list[CachedHeatmaps] = []
-    views = stored_views(recipe, samples, input_crop(predictor))
-    for keys in in_batches(check.views, recipe.store.batch_size):
-        (columns,) = encode_batches(predictor, [_batch(views, keys)], _bound(recipe))
+    views, settings = inputs.views, inputs.recipe.store
+    for keys in in_batches(check.views, settings.batch_size):
+        (columns,) = encode_batches(inputs.predictor, [_batch(views, keys)], settings.max_error)
         names = ("heatmaps", "steps", "peaks", "parameters")
         cells += [
             CachedHeatmaps(*values)
@@ -143,10 +135,6 @@ def encode_cells(
         ]
     machine = f"{socket.gethostname()}, process {os.getpid()}"
     return Cells(process, str(get_worker().address), machine, cells)
-
-
-def _bound(recipe: Recipe) -> float:
-    return recipe.store.max_error
 
 
 def _batch(views: Views, keys: Sequence[SampleView]) -> dict[str, Tensor]:
@@ -168,23 +156,14 @@ class SpotChecker:
         check: what tasks are given.
     """
 
-    def __init__(
-        self,
-        source: HeatmapSource,
-        recipe: Recipe,
-        samples: SampleSet,
-        device: torch.device,
-        views: Sequence[SampleView],
-    ) -> None:
+    def __init__(self, inputs: StoreInputs, views: Sequence[SampleView]) -> None:
         """Run the teacher on some views, in a thread.
 
         Args:
-            source: the teacher.
-            device: where it runs.
             views: to compare.
         """
         self.check = SpotCheck(uuid4().hex, tuple(views))
-        self.source, self.recipe, self.samples, self.device = source, recipe, samples, device
+        self.inputs = inputs
         self._closed = threading.Event()
         self._threads = ThreadPoolExecutor(CHECKING_THREADS, "spot-check")
         self._expected = self._threads.submit(self._run_teacher)
@@ -229,12 +208,13 @@ class SpotChecker:
         other_crop_B = (stored_BP != expected.parameters_BP).any(axis=1)
         error_B = np.where(other_crop_B, np.inf, error_B)
         worst = int(error_B.argmax())  # NaN is the largest
-        error, allowed = float(error_B[worst]), _bound(self.recipe) + ROUNDING
+        recipe, samples = self.inputs.recipe, self.inputs.samples
+        error, allowed = float(error_B[worst]), recipe.store.max_error + ROUNDING
         if not error <= allowed:
             view, index = self.check.views[worst]
             raise ValueError(
                 f"the worker {cells.address} ({cells.machine}) is refused: its heatmaps of view "
-                f"{view} of sample {self.samples.ids[index]} differ from the teacher's output on "
+                f"{view} of sample {samples.ids[index]} differ from the teacher's output on "
                 f"this machine by {error:.3g} of a map's peak, allowed is {allowed:.3g}. It wrote "
                 "no shard; those of other workers are kept. Find out what is wrong with that "
                 "machine's GPU or libraries, or stop its workers; the same command then makes the "
@@ -248,8 +228,7 @@ class SpotChecker:
             ValueError: it cannot be run.
         """
         try:
-            predictor = self.source.predictor(self.device)
-            views = stored_views(self.recipe, self.samples, input_crop(predictor))
+            predictor, views = self.inputs.predictor, self.inputs.views
             heatmaps, parameters = [], []
             for view in self.check.views:
                 if self._closed.is_set():
@@ -267,13 +246,8 @@ class SpotChecker:
 
 
 def make_spot_checker(
-    source: HeatmapSource,
-    recipe: Recipe,
-    samples: SampleSet,
-    device: torch.device,
-    layout: Layout,
-    tasks: list[SampleView],
+    inputs: StoreInputs, layout: Layout, tasks: list[SampleView]
 ) -> SpotChecker | None:
     """A checker of some views among the (view, shard) to make; None: the recipe wants no check."""
-    views = spread(layout, tasks, recipe.cluster.spot_check_views)
-    return SpotChecker(source, recipe, samples, device, views) if views else None
+    views = spread(layout, tasks, inputs.recipe.cluster.spot_check_views)
+    return SpotChecker(inputs, views) if views else None

@@ -14,14 +14,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-import torch
-
 from ...data.datasets import load
-from ...data.samples import SampleSet
 from ..config.recipe import Recipe, absolute_settings
 from ..config.sections import Loader
 from ..models.model_dir import ModelDir
-from ..models.predictor import HeatmapPredictor
 from ..runtime.dask_cluster import TaskFailed, Workers, worker_device
 from ..runtime.device import loader_workers
 from ..runtime.diff import differences
@@ -41,6 +37,7 @@ from ..store.manifest import Manifest
 from ..teachers import load_teacher, parse
 from ..workdir import WorkDir
 from .fill import collect_shard, encode_shards
+from .inputs import StoreInputs
 from .spot_check import Cells, Gate, SpotCheck, encode_cells
 
 CONTEXTS_KEPT = 2
@@ -125,20 +122,12 @@ def _cells(job: Job, check: SpotCheck | None) -> Cells | None:
     if context.gate.admits(check):
         return None
     process = context.gate.process(check)
-    return encode_cells(check, process, context.predictor, context.recipe, context.samples)
+    return encode_cells(check, process, context.inputs)
 
 
 def _encode_and_write(job: Job, layout: Layout, view: int, shard: int) -> Receipt:
     context = _context(job)
-    batches = encode_shards(
-        layout,
-        [(view, shard)],
-        context.predictor,
-        context.recipe,
-        context.samples,
-        context.device,
-        context.reading_threads,
-    )
+    batches = encode_shards(layout, [(view, shard)], context.inputs, context.reading_threads)
     content = collect_shard(batches, layout, view, shard)
     # Opened again: the command may have been stopped in the meantime, and the store replaced.
     storage, layout = _open_store(job)
@@ -166,10 +155,7 @@ def _open_store(job: Job) -> tuple[Storage, Layout]:
 class _Context:
     """What a worker keeps loaded from shard to shard."""
 
-    recipe: Recipe
-    samples: SampleSet
-    predictor: HeatmapPredictor
-    device: torch.device
+    inputs: StoreInputs
     reading_threads: int
     gate: Gate = field(default_factory=Gate)
 
@@ -209,11 +195,12 @@ def _load_context(job: Job) -> _Context:
         "let all workers see the same images and labels",
     )
     device = worker_device(job.device, share_gpus=job.share_gpus)
-    predictor = source.predictor(device)
     # With a GPU, threads read ahead; on a CPU, other workers use the cores in the meantime.
     threads = loader_workers(recipe.loader.workers, device) if device.type == "cuda" else 0
     recipe = recipe.model_copy(update={"loader": Loader(workers=0)})
-    return _Context(recipe, samples, predictor, device, threads)
+    inputs = StoreInputs(source, recipe, samples, device)
+    _ = inputs.predictor  # loaded here, for all threads of the worker
+    return _Context(inputs, threads)
 
 
 def _check(what: str, expected: object, found: object, advice: str) -> None:

@@ -322,7 +322,7 @@ class Verification:
         damages: of shards that are missing or damaged.
         repaired: whether all of that has been repaired.
         compared_views: compared with the live teacher, largest error first; None: no teacher.
-        not_compared: why there is no teacher to compare with.
+        not_compared: why there is no teacher to compare with; None: there is one.
         bound: the largest error that a view may have.
         deep: whether file contents were checked, not only sizes.
     """
@@ -335,7 +335,7 @@ class Verification:
     damages: list[Damage]
     repaired: bool
     compared_views: list[CheckedView] | None
-    not_compared: str
+    not_compared: str | None
     bound: float
     deep: bool
 

@@ -17,6 +17,7 @@ from distributed import Client, LocalCluster
 
 from fpd.data.samples import SampleSet
 from fpd.pipeline.caching import driver, spot_check, worker
+from fpd.pipeline.caching.inputs import StoreInputs
 from fpd.pipeline.caching.spot_check import SpotChecker
 from fpd.pipeline.caching.worker import Job
 from fpd.pipeline.config.recipe import Recipe
@@ -25,6 +26,8 @@ from fpd.pipeline.runtime.interrupt import Interrupted, Stop
 from fpd.pipeline.store import Layout
 from fpd.pipeline.teachers import load_teacher
 from fpd.pipeline.workdir import WorkDir
+
+from .answering import AnsweringTeacher
 
 HOST = socket.gethostname()
 
@@ -98,8 +101,8 @@ def test_a_failing_shard_is_tried_again_and_the_others_are_made(
 @pytest.fixture
 def checker(work: WorkDir, toy_recipe: Recipe, toy_samples: SampleSet) -> Iterator[SpotChecker]:
     source = load_teacher(work.teacher, toy_recipe, toy_samples.skeleton, allow_code=False)
-    views = [(0, 3), (1, 17)]
-    checker = SpotChecker(source, toy_recipe, toy_samples, torch.device("cpu"), views)
+    inputs = StoreInputs(source, toy_recipe, toy_samples, torch.device("cpu"))
+    checker = SpotChecker(inputs, [(0, 3), (1, 17)])
     yield checker
     checker.close()
 
@@ -136,7 +139,8 @@ def test_a_worker_whose_teacher_answers_zeros_writes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     good = worker._context(job)
-    bad = replace(good, predictor=lambda crop: good.predictor(crop) * 0)
+    zeros = AnsweringTeacher(lambda crop: good.inputs.predictor(crop) * 0)
+    bad = replace(good, inputs=replace(good.inputs, teacher=zeros))
     monkeypatch.setattr(worker, "_context", lambda _: bad)
     delete_receipts(work)
     before = contents(work.store)

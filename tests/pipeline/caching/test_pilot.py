@@ -12,12 +12,15 @@ from fsspec.implementations.memory import MemoryFileSystem
 from torch import Tensor, nn
 
 from fpd.data.samples import SampleSet
+from fpd.pipeline.caching.inputs import StoreInputs
 from fpd.pipeline.caching.pilot import TIMED_VIEWS, pilot_keys, run_pilot
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
 from fpd.pipeline.models.predictor import make_predictor
 from fpd.pipeline.store import Layout
 from fpd.pipeline.workdir import WorkDir
 from fpd.stages import plan as plan_stage
+
+from .answering import AnsweringTeacher
 
 CPU = torch.device("cpu")
 
@@ -65,8 +68,9 @@ def test_the_pilot_runs_the_teacher_as_the_cache_will(
     recipe = changed(toy_recipe, f"store.flip_averaged={averaged}")
     teacher = Counting()
     mirror = toy_samples.skeleton.flip_indices if recipe.flip_averaged else None
-    predictor, layout = make_predictor(teacher, CPU, mirror), replace(LAYOUT, shard_samples=8)
-    pilot = run_pilot(predictor, recipe, toy_samples, layout, CPU)
+    source = AnsweringTeacher(make_predictor(teacher, CPU, mirror))
+    inputs = StoreInputs(source, recipe, toy_samples, CPU)
+    pilot = run_pilot(inputs, replace(LAYOUT, shard_samples=8))
     assert pilot.views == 48
     assert teacher.views == passes * (48 + 8)  # and a batch of 8 to warm up
     assert pilot.sizes.view > 1000  # noise is hard to compress
@@ -113,7 +117,8 @@ def test_nothing_of_a_finished_portable_store_is_counted_again(
 def test_the_pilot_loads_views_both_ways_and_leaves_nothing_in_memory(
     toy_recipe: Recipe, toy_samples: SampleSet
 ) -> None:
-    layout = replace(LAYOUT, shard_samples=8)
-    pilot = run_pilot(make_predictor(Counting(), CPU, None), toy_recipe, toy_samples, layout, CPU)
+    source = AnsweringTeacher(make_predictor(Counting(), CPU, None))
+    inputs = StoreInputs(source, toy_recipe, toy_samples, CPU)
+    pilot = run_pilot(inputs, replace(LAYOUT, shard_samples=8))
     assert min(pilot.loading) > 0
     assert not [path for path in MemoryFileSystem.store if "fpd-pilot" in path]

@@ -17,6 +17,7 @@ from torch import Tensor
 from fpd.data.samples import SampleSet
 from fpd.pipeline.caching import spot_check, worker
 from fpd.pipeline.caching.compare import ROUNDING
+from fpd.pipeline.caching.inputs import StoreInputs
 from fpd.pipeline.caching.spot_check import (
     Cells,
     Gate,
@@ -32,6 +33,8 @@ from fpd.pipeline.models.predictor import HeatmapPredictor
 from fpd.pipeline.store import Layout, StoreReader, open_storage
 from fpd.pipeline.teachers import load_teacher
 from fpd.pipeline.workdir import WorkDir
+
+from .answering import AnsweringTeacher
 
 CPU = torch.device("cpu")
 ADDRESS = "tcp://worker:1"
@@ -66,20 +69,6 @@ class Client:
         self.approved.append(process)
 
 
-@dataclass(frozen=True)
-class Source:
-    """A teacher that answers with one predictor on every device."""
-
-    answer: HeatmapPredictor
-
-    @property
-    def entry(self) -> dict[str, Any]:
-        return {}
-
-    def predictor(self, device: torch.device) -> HeatmapPredictor:
-        return self.answer
-
-
 def zeros(crop_BSS3: Tensor) -> Tensor:
     return torch.zeros(len(crop_BSS3), 16, 16, 16)
 
@@ -110,15 +99,23 @@ def predictor(work: WorkDir, toy_recipe: Recipe, toy_samples: SampleSet) -> Heat
     return source.predictor(CPU)
 
 
+InputsOf = Callable[[HeatmapPredictor], StoreInputs]
+
+
+@pytest.fixture
+def inputs_of(toy_recipe: Recipe, toy_samples: SampleSet) -> InputsOf:
+    return lambda answer: StoreInputs(AnsweringTeacher(answer), toy_recipe, toy_samples, CPU)
+
+
 MakeChecker = Callable[[HeatmapPredictor], SpotChecker]
 
 
 @pytest.fixture
-def make_checker(toy_recipe: Recipe, toy_samples: SampleSet) -> Iterator[MakeChecker]:
+def make_checker(inputs_of: InputsOf) -> Iterator[MakeChecker]:
     checkers: list[SpotChecker] = []
 
     def make(answer: HeatmapPredictor) -> SpotChecker:
-        checkers.append(SpotChecker(Source(answer), toy_recipe, toy_samples, CPU, VIEWS))
+        checkers.append(SpotChecker(inputs_of(answer), VIEWS))
         return checkers[-1]
 
     yield make
@@ -127,9 +124,9 @@ def make_checker(toy_recipe: Recipe, toy_samples: SampleSet) -> Iterator[MakeChe
 
 
 @pytest.fixture
-def encode(toy_recipe: Recipe, toy_samples: SampleSet) -> Callable[..., Cells]:
+def encode(inputs_of: InputsOf) -> Callable[..., Cells]:
     def encode(check: SpotCheck, answer: HeatmapPredictor) -> Cells:
-        return encode_cells(check, "process", answer, toy_recipe, toy_samples)
+        return encode_cells(check, "process", inputs_of(answer))
 
     return encode
 
@@ -268,7 +265,8 @@ def test_the_recipe_says_how_many_views_are_checked(
     for count in (0, 3):
         settings = toy_recipe.model_dump(mode="json")
         recipe = apply_overrides(settings, [f"cluster.spot_check_views={count}"])
-        checker = make_spot_checker(Source(zeros), recipe, toy_samples, CPU, layout, tasks)
+        inputs = StoreInputs(AnsweringTeacher(zeros), recipe, toy_samples, CPU)
+        checker = make_spot_checker(inputs, layout, tasks)
         assert (checker is None) == (count == 0)
         if checker is not None:
             checker.close()
