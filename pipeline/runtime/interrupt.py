@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -102,7 +103,7 @@ def _lost_signals_sent_again() -> Iterator[None]:
     signal comes again by a timer, as such code may hold any lock, also those of `threading`.
     """
     report = sys.unraisablehook
-    before = signal.getsignal(signal.SIGALRM)
+    alarm_before: list[Any] = []  # the handler of SIGALRM, if it was replaced
 
     def send_again(unraisable: sys.UnraisableHookArgs) -> None:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
@@ -110,15 +111,16 @@ def _lost_signals_sent_again() -> Iterator[None]:
             return
         is_terminated = issubclass(unraisable.exc_type, Terminated)
         number = signal.SIGTERM if is_terminated else signal.SIGINT
-        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+        alarm_before.append(signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number)))
         signal.setitimer(signal.ITIMER_REAL, SEND_AGAIN_S)
 
     sys.unraisablehook = send_again
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        if alarm_before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, alarm_before[0])
         sys.unraisablehook = report
 
 
