@@ -53,7 +53,8 @@ settings_options = with_options(
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Override a setting of the recipe, such as student.alpha=0.9. Repeatable.",
+        help="Override a setting of the recipe, such as student.alpha=0.9; null leaves it not set. "
+        "Repeatable.",
     ),
 )
 """The options that choose recipe and settings."""

@@ -125,9 +125,9 @@ def settings_page() -> str:
         "# Settings",
         "A recipe is a TOML file. `-r NAME` takes a shipped recipe, `-r FILE` your own; "
         '`extends = "lsp"` at the top of a file builds on a shipped one, and `--set KEY=VALUE` '
-        "overrides a single setting. Unknown keys and values out of range are refused. The first "
-        "command in a work directory saves its recipe there as `recipe.json`, and later commands "
-        "start from that.",
+        "overrides a single setting; the value `null` leaves it not set. Unknown keys and values "
+        "out of range are refused. The first command in a work directory saves its recipe there as "
+        "`recipe.json`, and later commands start from that.",
         "`fpd config` prints this page in the terminal; `fpd config show -r lsp --set KEY=VALUE` "
         "prints a resulting recipe, with where each value came from.",
         "## Shipped recipes",

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from ..models.networks import MODELS
+from .overrides import NULL
 
 MAX_SUGGESTED = 3
 """Keys of the same name that are suggested."""
@@ -41,7 +42,8 @@ def describe(error: ValidationError, settings: type[BaseModel], prefix: str = ""
             text = message.removeprefix("Value error, ")
             texts.append(f"{key}: {text}" if key else text)
         else:
-            texts.append(f"{key}: {message[0].lower()}{message[1:]} (got {item['input']!r:.80})")
+            got = NULL if item["input"] is None else f"{item['input']!r:.80}"
+            texts.append(f"{key}: {message[0].lower()}{message[1:]} (got {got})")
     return "; ".join(texts)
 
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from ..models.networks import DEFAULT_MODEL, MODELS
 
+NULL = "null"
+"""The value of `--set` that leaves a setting unset."""
+
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return `base` updated with `changes`, table by table.
@@ -74,7 +77,12 @@ def parse_grid(text: str) -> tuple[str, list[Any]]:
 
 
 def _parse_value(text: str) -> Any:
-    """Parse a TOML value; any other text is a string, as in `--set data.reader=lsp`."""
+    """Parse a TOML value; any other text is a string, as in `--set data.reader=lsp`.
+
+    TOML has no word for a setting that is not set: here, `NULL` is one.
+    """
+    if text.strip() == NULL:
+        return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -88,16 +96,15 @@ def list_overrides(prefix: str, wanted: Mapping[str, Any], base: Mapping[str, An
         prefix: the section's dotted key.
 
     Returns:
-        Texts that `parse_override` reads. Settings that `wanted` leaves unset have none: an option
-        cannot unset anything.
+        Texts that `parse_override` reads.
     """
     texts: list[str] = []
     for key, value in wanted.items():
         dotted, old = f"{prefix}.{key}", base.get(key)
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             texts += list_overrides(dotted, value, old)
-        elif value != old and value is not None:
-            texts.append(f"{dotted}={toml(value)}")
+        elif value != old:
+            texts.append(f"{dotted}={NULL if value is None else toml(value)}")
     return texts
 
 

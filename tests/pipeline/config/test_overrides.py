@@ -107,8 +107,23 @@ def test_overrides_turn_one_section_into_another() -> None:
     base = {"crop_px": 64, "inner": {"names": ["a"], "kept": 1}, "unset": 3, "table": None}
     wanted = {"crop_px": 128, "inner": {"names": ["b c"], "kept": 1}, "unset": None, "table": {}}
     texts = list_overrides("geometry", wanted, base)
-    assert texts == ["geometry.crop_px=128", 'geometry.inner.names=["b c"]', "geometry.table={}"]
+    assert texts == [
+        "geometry.crop_px=128",
+        'geometry.inner.names=["b c"]',
+        "geometry.unset=null",
+        "geometry.table={}",
+    ]
     merged: dict[str, Any] = {"geometry": base}
     for text in texts:
         merged = merge(merged, parse_override(text))
-    assert merged["geometry"] == wanted | {"unset": 3}  # an option cannot unset anything
+    assert merged["geometry"] == wanted
+
+
+def test_null_unsets_what_may_be_unset() -> None:
+    overrides = ["student.patience=3", "data.root=x", "student.patience=null", "data.root = null"]
+    recipe = load_recipe("demo", overrides)
+    assert recipe.student.patience is None and recipe.data.root is None
+    assert parse_grid("student.patience=null,3") == ("student.patience", [None, 3])
+    assert load_recipe("demo", ['data.root="null"']).data.root == Path("null")
+    with pytest.raises(ValueError, match=r"^student\.epochs: .* integer \(got null\)$"):
+        load_recipe("demo", ["student.epochs=null"])
