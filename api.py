@@ -81,8 +81,10 @@ class Prediction:
         """Write the drawing as JPEG or PNG, by the suffix of `path`.
 
         Raises:
-            ValueError: it has another suffix.
+            ValueError: it has another suffix, or its folder is missing.
         """
+        if not Path(path).parent.is_dir():
+            raise ValueError(f"{path}: expected a file in an existing folder, found no such folder")
         write_image(self.draw(), Path(path))
 
 
@@ -116,7 +118,7 @@ class Model:
         Raises:
             ValueError: the image cannot be read, or a box is empty or outside of it.
         """
-        photos = _pixels(image) if isinstance(image, np.ndarray) else _photo(Path(image))
+        photos = _photo(Path(image)) if isinstance(image, str | Path) else _pixels(image)
         size = photos.size(0)
         found = [None] if boxes is None else [_box(box) for box in boxes]
         people = [make_person(photos, 0, box, size) for box in found]
@@ -284,14 +286,30 @@ def _photo(path: Path) -> Photos:
 
 
 def _box(values: Sequence[float]) -> Box:
-    if len(values) != 4 or not np.isfinite(np.asarray(values, np.float64)).all():
-        raise ValueError(f"expected boxes of four finite numbers, x, y, w, h, found {values!r}")
-    x, y, w, h = map(float, values)
+    try:
+        box_4 = np.asarray(values, np.float64)
+    except (TypeError, ValueError):  # text, or lists of different lengths
+        box_4 = np.empty(0)
+    if box_4.shape != (4,) or not np.isfinite(box_4).all():
+        raise ValueError(
+            "expected a list of boxes of four finite numbers, [(x, y, w, h), ...], found "
+            f"{values!r:.80} in it"
+        )
+    x, y, w, h = box_4.tolist()
     return Box("image", (x, y, w, h))
 
 
 def _pixels(image_HW3: NDArray[np.uint8]) -> PixelSource:
-    """An image in memory."""
+    """An image in memory.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(image_HW3, np.ndarray):
+        raise ValueError(
+            "expected an image as a file's name or as uint8 (H, W, 3) RGB of NumPy, found a value "
+            f"of type {type(image_HW3).__name__}"
+        )
     if image_HW3.dtype != np.uint8 or image_HW3.ndim != 3 or image_HW3.shape[2] != 3:
         raise ValueError(
             f"expected an image as uint8 (H, W, 3) RGB, found {image_HW3.dtype} {image_HW3.shape}"

@@ -95,6 +95,7 @@ def _choose(
         names = ", ".join(recipe.sweeps) or "none"
         raise ValueError(
             f"expected the name of one of the recipe's sweeps ({names}), or a new name and "
-            f"--grid; found {name or 'no name'}"
+            f"--grid; found {name or 'no name'}: for example, `fpd sweep {name or 'alpha'} "
+            "--grid student.alpha=0.5,1`"
         )
     return name, parse_sweep(recipe.sweeps.get(name), grid, seeds, folds)

@@ -121,11 +121,13 @@ class WorkDir:
         """
         models = self.models()
         if name not in models:
-            finished = ", ".join(models) or "none"
+            choice = (
+                f"{', '.join(models)}): choose one of them with --name, or" if models else "none):"
+            )
             command = "fpd run teacher" if name == "teacher" else f"fpd run student --name {name}"
             raise ValueError(
-                f"{self.root} has no finished model {name!r} (finished: {finished}): choose one of "
-                f"them with --name, or run `{command} -w {self.root}`"
+                f"{self.root} has no finished model {name!r} (finished: {choice} run `{command} "
+                f"-w {self.root}`"
             )
         return models[name]
 

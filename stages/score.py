@@ -59,6 +59,12 @@ def run(
                 "--tau and --zero-based/--one-based are for PCK: they cannot be used with a ground "
                 "truth in COCO's format"
             )
+        if predictions.suffix.lower() != ".json":
+            raise ValueError(
+                f"{predictions}: expected a .json file in COCO's results format, as the ground "
+                f"truth {ground_truth} is in COCO's format (for PCK, it is gt_valid.mat of MPII or "
+                "joints.mat of LSP)"
+            )
         report = _score_oks(predictions, ground_truth, category or Coco())
     else:
         if category is not None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -70,6 +71,8 @@ def test_a_photo_and_boxes_give_joints_scores_and_a_drawing(
     assert cv2.imread(str(out)).shape == drawing.shape
     with pytest.raises(ValueError, match="expected a name that ends in"):
         prediction.save(tmp_path / "drawn.gif")
+    with pytest.raises(ValueError, match=r"drawn\.jpg: .*found no such folder"):
+        prediction.save(tmp_path / "nowhere" / "drawn.jpg")
 
 
 def test_pixels_and_the_file_they_are_from_give_the_same(toy_work: Path, photo: Path) -> None:
@@ -143,8 +146,10 @@ def test_a_missing_photograph_names_no_setting_of_data_sets(toy_work: Path, tmp_
 @pytest.mark.parametrize(
     ("boxes", "message"),
     [
-        ([(1, 2, 3)], "expected boxes of four finite numbers"),
-        ([(0, 0, float("nan"), 5)], "expected boxes of four finite numbers"),
+        ([(1, 2, 3)], "expected a list of boxes of four finite numbers"),
+        ([(0, 0, float("nan"), 5)], "expected a list of boxes of four finite numbers"),
+        ((1, 2, 30, 40), r"expected a list of boxes .*found 1 in it"),
+        ("1234", "expected a list of boxes .*found '1' in it"),
         ([(0, 0, 0, 5)], "is empty or tiny"),
         ([(5000, 0, 50, 50)], "is outside the image"),
     ],
@@ -159,6 +164,9 @@ def test_wrong_boxes_are_named(
 def test_wrong_pixels_are_named(toy_work: Path) -> None:
     with pytest.raises(ValueError, match=r"expected an image as uint8 \(H, W, 3\) RGB"):
         fpd.load(toy_work, device="cpu").predict(np.zeros((8, 8), np.uint8))
+    pixels = cast(Any, [[1, 2], [3, 4]])
+    with pytest.raises(ValueError, match=r"expected an image as a file's name or .*of type list"):
+        fpd.load(toy_work, device="cpu").predict(pixels)
 
 
 def test_all_stages_in_python(toy_work: Path, toy_samples: SampleSet, tmp_path: Path) -> None:

@@ -66,6 +66,13 @@ def found(value: Any) -> str:
         return "a very large number"
 
 
+def _kind(value: Any) -> str:
+    """As `found`; of a list or an object, which may be large, what it is."""
+    if isinstance(value, dict):
+        return f"an object with {', '.join(list(value)[:3]) or 'nothing':.80}"
+    return "a list" if isinstance(value, list) else found(value)
+
+
 def as_id(value: Any) -> int | str:
     """An id: a whole number or text; 7.0 and "7" are 7, as tools write numbers in all three ways.
 
@@ -132,8 +139,13 @@ def object_list(path: Path, value: Any) -> list[dict[str, Any]]:
     Raises:
         ValueError: it is something else, empty, or longer than `MAX_SAMPLES`.
     """
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ValueError(f"{path}: expected a list of objects")
+    if not isinstance(value, list):
+        raise ValueError(f"{path}: expected a list of objects, found {_kind(value)}")
+    for number, item in enumerate(value, 1):
+        if not isinstance(item, dict):
+            raise ValueError(
+                f"{path}: expected a list of objects, found {_kind(item)} at number {number}"
+            )
     if not 1 <= len(value) <= MAX_SAMPLES:
         raise ValueError(f"{path}: expected 1 to {MAX_SAMPLES} objects, found {len(value)}")
     return value
@@ -172,12 +184,25 @@ def column(
             value = np.array(np.inf)
         if value.shape != shape or not is_valid(value).all():
             name = f"sample {index + 1}" if names is None else names[index]
+            expected = f"of {describe_shape(shape)} in finite numbers" if shape else "as a number"
             raise ValueError(
-                f"{path}: expected {key!r} of {describe_shape(shape)} in finite numbers, found "
-                f"something else at {name}"
+                f"{path}: expected {key!r} {expected}, found {_found_at(record, key, shape)} at "
+                f"{name}"
             )
         values[index] = value
     return values
+
+
+def _found_at(record: dict[str, Any], key: str, shape: tuple[int, ...]) -> str:
+    """The value of a field that `column` refuses, as text: its shape, if that is wrong."""
+    value = record.get(key)
+    if not isinstance(value, list):
+        return _kind(value)
+    try:
+        found_shape = np.shape(value)
+    except ValueError:
+        return "lists of different lengths"
+    return found(value) if found_shape == shape else f"{describe_shape(found_shape)} values"
 
 
 def _not_infinite(values: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -284,6 +284,11 @@ def _read_npy(file: IO[bytes]) -> NDArray[Any]:
 def _json(content: bytes) -> dict[str, StoredArray]:
     """The nested list, or those under "preds" and "joints" of an object; null becomes NaN."""
     value = json.loads(content)
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value[:1]):
+        raise ValueError(
+            "expected a nested list of numbers, found one of objects, as in COCO's results format: "
+            "that goes with a file in COCO's format (.json)"
+        )
     lists = value if isinstance(value, dict) else {"": value}
     arrays = {key: np.array(lists[key], np.float64) for key in ("", *JSON_KEYS) if key in lists}
     return {key: StoredArray(array.shape, array.copy) for key, array in arrays.items()}

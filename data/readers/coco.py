@@ -202,10 +202,12 @@ def read(path: Path) -> CocoFile:
     Raises:
         ValueError: the file is missing, damaged, or has another format.
     """
+    others = ", ".join(sorted(other.name for other in path.parent.glob("*.json"))[:3])
     return coco_format.read(
         path,
-        "expected it there, or in that folder's parent; name it with --set data.coco.train=FILE or "
-        "data.coco.test=FILE, its folder with data.coco.folder, and the parent of that with "
+        f"expected it there, or in that folder's parent{f', found {others}' if others else ''}; "
+        "name it with --set data.coco.train=FILE or data.coco.test=FILE (held-out: a tenth of the "
+        "training file's images), its folder with data.coco.folder, and the parent of that with "
         "data.root",
     )
 
@@ -228,7 +230,8 @@ def choose_category(file: CocoFile, settings: Coco) -> Category:
         all_names = ", ".join(str(c.get("name")) for c in file.categories.values())[:200]
         raise ValueError(
             f"{path}: expected one category with keypoints, found {len(ids_by_name)} among: "
-            f"{all_names}; choose with --set data.coco.category=NAME"
+            f"{all_names}; choose with --set data.coco.category=NAME (for --ground-truth: "
+            "--category NAME)"
         )
     ((name, ids),) = ids_by_name.items()
     first, *others = (file.categories[category_id] for category_id in ids)
@@ -297,7 +300,9 @@ def sigmas_of(
         return tuple(COCO.sigmas[index] for index in order) if known else ()
     if not isinstance(sigmas, dict):
         if len(sigmas) != len(joints):
-            raise ValueError(f"data.coco.sigmas: expected {len(joints)} numbers, got {len(sigmas)}")
+            raise ValueError(
+                f"data.coco.sigmas (--sigmas): expected {len(joints)} numbers, got {len(sigmas)}"
+            )
         return sigmas
     named = list(sigmas.values())
     order = [index for index in find_joints(joints, list(sigmas)) if index is not None]

@@ -39,6 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..io.annotations import MAX_SAMPLES, numbered_ids, unique_images
+from ..io.images import IMAGE_SUFFIXES
 from ..io.photos import UprightFolder
 from ..io.yolo_boxes import SLACK, text_lines
 from ..samples import SampleSet, Tally
@@ -55,6 +56,9 @@ BOX_VALUES = 5
 
 UNKNOWN_SIDE_PX = 1 << 16
 """Of a picture that cannot be read: the smallest box is of more than 4 pixels in it."""
+
+CLASSES_FILE = "classes.txt"
+"""Labeling tools write the classes' names into it, beside the labels."""
 
 LABELED = (1, 2)
 """Values of v."""
@@ -105,7 +109,7 @@ def yolo(root: Path, split: str, settings: Yolo) -> SampleSet:
         center_N2=rows.values[kept, 1:3] * size_N2 - 0.5,
         side_N=BOX_MARGIN * box_N2.max(-1, initial=0.0),
         normalizer_N=box_N2.max(-1, initial=0.0),
-        tallies=(_tally(description, len(listed), rows, reasons_N),),
+        tallies=(_tally(description, listed, rows, reasons_N),),
     )
 
 
@@ -273,18 +277,45 @@ def _repeated(rows: Rows) -> NDArray[np.bool_]:
     return repeated_N
 
 
-def _tally(description: Description, listed: int, rows: Rows, reasons_N: NDArray[np.str_]) -> Tally:
+def _tally(
+    description: Description, listed: list[str], rows: Rows, reasons_N: NDArray[np.str_]
+) -> Tally:
     """What became of the lines.
 
     Args:
-        listed: number of images in the split's list.
+        listed: the images in the split's list.
     """
     reasons, counts = np.unique(reasons_N[reasons_N != ""], return_counts=True)
-    without = listed - len(np.unique(rows.image_N))
-    note = f"{without} of {listed} pictures have no labels"
+    without = len(listed) - len(np.unique(rows.image_N))
+    notes = [f"{without} of {len(listed)} pictures have no labels"] if without else []
+    unused = _labels_without_picture(description.root, listed)
+    if unused:
+        notes.append(f"labels without a picture: {len(unused)}, such as {unused[0]}")
     return Tally(
         file=str(description.path),
         people=len(rows.values),
         left_out=tuple(zip(reasons.tolist(), counts.tolist(), strict=True)),
-        notes=(note,) if without else (),
+        notes=tuple(notes),
     )
+
+
+def _labels_without_picture(root: Path, listed: list[str]) -> list[Path]:
+    """Text files with people, beside those of the listed images, whose picture does not exist.
+
+    A picture that is there and not listed is of another split. Text files that lie among the
+    pictures may be of any kind.
+    """
+    unused: list[Path] = []
+    for folder in sorted({PurePosixPath(name).parent for name in listed}):
+        labels = root / PurePosixPath(label_name(str(folder / "x"))).parent
+        if labels == root / folder or not (labels.is_dir() and (root / folder).is_dir()):
+            continue
+        pictures = {PurePosixPath(name).stem for name in listed} | {
+            path.stem for path in (root / folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES
+        }
+        unused += sorted(
+            path
+            for path in labels.glob("*.txt")
+            if path.stem not in pictures and path.name != CLASSES_FILE and _has_people(path)
+        )
+    return unused

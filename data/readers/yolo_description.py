@@ -51,8 +51,10 @@ def read_description(root: Path, settings: Yolo) -> Description:
     """
     path = root / settings.file
     if not path.is_file():
+        others = ", ".join(sorted(other.name for other in root.glob("*.y*ml"))[:3])
         raise ValueError(
-            f"{path} is missing: expected the file that describes the data set; name it with "
+            f"{path} is missing: expected the file that describes the data set"
+            f"{f', found {others}' if others else ''}; name it with "
             "--set data.yolo.file=FILE, and its folder with --set data.root=FOLDER"
         )
     tree = read_yaml(path, "a data set's description")
@@ -169,8 +171,8 @@ def _flip_indices(path: Path, value: Any, count: int) -> tuple[int, ...] | None:
         or not all(value[value[index]] == index for index in range(count))
     ):
         raise ValueError(
-            f"{path}: flip_idx: expected, for each of {count} joints, the index of the one that it "
-            f"becomes in a flipped picture, exchanging pairs, found {found(value)}"
+            f"{path}: flip_idx: expected, for each of {count} joints (kpt_shape), the index of the "
+            f"one that it becomes in a flipped picture, exchanging pairs, found {found(value)}"
         )
     return tuple(value)
 

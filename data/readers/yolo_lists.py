@@ -23,6 +23,11 @@ MAX_LIST_BYTES = 1 << 26
 MAX_PART_BYTES, MAX_NAME_BYTES = 250, 3500
 """Of a file's or folder's name, and of a path below the root: Linux has 255 and 4096."""
 
+OTHER_TEST = (
+    "choose the test split with --set data.yolo.test=val, test or held-out, a tenth of the images "
+    "in train"
+)
+
 LEAVES_ROOT = re.compile(r"\.\.(/|$)")
 LEADING_PARENTS = re.compile(r"^(?:\.\./)+")
 
@@ -36,7 +41,7 @@ def listed_images(description: Description, key: str) -> list[str]:
     value = description.lists[key]
     entries = value if isinstance(value, list) else [value]
     if not entries or not all(isinstance(entry, str) and entry.strip() for entry in entries):
-        hint = "; see data.yolo.test" if key != "train" else ""
+        hint = "" if key == "train" else f"; {OTHER_TEST}"
         raise ValueError(
             f"{description.path}: {key}: expected a folder of images or a list of their names "
             f"(.txt), found {found(value)}{hint}"
@@ -110,7 +115,8 @@ def _below_root(description: Description, base: str, name: str) -> str:
     relative = _normalized(description.root, base, name)
     if LEAVES_ROOT.match(relative):
         relative = _normalized(description.root, base, LEADING_PARENTS.sub("", name))
-    check_names([relative], description.root, description.path)
+    leads_out = LEAVES_ROOT.match(relative)
+    check_names([name if leads_out else relative], description.root, description.path)
     if _is_too_long(relative):
         raise ValueError(
             f"{description.path}: expected the name of a file or folder, found one of "

@@ -145,7 +145,7 @@ def import_timm() -> Any:
     except (ImportError, RuntimeError) as error:  # torchvision was built for another torch
         raise ValueError(
             f"expected timm, for model.name = timm, found none that can be imported ({error}): "
-            "`pip install 'fast-pose-distillation[timm]'`, with a torchvision of the same release "
-            "as torch"
+            "`pip install 'fast-pose-distillation[timm]'`, with a torchvision of torch's release "
+            "and build (CPU or CUDA)"
         ) from None
     return timm

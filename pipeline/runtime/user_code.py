@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def import_function(name: str, option: str) -> Callable[..., Any]:
         option: that names it, for the message.
 
     Raises:
-        ValueError: there is no such function.
+        ValueError: there is no such function, or the module fails while it is imported.
     """
     module_name, _, function_name = name.partition(":")
     working_directory = str(Path.cwd())
@@ -31,10 +32,29 @@ def import_function(name: str, option: str) -> Callable[..., Any]:
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{option} {name}: expected a function {function_name} in a module {module_name} that "
-            f"Python finds from {working_directory} ({error})"
+            f"Python finds from {working_directory} ({error}){_hint(module_name, function_name)}"
         ) from None
+    except Exception as error:  # of any kind: code of the user's
+        raise ValueError(
+            f"{option} {name}: expected a module {module_name} that can be imported, found "
+            f"{describe(error, module_name)}"
+        ) from error
     finally:
         sys.path.remove(working_directory)
     if not callable(function):
         raise ValueError(f"{option} {name}: expected a function, found {type(function).__name__}")
     return function  # type: ignore[no-any-return]
+
+
+def describe(error: Exception, module_name: str) -> str:
+    """An error that a module of the user's raised, with the last line of it that was run."""
+    text = f"{type(error).__name__}: {error}"
+    path = getattr(sys.modules.get(module_name), "__file__", None)
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+    return f"{text} ({path}, line {lines[-1]})" if lines else text
+
+
+def _hint(module_name: str, function_name: str) -> str:
+    if not module_name.endswith(".py"):
+        return ""
+    return f": write {module_name.removesuffix('.py')}:{function_name}, without .py"

@@ -81,7 +81,9 @@ def check_finite(total_: Tensor) -> None:
         ValueError: it is not finite.
     """
     if not torch.isfinite(total_):
-        raise ValueError("expected finite heatmaps with peaks below 65504, got others")
+        raise ValueError(
+            "expected finite heatmaps with peaks below 65504 from the teacher, got others"
+        )
 
 
 def compress_unchecked(heatmaps_BKHW: Tensor, max_error: float) -> CompressedHeatmaps:

@@ -20,6 +20,9 @@ from .joint_names import find_joints
 from .passes import TeacherPasses
 from .spec import Teacher, TeacherSpec
 
+MAX_LISTED_CHARS = 300
+"""Of the joints in a message."""
+
 
 def covered_joints(
     specs: Sequence[TeacherSpec], skeleton: Skeleton, *, averaged: bool
@@ -38,9 +41,10 @@ def covered_joints(
         indices = _heatmap_indices(spec, skeleton, averaged=averaged)
         if not indices:
             raise ValueError(
-                f"expected a teacher with joints of {skeleton.name} ({skeleton.joints[0]}, …), "
-                f"found one with {', '.join(spec.joints[:5])}, …: no name matches. "
-                "docs/teachers.md lists the known names; a spec may rename a teacher's joints"
+                f"expected a teacher with joints of {skeleton.name} "
+                f"({', '.join(skeleton.joints)[:MAX_LISTED_CHARS]}), found one with "
+                f"{', '.join(spec.joints)[:MAX_LISTED_CHARS]}: no name matches. A spec may rename "
+                "a teacher's joints (docs/teachers.md)"
             )
         covered |= indices.keys()
     return tuple(name for k, name in enumerate(skeleton.joints) if k in covered)

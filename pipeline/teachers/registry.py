@@ -89,8 +89,15 @@ def parse(name: str) -> TeacherRef:
         f"--teacher {name}: expected a file of hourglass weights ({', '.join(hourglass.SUFFIXES)}; "
         f"{':FILE, '.join(hourglass.LAYOUTS)}:FILE states the project that trained it), a .pt2, "
         ".onnx or .tflite file, a folder with a ViTPose or a finished model, hf:ORG/NAME, or "
-        "package.module:factory"
+        f"package.module:factory{_finished_below(path)}"
     )
+
+
+def _finished_below(path: Path) -> str:
+    """The end of the message for a work directory: the folder of its teacher, or of a student."""
+    names = ("teacher", "student")
+    models = [path / name for name in names if ModelDir(path / name).finished]
+    return f"; found a work directory, whose {models[0].name} is {models[0]}" if models else ""
 
 
 class CodeNotAllowed(ValueError):

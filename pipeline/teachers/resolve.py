@@ -380,8 +380,8 @@ def check_teacher(work: WorkDir, recipe: Recipe, *, allow_code: bool) -> None:
         allow_code: whether to run teachers that are Python code; see `registry.load`.
 
     Raises:
-        ValueError: a file or folder is missing, the work directory has no finished teacher, or the
-            recipe names code that is not allowed.
+        ValueError: a file or folder is missing, the work directory has no finished teacher or one
+            for crops of another size, or the recipe names code that is not allowed.
     """
     check_code(recipe, allow_code=allow_code)
     if not recipe.store.teachers:
@@ -393,6 +393,24 @@ def check_teacher(work: WorkDir, recipe: Recipe, *, allow_code: bool) -> None:
                 "crops)"
             )
         work.check_teacher()
+        _check_geometry(work.teacher, recipe)
     for ref in map(parse, recipe.store.teachers):
         if ref.kind != "python":
             require(ref)
+
+
+def _check_geometry(own: ModelDir, recipe: Recipe) -> None:
+    """Refuse to run the trained teacher on crops of another size than those it was trained on.
+
+    It is run on the students' crops. On larger or smaller ones it is a worse teacher
+    (docs/experiments.md, "A teacher at its own resolution"), and nothing else would show that.
+    """
+    trained, wanted = own.facts().geometry, recipe.geometry
+    if trained != wanted:
+        raise ValueError(
+            f"{own.path} was trained with geometry.crop_px = {trained.crop_px} and "
+            f"geometry.stride_px = {trained.stride_px}, found {wanted.crop_px} and "
+            f"{wanted.stride_px} in this run: `--teacher {own.path}` runs it on crops of its own "
+            f"size; --set geometry.crop_px={trained.crop_px} --set "
+            f"geometry.stride_px={trained.stride_px} makes heatmaps for students of that size"
+        )

@@ -12,6 +12,7 @@ import pytest
 from fpd.data.augmentation import UNAUGMENTED, affine_23, draw_parameters, transform
 from fpd.data.samples import id_hash
 from fpd.data.sections import Augmentation
+from fpd.pipeline.config.recipe import Recipe
 from fpd.pipeline.store import (
     StoreReader,
     open_storage,
@@ -43,6 +44,27 @@ def test_views_are_drawn_as_the_page_says(flip: bool) -> None:
         expected = [0.75 + 0.5 * u[0], 30 * (2 * u[1] - 1), float(flip and u[2] < 0.5)]
         drawn = draw_parameters(augmentation, 11, id_hash(sample_id), view)
         np.testing.assert_allclose(drawn, expected, rtol=1e-12)
+
+
+def test_the_sample_of_a_row_is_the_one_that_the_page_says(
+    toy_work: Path, toy_recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+    (block,) = (block for block in blocks if "samples.ids[7]" in block)
+    variables: dict[str, Any] = {}
+    exec(block.replace("work/lsp", str(toy_work)), variables)
+    ids = variables["samples"].ids
+    assert capsys.readouterr().out.startswith(ids[7])
+    row_of = run_block("def row_of")["row_of"]
+    storage = open_storage(toy_work / "heatmaps.zarr")
+    reader = StoreReader(storage, stored_layout(storage))
+    totals = [entry["samples"] for entry in read_manifest(storage)["datasets"]]
+    for number in (0, 7, len(ids) - 1):
+        row = row_of(number, totals, toy_recipe.store.shard_samples)
+        drawn = draw_parameters(
+            toy_recipe.augmentation, toy_recipe.store.seed, id_hash(ids[number]), 1
+        )
+        np.testing.assert_array_equal(reader.read_row("parameters", 1, row), drawn)
 
 
 def test_heatmaps_are_decoded_as_the_page_says(toy_work: Path) -> None:

@@ -426,6 +426,18 @@ def test_options_of_pck_and_oks_are_not_mixed(
     assert_refused(fpd("--category", "fly"), "--predictions")
 
 
+def test_predictions_of_pck_and_oks_are_not_confused(
+    truth: Path, predictions: Path, tmp_path: Path, coco_labels: dict[str, Any]
+) -> None:
+    labels, results = tmp_path / "labels.json", tmp_path / "results.json"
+    labels.write_text(json.dumps(coco_labels))
+    results.write_text(json.dumps([{"image_id": 1}]))
+    result = fpd("--predictions", predictions, "--ground-truth", labels)
+    assert_refused(result, "expected a .json file in COCO's results format")
+    result = fpd("--predictions", results, "--ground-truth", truth)
+    assert_refused(result, "found one of objects, as in COCO's results format")
+
+
 def write_coco_dataset(root: Path, samples: SampleSet) -> None:
     """Write samples as a data set in COCO's format, with a category other than person."""
     (root / "coco" / "images").mkdir(parents=True)

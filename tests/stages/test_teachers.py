@@ -551,14 +551,18 @@ def test_a_teacher_of_another_sigma_is_logged(
 
 
 def test_the_documented_python_teacher_fills_a_store(empty_work: WorkDir) -> None:
-    """Code and command of docs/teachers.md."""
+    """Code and commands of docs/teachers.md."""
     text = (Path(__file__).parents[2] / "docs" / "teachers.md").read_text("utf-8")
     _, block = text.split("## Bring your own")[1].split("```python\n", 1)
     code, rest = block.split("```", 1)
     Path("my_teachers.py").write_text(code)
-    command = rest.split("$ fpd ")[1].splitlines()[0].replace("work/lsp", str(empty_work.root))
-    result = fpd(*command.split())
-    assert result.exit_code == 0, result.output
+    commands = (
+        rest.split("\n## ", 1)[0].replace("work/lsp", str(empty_work.root)).split("$ fpd ")[1:]
+    )
+    assert len(commands) == 2  # caches and verifies
+    for command in commands:
+        result = fpd(*command.splitlines()[0].split())
+        assert result.exit_code == 0, result.output
     assert len(read_manifest(open_storage(empty_work.store))["teacher"]["covered_joints"]) == 12
 
 

@@ -45,8 +45,15 @@ def test_missing_files_are_named(tmp_path) -> None:
 
 def test_lists_of_objects(tmp_path, monkeypatch) -> None:
     assert object_list(tmp_path, [{}, {}]) == [{}, {}]
-    for wrong in ({}, [1], [[]], None, "text"):
-        with pytest.raises(ValueError, match="expected a list of objects"):
+    for wrong, found in (
+        ({}, "an object with nothing"),
+        ({"annotations": []}, "an object with annotations"),
+        ([{}, 1], "1 at number 2"),
+        ([[]], "a list at number 1"),
+        (None, "nothing"),
+        ("text", "'text'"),
+    ):
+        with pytest.raises(ValueError, match=f"expected a list of objects, found {found}$"):
             object_list(tmp_path, wrong)
     monkeypatch.setattr(annotations, "MAX_SAMPLES", 1)
     for count in (0, 2):
@@ -67,6 +74,23 @@ def test_the_first_wrong_record_is_named(tmp_path, wrong) -> None:
         column(tmp_path, records, "a", (2,))
     with pytest.raises(ValueError, match=r"at the second$"):
         column(tmp_path, records, "a", (2,), ["first", "the second", "third"])
+
+
+@pytest.mark.parametrize(
+    ("record", "shape", "message"),
+    [
+        ({}, (6,), "expected 'a' of 6 in finite numbers, found nothing at"),
+        ({"a": [1, 2]}, (6,), "expected 'a' of 6 in finite numbers, found 2 values at"),
+        ({"a": [[1, 2], [3]]}, (6,), "found lists of different lengths at"),
+        ({"a": {"x": 1, "y": 2}}, (2,), "found an object with x, y at"),
+        ({"a": [1, None]}, (2,), r"found \[1, None\] at"),
+        ({}, (), "expected 'a' as a number, found nothing at"),
+        ({"a": "x"}, (), "expected 'a' as a number, found 'x' at"),
+    ],
+)
+def test_what_a_wrong_record_has_is_named(tmp_path, record, shape, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        column(tmp_path, [record], "a", shape)
 
 
 def test_numbered_ids_and_unique_images() -> None:

@@ -100,7 +100,7 @@ def test_settings_of_the_skeleton(tmp_path) -> None:
     for flip in ([("head", "nose")], [("head", "head")], [("head", "tail"), ("tail", "L_wing")]):
         with pytest.raises(ValueError, match=r"data\.coco\.flip: expected pairs of different"):
             samples_of(tmp_path, dataset(), flip=flip)
-    with pytest.raises(ValueError, match=r"data\.coco\.sigmas: expected 4 numbers, got 1"):
+    with pytest.raises(ValueError, match=r"sigmas \(--sigmas\): expected 4 numbers, got 1"):
         samples_of(tmp_path, dataset(), sigmas=[0.1])
 
 
@@ -148,7 +148,9 @@ def test_excluded_annotations(tmp_path) -> None:
 def test_a_category_is_chosen_where_several_have_joints(tmp_path) -> None:
     content = dataset()
     content["categories"][1]["keypoints"] = ["stem", "tip"]
-    with pytest.raises(ValueError, match=r"one category .* found 2 .* fly, leaf; .*category=NAME"):
+    with pytest.raises(
+        ValueError, match=r"found 2 .* fly, leaf; .*category=NAME .*--category NAME"
+    ):
         samples_of(tmp_path, content)
     assert samples_of(tmp_path, content, category="fly").skeleton.name == "fly"
     with pytest.raises(ValueError, match="expected one category with keypoints, found 0"):
@@ -329,6 +331,9 @@ def test_missing_and_damaged_files_are_named(tmp_path) -> None:
         coco(tmp_path, "train", Coco(**ONE_FILE))
     path.unlink()
     with pytest.raises(ValueError, match=r"all\.json is missing: .* --set data\.coco\.train=FILE"):
+        coco(tmp_path, "train", Coco(**ONE_FILE))
+    write(tmp_path, dataset(), "people.json")
+    with pytest.raises(ValueError, match=r"found people\.json; name it .*\(held-out: a tenth"):
         coco(tmp_path, "train", Coco(**ONE_FILE))
 
 

@@ -167,7 +167,7 @@ def test_a_list_of_too_many_lines_is_refused_before_they_are_read(
 def test_a_split_that_the_file_lacks_is_named(tmp_path) -> None:
     message = refused(tmp_path, split="test", settings={"test": "test"})
     assert "data.yaml: test: expected a folder of images" in message
-    assert message.endswith("found nothing; see data.yolo.test")
+    assert "found nothing; choose the test split with --set data.yolo.test=val, test" in message
 
 
 def test_the_skeleton_of_named_joints(tmp_path) -> None:
@@ -220,8 +220,8 @@ def test_limbs_between_known_joints(tmp_path) -> None:
         ({"train": "elsewhere"}, "train: expected a folder of images or a list .*found neither"),
         ({"train": "a" * 5000}, "expected the name of a file or folder, found one of 5000 letters"),
         ({"train": 5}, "train: expected a folder of images .*found 5"),
-        ({"train": "/etc"}, "expected image names inside .*, got"),
-        ({"train": "images/../../.."}, "expected image names inside .*, got"),
+        ({"train": "/etc"}, "expected image names inside .*, got '/etc'"),
+        ({"train": "images/../../.."}, r"expected image names inside .*, got 'images/\.\./\.\."),
     ],
 )
 def test_other_descriptions_are_refused(tmp_path, changes, message) -> None:
@@ -275,6 +275,21 @@ def test_who_is_left_out_is_counted(tmp_path) -> None:
     assert len(samples_of(tmp_path, text, **changes)) == 2  # all classes, without a choice
     changes["settings"] = {"min_keypoints": 0}
     assert len(samples_of(tmp_path, text, **changes)) == 3
+
+
+def test_labels_whose_picture_is_missing_are_counted(tmp_path) -> None:
+    """Of the folder's pictures nothing else would show it; those of other lists are there."""
+    write(tmp_path, {f"train/{name}": FLY for name in "abcd"}, train="train.txt")
+    (tmp_path / "train.txt").write_text("./images/train/a.png\n")
+    for name, text in {"classes": "fly", "background": ""}.items():
+        (tmp_path / "labels" / "train" / f"{name}.txt").write_text(text)
+    assert yolo(tmp_path, "train", Yolo()).tallies[0].notes == ()
+    for name in "bd":
+        (tmp_path / "images" / "train" / f"{name}.png").unlink()
+    (note,) = yolo(tmp_path, "train", Yolo()).tallies[0].notes
+    assert note == f"labels without a picture: 2, such as {tmp_path}/labels/train/b.txt"
+    write(tmp_path, {})  # lists the folder
+    assert yolo(tmp_path, "train", Yolo()).tallies[0].notes == (note,)
 
 
 def test_an_unknown_class_is_refused(tmp_path) -> None:
@@ -366,6 +381,9 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path) -> None:
 
 def test_missing_files_are_named(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"data\.yaml is missing: .*--set data\.yolo\.file=FILE"):
+        yolo(tmp_path, "train", Yolo())
+    (tmp_path / "dataset.yaml").touch()
+    with pytest.raises(ValueError, match=r"data\.yaml is missing: .*, found dataset\.yaml; name"):
         yolo(tmp_path, "train", Yolo())
     write(tmp_path, {"train/a": ""})
     with pytest.raises(ValueError, match=r"text files .*labels/train/a\.txt, found none"):

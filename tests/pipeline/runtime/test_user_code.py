@@ -30,9 +30,19 @@ def test_a_function_of_the_working_directory_is_found() -> None:
         ("nowhere.at.all:make", "expected a function make in a module nowhere.at.all"),
         (":make", "expected a function make in a module"),
         ("of_the_user:number", "expected a function, found int"),
+        ("of_the_user.py:make", "write of_the_user:make, without .py"),
     ],
 )
 def test_others_are_refused_with_the_option(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         import_function(name, "--callback")
     assert f"--callback {name}" in str(caught.value)
+
+
+def test_a_module_that_fails_is_named_with_its_error() -> None:
+    Path("broken_module.py").write_text("import os\n\n1 / 0\n")
+    with pytest.raises(ValueError, match="found ZeroDivisionError: division by zero"):
+        import_function("broken_module:make", "--callback")
+    Path("unfinished_module.py").write_text("def make(:\n")
+    with pytest.raises(ValueError, match=r"SyntaxError: .*unfinished_module\.py, line 1"):
+        import_function("unfinished_module:make", "--callback")

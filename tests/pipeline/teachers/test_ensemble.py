@@ -115,7 +115,8 @@ def test_flip_averaging_covers_a_joint_only_together_with_its_counterpart(crops:
 
 def test_a_teacher_without_any_of_the_joints_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"joints of lsp .* found one with tail, ….*docs/teachers\.md"
+        ValueError,
+        match=r"joints of lsp \(right ankle, .*, head top\), found one with tail: no name",
     ):
         covered_joints([spec_of("neck"), spec_of("tail")], LSP, averaged=False)
 

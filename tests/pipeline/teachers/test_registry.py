@@ -43,6 +43,11 @@ def test_names_of_no_known_form_are_refused(name: str) -> None:
         parse(name)
 
 
+def test_a_work_directory_is_answered_with_its_teacher(toy_work: Path) -> None:
+    with pytest.raises(ValueError, match=f"a work directory, whose teacher is {toy_work}/teacher$"):
+        parse(str(toy_work))
+
+
 def test_absolute_names_are_valid_in_any_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

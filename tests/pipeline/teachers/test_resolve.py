@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from fpd.data.geometry import Geometry
 from fpd.data.skeletons import LSP, Skeleton
 from fpd.data.views import TeacherCrop
 from fpd.pipeline.config.recipe import Recipe, apply_overrides
@@ -175,6 +176,17 @@ def test_a_missing_teacher_is_refused(tmp_path: Path, toy_recipe: Recipe) -> Non
     assert find_teacher(work.teacher, named, LSP, allow_code=False) is None
     with pytest.raises(ValueError, match=r"--teacher model\.pt2: .*found none"):
         check_teacher(work, named, allow_code=False)
+
+
+def test_the_own_teacher_is_not_run_on_crops_of_another_size(
+    toy_work: Path, toy_recipe: Recipe
+) -> None:
+    """`--teacher` with its folder runs it on crops of its own size."""
+    work = WorkDir(toy_work)
+    larger = toy_recipe.model_copy(update={"geometry": Geometry(crop_px=128)})
+    with pytest.raises(ValueError, match=r"crop_px = 64 .*found 128 and 4.*`--teacher (.*)` runs"):
+        check_teacher(work, larger, allow_code=False)
+    check_teacher(work, naming(larger, str(work.teacher.path)), allow_code=False)
 
 
 def test_differences_from_the_labels_are_warned_of(toy_recipe: Recipe) -> None:
