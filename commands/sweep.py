@@ -13,6 +13,7 @@ from .terminal import echo
 if TYPE_CHECKING:
     from ..pipeline.config.recipe import Recipe
     from ..pipeline.config.sections import Sweep
+    from ..pipeline.workdir import WorkDir
 
 
 @click.command()
@@ -65,7 +66,7 @@ def sweep(
         from ..stages.sweep import run
 
         workers = choose_workers(count, scheduler, scheduler_file, workers_device)
-        name, settings = _choose(recipe, name, grid, seeds, folds)
+        name, settings = _choose(work, recipe, name, grid, seeds, folds)
         report = run(work, recipe, device, name, settings, workers, callbacks=callbacks)
         echo(table(report))
         if settings.folds is not None:
@@ -80,7 +81,12 @@ def sweep(
 
 
 def _choose(
-    recipe: Recipe, name: str | None, grid: tuple[str, ...], seeds: int | None, folds: int | None
+    work: WorkDir,
+    recipe: Recipe,
+    name: str | None,
+    grid: tuple[str, ...],
+    seeds: int | None,
+    folds: int | None,
 ) -> tuple[str, Sweep]:
     """Name and settings of the sweep to run: the recipe's, with the options' changes.
 
@@ -96,6 +102,6 @@ def _choose(
         raise ValueError(
             f"expected the name of one of the recipe's sweeps ({names}), or a new name and "
             f"--grid; found {name or 'no name'}: for example, `fpd sweep {name or 'alpha'} "
-            "--grid student.alpha=0.5,1`"
+            f"-w {work.root} --grid student.alpha=0.5,1`"
         )
     return name, parse_sweep(recipe.sweeps.get(name), grid, seeds, folds)

@@ -121,13 +121,12 @@ class WorkDir:
         """
         models = self.models()
         if name not in models:
-            choice = (
-                f"{', '.join(models)}): choose one of them with --name, or" if models else "none):"
-            )
+            finished = ", ".join(models) or "none"
+            choose = "choose one of them with --name, or " if models else ""
             command = "fpd run teacher" if name == "teacher" else f"fpd run student --name {name}"
             raise ValueError(
-                f"{self.root} has no finished model {name!r} (finished: {choice} run `{command} "
-                f"-w {self.root}`"
+                f"{self.root} has no finished model {name!r} (finished: {finished}): {choose}run "
+                f"`{command} -w {self.root}`"
             )
         return models[name]
 

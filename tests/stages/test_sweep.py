@@ -236,8 +236,8 @@ def test_the_command_shows_the_table_and_the_failures(work: WorkDir) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "found no name: for example, `fpd sweep alpha --grid student.alpha=0.5,1`"),
-        (("--grid", "student.alpha=1"), "found no name: for example, `fpd sweep alpha --grid"),
+        ((), "/work --grid student.alpha=0.5,1`"),
+        (("--grid", "student.alpha=1"), "found no name: for example, `fpd sweep alpha -w "),
         (("unknown",), "found unknown"),
         (("x", "--grid", "teacher.epochs=1"), "expected settings of student"),
         (("../x", "--grid", "student.alpha=1"), "expected a student's name"),
