@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,10 @@ def test_settings_that_name_code_are_ignored(folder: Path) -> None:
     (folder / "evil.py").write_text("raise SystemExit('code was run')")
     for name in ("config.json", "preprocessor_config.json"):
         change(folder / name, auto_map={"AutoImageProcessor": "evil.X", "AutoConfig": "evil.X"})
-    load(folder)
+    detector = load(folder)
+    # Its classes are transformers' own, and the code, which would end this process, was not run.
+    assert not [module for module in sys.modules if module.rpartition(".")[2] == "evil"]
+    assert type(detector.network).__module__.startswith("transformers.models.")
 
 
 def test_weights_must_be_safetensors(folder: Path) -> None:
